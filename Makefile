@@ -1,0 +1,54 @@
+# Everything runs in .venv, which is made on first use. `make PYTHON=/path/to/python` takes another Python.
+.PHONY: help demo test lint format bench clean
+.DEFAULT_GOAL := help
+
+VENV = .venv
+BIN = $(VENV)/bin
+PYTHON ?= $(shell for candidate in python3.13 python3.12 python3.11 python3; do \
+	if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo "$$candidate"; break; fi; done)
+PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+help:
+	@echo "make demo    replay the sample day and explain the alert it gives"
+	@echo "make test    all tests, with a real Kafka broker (Java and Kafka come with pip)"
+	@echo "make lint    ruff and mypy"
+	@echo "make format  let ruff format the code"
+	@echo "make bench   the benchmarks"
+	@echo "make clean   remove what these made"
+
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ]; then \
+	  echo "No Python 3.11 or newer found. Install one, or say where it is: make PYTHON=/path/to/python" >&2; exit 1; fi
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments: its ensurepip is missing." >&2; \
+	  echo "Install it (Debian, Ubuntu: apt-get install python3-venv), then call make again." >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml $(BIN)/python
+	$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml $(BIN)/python
+	$(PIP) install --editable '.[test]'
+	@touch $@ $(VENV)/installed
+
+demo: $(VENV)/installed
+	@$(BIN)/python scripts/demo.py
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/installed-test
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/installed-test
+	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,3 @@
+"""Beacon detection over event streams: Kafka in, exact windows, one ECS alert out."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,80 @@
+"""Logs on standard error: text for people, or JSON with ECS field names for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+from streamdetect.cli.options import Verbosity
+from streamdetect.config import LogSettings
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_CHATTY = "kafka"
+
+
+def configure(settings: LogSettings, verbosity: Verbosity) -> None:
+    """Log to standard error at the level and in the format of `settings`, which the command line overrides."""
+    level = _LEVELS[settings.level]
+    if verbosity.level:
+        level = (
+            logging.DEBUG
+            if verbosity.level > 0
+            else logging.WARNING
+            if verbosity.level == -1
+            else logging.ERROR
+        )
+    handler = logging.StreamHandler(sys.stderr)
+    json_wanted = (verbosity.log_format or settings.format) == "json"
+    handler.setFormatter(EcsFormatter() if json_wanted else TextFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # The Kafka client tells about every connection; twice -v asks for that.
+    logging.getLogger(_CHATTY).setLevel(
+        logging.NOTSET if verbosity.level > 1 else max(level, logging.WARNING)
+    )
+
+
+def as_json() -> bool:
+    """Whether logs are written as JSON now."""
+    return any(isinstance(handler.formatter, EcsFormatter) for handler in logging.getLogger().handlers)
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def json_line(logger: str, level: str, message: str) -> str:
+    """One line as JSON logs have it."""
+    record = logging.LogRecord(logger, _LEVELS[level], "", 0, message, None, None)
+    return EcsFormatter().format(record)
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-03-02T04:00:00.000Z INFO streamdetect.service: message`, a traceback under it."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802 - logging's
+        return _time(record)
+
+
+class EcsFormatter(logging.Formatter):
+    """One JSON object a line, with ECS field names."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, object] = {
+            "@timestamp": _time(record),
+            "log.level": record.levelname.lower(),
+            "message": record.getMessage(),
+            "ecs.version": "8.17.0",
+            "log.logger": record.name,
+            "process.thread.name": record.threadName,
+        }
+        if record.exc_info and record.exc_info[0] is not None:
+            fields["error.type"] = record.exc_info[0].__name__
+            fields["error.message"] = str(record.exc_info[1])
+            fields["error.stack_trace"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False, default=str)

@@ -1,0 +1,48 @@
+"""The summary of a run as people read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from streamdetect.service.summary import Summary
+
+
+def summary_text(summary: Summary, *, stopped: bool = False) -> str:
+    """A few lines: where every record went, what was found, and what should make one wonder."""
+    rate = summary.consumed / max(summary.seconds, 0.001)
+    lines = [f"{summary.consumed:,} records in {summary.seconds:.1f} s, {rate:,.0f} a second"]
+    groups: tuple[tuple[str, int, dict[str, int]], ...] = (
+        ("counted", summary.counted, {}),
+        ("filtered", sum(summary.filtered.values()), summary.filtered),
+        ("late", summary.late, {}),
+        ("dead letters", sum(summary.dead_lettered.values()), summary.dead_lettered),
+    )
+    width = len(f"{summary.consumed:,}")
+    for name, count, parts in groups:
+        lines.append(f"  {name:<12} {count:>{width},}  {_parts(parts)}".rstrip())
+    lines.append(f"  {'alerts':<12} {_parts(summary.alerts) or 'none'}")
+    lines.append(f"  {'ticks':<12} {summary.ticks:,}, with {summary.keys_peak:,} keys at most")
+    return "\n".join(lines + _remarks(summary, stopped=stopped))
+
+
+def _parts(counts: Mapping[str, int]) -> str:
+    """The largest first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {name}" for name, count in ordered if count)
+
+
+def _remarks(summary: Summary, *, stopped: bool) -> list[str]:
+    remarks = []
+    if stopped:
+        remarks.append("Stopped before the end: the last windows were not evaluated.")
+    if summary.suspect_leaps:
+        remarks.append(
+            f"{summary.suspect_leaps:,} records far ahead of all others did not move the clock "
+            "(time.max_future_jump); look at their hosts' clocks."
+        )
+    if summary.evicted:
+        remarks.append(
+            f"{summary.evicted:,} keys were given up to stay within limits.max_keys: alerts may be missing. "
+            "Raise it, or run on fewer hosts' events."
+        )
+    return remarks

@@ -1,0 +1,46 @@
+"""Settings: what they are called, what they may be, where they come from.
+
+Belongs here: the models with the one home of every default (`settings`, `kafka`, `rules`), reading them from YAML,
+`--set` and the environment (`loading`), and every sentence about what is wrong with them. Does not belong here:
+anything that acts on a setting.
+"""
+
+from __future__ import annotations
+
+from streamdetect.config.kafka import KafkaSettings
+from streamdetect.config.loading import RequiredFor, load_settings
+from streamdetect.config.rules import RuleException, RuleSettings
+from streamdetect.config.settings import (
+    AlertSinkSettings,
+    CheckpointSettings,
+    DeadLetterSinkSettings,
+    HttpSettings,
+    LimitSettings,
+    LogSettings,
+    Settings,
+    TimeSettings,
+)
+from streamdetect.config.showing import doubts, json_schema, show
+from streamdetect.config.units import format_duration, parse_duration_ms, parse_time_ms
+
+__all__ = [
+    "AlertSinkSettings",
+    "CheckpointSettings",
+    "DeadLetterSinkSettings",
+    "HttpSettings",
+    "KafkaSettings",
+    "LimitSettings",
+    "LogSettings",
+    "RequiredFor",
+    "RuleException",
+    "RuleSettings",
+    "Settings",
+    "TimeSettings",
+    "doubts",
+    "format_duration",
+    "json_schema",
+    "load_settings",
+    "parse_duration_ms",
+    "parse_time_ms",
+    "show",
+]

@@ -1,0 +1,108 @@
+"""Settings from a YAML file, the environment and `--set`, in that order; the last one wins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from streamdetect.config.names import SettingPath, fields, shape_at
+from streamdetect.config.overrides import Override, apply, from_environment, from_sets
+from streamdetect.config.problems import problem_lines
+from streamdetect.config.settings import Settings
+from streamdetect.config.yamlfile import YamlError, read_yaml
+from streamdetect.errors import ConfigError
+
+RequiredFor = Literal["run", "replay", "kafka-replay"]
+
+
+def load_settings(
+    path: str | os.PathLike[str] | None,
+    sets: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    profile: str | None = None,
+    required_for: RequiredFor | None = None,
+) -> Settings:
+    """The effective settings; ConfigError with every problem in one list.
+
+    `path` None means defaults; `environ` None means the process's environment; `profile` wins over everything.
+    With `required_for` `run` or `kafka-replay` the topics to read must be named.
+    """
+    name = "the configuration" if path is None else os.fspath(path)
+    data, lines = ({}, {}) if path is None else _read(os.fspath(path))
+    origins = {where: f"line {line}" for where, line in lines.items()}
+    overrides = [*from_environment(os.environ if environ is None else environ), *from_sets(sets)]
+    if profile is not None:
+        overrides.append(Override(("profile",), profile, "--profile"))
+    problems = _apply_all(overrides, data, origins)
+    problems += _missing(data, required_for)
+    settings: Settings | None = None
+    try:
+        settings = Settings.model_validate(data, by_alias=True, by_name=False, context={"written": True})
+    except ValidationError as error:
+        problems += problem_lines(error, origins)
+    if problems or settings is None:
+        raise _config_error(name, problems)
+    return settings
+
+
+def _read(path: str) -> tuple[dict[str, Any], dict[SettingPath, int]]:
+    """The mapping that a file holds (an empty section is one without settings) and the line of every path."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); name a readable file.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
+    try:
+        value, lines = read_yaml(text)
+    except YamlError as error:
+        where = "file" if error.line is None else f"line {error.line}"
+        raise _config_error(path, [f"{where}: {error.problem}"]) from None
+    if value is None:
+        return {}, {}
+    if not isinstance(value, dict):
+        known = ", ".join(fields(Settings))
+        raise _config_error(path, [f"file: holds no settings; write `name: value` lines, with {known}"])
+    return {key: _opened((key,), item) for key, item in value.items()}, lines
+
+
+def _opened(path: SettingPath, value: object) -> object:
+    """A section whose every line is commented out reads as null and means its defaults."""
+    shape = shape_at(path)
+    return {} if value is None and shape is not None and shape.kind == "section" else value
+
+
+def _apply_all(overrides: list[Override], data: dict[str, Any], origins: dict[SettingPath, str]) -> list[str]:
+    """Lay every override over `data`, note its origin, and return the problems."""
+    problems = []
+    for override in overrides:
+        try:
+            path = apply(override, data)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        for known in [known for known in origins if known[: len(path)] == path]:
+            del origins[known]
+        origins[path] = override.origin
+    return problems
+
+
+def _missing(data: Mapping[str, Any], required_for: RequiredFor | None) -> list[str]:
+    kafka = data.get("kafka") or {}
+    if required_for not in {"run", "kafka-replay"} or not isinstance(kafka, dict):
+        return []
+    if kafka.get("topics") or kafka.get("topic_pattern"):
+        return []
+    command = "run" if required_for == "run" else "replay --from-kafka"
+    return [
+        f"kafka.topics: is missing, and {command} needs it; name the topics to read, or set kafka.topic_pattern"
+    ]
+
+
+def _config_error(name: str, problems: list[str]) -> ConfigError:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return ConfigError("\n".join([f"{name} is not valid, {count}:", *problems]), problems)

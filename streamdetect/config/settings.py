@@ -1,0 +1,227 @@
+"""All settings, and the checks between sections. Each default has its one home on its field."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
+from pydantic_core import InitErrorDetails
+
+from streamdetect.config.kafka import KafkaSettings, Topic
+from streamdetect.config.rules import RuleSettings
+from streamdetect.config.section import PROBLEM, Port, Section, Text, custom_problem, problem_at
+from streamdetect.config.units import Duration, duration, format_duration
+
+
+class TimeSettings(Section):
+    """Event time: panes, window, and how far clocks are believed (semantics.md §4)."""
+
+    interval_ms: Duration = duration("5m", alias="interval", minimum="1s")
+    """Time between two evaluations, and the width of a pane; 1s or more."""
+    lookback_ms: Duration = duration("24h", alias="lookback", minimum="1s")
+    """Length of the window; a multiple of `interval`."""
+    lateness_ms: Duration = duration("2m", alias="lateness", minimum="0s")
+    """How far the watermark of a partition stays behind its newest event; 0s or more."""
+    idle_timeout_ms: Duration = duration("1m", alias="idle_timeout", minimum="0s")
+    """Live: silence at its end after which a partition no longer holds time back; 0s or more."""
+    max_future_skew_ms: Duration = duration("10m", alias="max_future_skew", minimum="0s")
+    """How far an event may be ahead of its record's timestamp (live: of the wall clock); 0s or more."""
+    max_future_jump_ms: Duration = duration("1h", alias="max_future_jump", minimum="1s")
+    """How far one event may move the clock of a partition without others confirming it; 1s or more."""
+
+    @field_validator("lookback_ms")
+    @classmethod
+    def _multiple(cls, lookback_ms: int, info: ValidationInfo) -> int:
+        interval_ms = info.data.get("interval_ms")
+        if interval_ms is None or lookback_ms % interval_ms == 0:
+            return lookback_ms
+        nearest_ms = max(1, round(lookback_ms / interval_ms)) * interval_ms
+        raise ValueError(
+            f"{format_duration(lookback_ms)} is no multiple of interval {format_duration(interval_ms)}; "
+            f"write for example {format_duration(nearest_ms)}"
+        )
+
+
+class AlertSinkSettings(Section):
+    """Where alerts go."""
+
+    sink: Literal["kafka", "file", "stdout"] = "kafka"
+    """`kafka`, `file` or `stdout`. `replay` writes to stdout or its `--output`, whatever is set here."""
+    topic: Topic = "streamdetect.alerts"
+    """Topic of the `kafka` sink. Must not be one of the topics that are read."""
+    path: Text | None = None
+    """File of the `file` sink."""
+
+    @field_validator("path")
+    @classmethod
+    def _path(cls, path: str | None, info: ValidationInfo) -> str | None:
+        return _path_of_file_sink(path, info)
+
+
+class DeadLetterSinkSettings(Section):
+    """Where refused records go."""
+
+    sink: Literal["kafka", "file", "none"] = "kafka"
+    """`kafka`, `file`, or `none`: refused records are only counted."""
+    topic: Topic = "streamdetect.dead-letters"
+    """Topic of the `kafka` sink. Must not be one of the topics that are read."""
+    path: Text | None = None
+    """File of the `file` sink."""
+
+    @field_validator("path")
+    @classmethod
+    def _path(cls, path: str | None, info: ValidationInfo) -> str | None:
+        return _path_of_file_sink(path, info)
+
+
+def _path_of_file_sink(path: str | None, info: ValidationInfo) -> str | None:
+    if path is None and info.data.get("sink") == "file":
+        raise ValueError("is missing, but sink is file; name the file to write to")
+    return path
+
+
+class CheckpointSettings(Section):
+    """Where state is kept, so that a restart goes on where the last run stopped."""
+
+    path: Text = "./state"
+    """Directory of the checkpoint."""
+    interval_ms: Duration = duration("30s", alias="interval", minimum="1s")
+    """Time between two checkpoints; 1s or more."""
+
+
+class LimitSettings(Section):
+    """Bounds on memory."""
+
+    max_keys: int = Field(default=2_000_000, strict=True, ge=1, le=1_000_000_000)
+    """Most keys (destination and process) held at once; 1 or more."""
+    max_record_bytes: int = Field(default=1_048_576, strict=True, ge=1, le=67_108_864)
+    """Largest record that is read, in bytes, up to 64 MiB; larger ones are dead letters."""
+
+
+class HttpSettings(Section):
+    """Where metrics and health are served."""
+
+    host: Text = "127.0.0.1"
+    """Address to listen on."""
+    port: Port = 9464
+    """Port to listen on, 0 to 65535; 0 takes any free one."""
+
+
+class LogSettings(Section):
+    """Logs, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level that is written."""
+    format: Literal["text", "json"] = "text"
+    """`text` for people, `json` with ECS field names for machines."""
+
+
+class Settings(Section):
+    """Every setting of streamdetect."""
+
+    profile: Literal["strict", "resilient"] = "resilient"
+    """How documents are read: `strict` as Elasticsearch holds them, `resilient` as an analyst means them."""
+    kafka: KafkaSettings = Field(default_factory=KafkaSettings)
+    """The cluster and topics to read from."""
+    time: TimeSettings = Field(default_factory=TimeSettings)
+    """Event time, windows and clocks."""
+    rules: tuple[RuleSettings, ...] = Field(default_factory=lambda: (RuleSettings(),))
+    """What counts as a beacon; each rule alerts on its own."""
+    alerts: AlertSinkSettings = Field(default_factory=AlertSinkSettings)
+    """Where alerts go."""
+    dead_letters: DeadLetterSinkSettings = Field(default_factory=DeadLetterSinkSettings)
+    """Where refused records go."""
+    checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
+    """Where state is kept."""
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    """Bounds on memory."""
+    http: HttpSettings = Field(default_factory=HttpSettings)
+    """Metrics and health."""
+    log: LogSettings = Field(default_factory=LogSettings)
+    """Logs."""
+
+    @field_validator("rules", mode="wrap")
+    @classmethod
+    def _unique_ids(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> tuple[RuleSettings, ...]:
+        """Wrapped, so that a doubled id is reported together with whatever else is wrong in the rules."""
+        doubled = _doubled_ids(value)
+        try:
+            rules: tuple[RuleSettings, ...] = handler(value)
+        except ValidationError as error:
+            raise _with_doubled(error, doubled) from None
+        if doubled:
+            raise _with_doubled(None, doubled)
+        return rules
+
+    @field_validator("alerts", "dead_letters")
+    @classmethod
+    def _not_read(
+        cls, sink: AlertSinkSettings | DeadLetterSinkSettings, info: ValidationInfo
+    ) -> AlertSinkSettings | DeadLetterSinkSettings:
+        """What is written must not be read again: dead letters would go round for ever.
+
+        A pattern is no mistake: the source leaves out `written_topics`.
+        """
+        kafka = info.data.get("kafka")
+        if sink.sink == "kafka" and kafka is not None and sink.topic in kafka.topics:
+            message = f"{sink.topic!r} is among kafka.topics, so it would be read again; name another topic"
+            raise problem_at("topic", message)
+        return sink
+
+    def written_topics(self) -> tuple[str, ...]:
+        """The topics that `run` writes to, which a topic_pattern must never mean."""
+        sinks = (self.alerts, self.dead_letters)
+        return tuple(sink.topic for sink in sinks if sink.sink == "kafka")
+
+    def enabled_rules(self) -> tuple[RuleSettings, ...]:
+        """The rules that are evaluated, in the order of the configuration."""
+        return tuple(rule for rule in self.rules if rule.enabled)
+
+    def detection(self) -> dict[str, object]:
+        """What decides what is detected, as JSON values: kept beside state, it can name the setting that changed."""
+        return {
+            "profile": self.profile,
+            "time": self.time.model_dump(mode="json", by_alias=True),
+            "rules": {rule.id: rule.detection() for rule in self.enabled_rules()},
+        }
+
+    def fingerprint_detection(self) -> str:
+        """SHA-256 (hexadecimal) of `detection()`. State made under another one must not be continued."""
+        text = json.dumps(self.detection(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _doubled_ids(rules: object) -> list[tuple[int, str]]:
+    """Index and id of every rule whose id an earlier one has."""
+    if not isinstance(rules, (list, tuple)):
+        return []
+    default = RuleSettings.model_fields["id"].default
+    ids = [rule.get("id", default) if isinstance(rule, dict) else getattr(rule, "id", None) for rule in rules]
+    seen: Counter[object] = Counter()
+    doubled = []
+    for index, rule_id in enumerate(ids):
+        if isinstance(rule_id, str):
+            seen[rule_id] += 1
+            if seen[rule_id] > 1:
+                doubled.append((index, rule_id))
+    return doubled
+
+
+def _with_doubled(error: ValidationError | None, doubled: list[tuple[int, str]]) -> ValidationError:
+    """`error` with one more problem for every doubled id."""
+    lines = [
+        InitErrorDetails(
+            type=custom_problem(f"{rule_id!r} is the id of an earlier rule; give each rule its own"),
+            loc=(index, "id"),
+            input=None,
+        )
+        for index, rule_id in doubled
+    ]
+    for detail in error.errors(include_url=False) if error is not None else ():
+        context = detail.get("ctx", {})
+        kind = custom_problem(context["message"]) if detail["type"] == PROBLEM else detail["type"]
+        lines.append(InitErrorDetails(type=kind, loc=detail["loc"], input=detail["input"], ctx=context))
+    return ValidationError.from_exception_data("settings", lines)

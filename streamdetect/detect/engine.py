@@ -1,0 +1,457 @@
+"""The embedded engine: all partitions, all rules, all keys in one process.
+
+A record's way, in order:
+
+1. its partition's clock takes note of its time (`clocks`),
+2. each rule that wants the process name judges it (`rules`),
+3. it is added to the inbox of (first tick at which it counts, its pane), under its key (`history.add_event`),
+4. when the watermark lets that tick go, the inbox is folded into the keys' histories (`history.fold`),
+5. every key that may have changed is looked at (`episodes.look`), alerts are built and put in key order.
+
+The answer is a function of each partition's records in offset order; how partitions were interleaved, batched, or saved
+and restored in between does not show (semantics.md §4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from heapq import nsmallest
+from typing import Final
+
+from sortedcontainers import SortedSet
+
+from streamdetect.config import Settings
+from streamdetect.detect import history as past
+from streamdetect.detect import saved
+from streamdetect.detect.alerts import Key, build
+from streamdetect.detect.clocks import PartitionClock
+from streamdetect.detect.episodes import Episode, leaves_ms, look
+from streamdetect.detect.history import History, Partial
+from streamdetect.detect.rules import PROCESS_NAME, Rule
+from streamdetect.model import Alert, Connection, Event, Partition
+
+# Verdicts on a record. Any other verdict is the reason why it is filtered (`rules.FILTER_REASONS`).
+COUNTED: Final = "counted"
+LATE: Final = "late"
+FUTURE: Final = "future_time"
+
+NEVER: Final = -(1 << 70)  # before any time: minus infinity of §4
+
+# {group: {address: partial}} of one inclusion tick and pane
+Inbox = dict["Group", dict[str | None, Partial]]
+
+
+class Listener:
+    """What the engine reports. Every method does nothing; override what you want to hear."""
+
+    def late_arrival(self, partition: Partition) -> None:
+        """An event of a partition that was idle belongs to ticks already evaluated; it counts from the next one."""
+
+    def evaluated(self, tick_ms: int, keys: int) -> None:
+        """A tick at which something was due has been evaluated; `keys` are alive after it."""
+
+    def evicted(self, rule_id: str, keys: int) -> None:
+        """`limits.max_keys` was reached and keys were given up (docs/semantics.md, memory)."""
+
+
+class Group:
+    """The keys of one rule, process name and sensor, and when each is due for a look."""
+
+    __slots__ = ("due", "episodes", "expiries", "histories", "process", "rule", "sensor", "watched")
+
+    def __init__(self, rule: Rule, process: str, sensor: str | None) -> None:
+        self.rule = rule
+        self.process = process
+        self.sensor = sensor
+        self.histories: dict[str | None, History] = {}
+        self.episodes: dict[str | None, Episode] = {}
+        self.watched: dict[str | None, int] = {}
+        self.due: dict[int, set[str | None]] = {}
+        # One entry a key: at its tick the key is forgotten, or moved to where its newest pane leaves.
+        self.expiries: dict[int, list[str | None]] = {}
+
+    def key(self, address: str | None) -> Key:
+        return Key(address, self.process, self.sensor)
+
+    def take_due(self, tick_ms: int) -> set[str | None]:
+        """Keys whose planned look is now; a look that was planned anew for another tick is not one."""
+        due = {address for address in self.due.pop(tick_ms, ()) if self.watched.get(address) == tick_ms}
+        for address in due:
+            del self.watched[address]
+        return due
+
+
+class Lane:
+    """One partition's way into the engine. `idle` lanes do not hold time back: silent live, or read to their end."""
+
+    __slots__ = ("_engine", "_high_ms", "_inbox", "_low_ms", "clock", "idle", "partition")
+
+    def __init__(self, engine: Detector, partition: Partition) -> None:
+        self._engine = engine
+        self.partition = partition
+        self.clock = PartitionClock(engine.max_jump_ms)
+        self.idle = False
+        # The inbox that the last event went to, and its pane: the next event nearly always goes there too.
+        self._inbox: Inbox = {}
+        self._low_ms = self._high_ms = NEVER
+
+    @property
+    def watermark_ms(self) -> int | None:
+        """w_p, None before the first event."""
+        now_ms = self.clock.now_ms
+        return None if now_ms is None else now_ms - self._engine.lateness_ms
+
+    def accept(self, event: Event, record_ms: int | None = None, now_ms: int | None = None) -> str:
+        """Take the partition's next event; gives the verdict on it.
+
+        `record_ms` is the record's own timestamp where it has one, `now_ms` the wall clock of a live run; an event
+        too far ahead of either is FUTURE: refused, and moves no clock (§4).
+        """
+        engine = self._engine
+        time_ms = event.time_ms
+        if record_ms is not None and time_ms > record_ms + engine.max_skew_ms:
+            return FUTURE
+        if now_ms is not None and time_ms > now_ms + engine.max_skew_ms:
+            return FUTURE
+        clock = self.clock
+        before_ms = clock.now_ms
+        if before_ms is None or time_ms > before_ms or clock.run is not None:  # else the clock has nothing to note
+            clock.observe(time_ms, event.host)
+        rules = engine.rules_by_name.get(event.process_name)
+        if rules is None:
+            return PROCESS_NAME
+        return self._judge(event, rules, NEVER if before_ms is None else before_ms - engine.lateness_ms)
+
+    def _judge(self, event: Event, rules: tuple[Rule, ...], watermark_ms: int) -> str:
+        """Count the event for each rule that wants it. `watermark_ms` is w_p before the event."""
+        connection = event.connection()
+        verdict = ""
+        inbox = None
+        for rule in rules:
+            objection = rule.objection(connection)
+            if objection is not None:
+                verdict = verdict or objection
+                continue
+            if inbox is None:
+                if event.time_ms < watermark_ms - self._engine.lookback_ms:
+                    return LATE
+                inbox = self._inbox_for(event.time_ms, watermark_ms)
+            _put(inbox, self._engine.group(rule, connection), event.time_ms, connection)
+            verdict = COUNTED
+        return verdict
+
+    def _inbox_for(self, time_ms: int, watermark_ms: int) -> Inbox:
+        """The inbox of the first tick T with `T > t`, `T > w_p(e)` that is still to come, and of t's pane (§4)."""
+        engine = self._engine
+        high_ms = self._high_ms
+        if self._low_ms <= time_ms < high_ms and watermark_ms < high_ms > engine.evaluated_ms:
+            return self._inbox
+        interval_ms = engine.interval_ms
+        pane_ms = time_ms - time_ms % interval_ms
+        newest_ms = max(time_ms, watermark_ms)
+        tick_ms = newest_ms - newest_ms % interval_ms + interval_ms
+        if tick_ms <= engine.evaluated_ms:
+            tick_ms = engine.evaluated_ms + interval_ms
+            engine.listener.late_arrival(self.partition)
+        if tick_ms > pane_ms + engine.lookback_ms:
+            return {}  # no tick is left whose window holds it: counted, and in no window
+        inbox = engine.inbox(tick_ms, pane_ms)
+        if tick_ms == pane_ms + interval_ms:
+            self._inbox, self._low_ms, self._high_ms = inbox, pane_ms, tick_ms
+        return inbox
+
+
+def _put(inbox: Inbox, group: Group, time_ms: int, connection: Connection) -> None:
+    """Add an event to an inbox, once for each key it falls into."""
+    partials = inbox.get(group)
+    if partials is None:
+        partials = inbox[group] = {}
+    details = connection.details
+    for address in connection.addresses:
+        partial = partials.get(address)
+        if partial is None:
+            partials[address] = past.start_partial(time_ms, details)
+        else:
+            past.add_event(partial, time_ms, details, address, group.rule.limits)
+
+
+class Detector:
+    """Partitions and their events in, alerts out. Not thread-safe."""
+
+    def __init__(self, settings: Settings, listener: Listener | None = None) -> None:
+        self.settings = settings
+        self.listener = listener or Listener()
+        time = settings.time
+        self.interval_ms = time.interval_ms
+        self.lookback_ms = time.lookback_ms
+        self.lateness_ms = time.lateness_ms
+        self.max_skew_ms = time.max_future_skew_ms
+        self.max_jump_ms = time.max_future_jump_ms
+        self.rules = tuple(Rule(rule, settings) for rule in settings.rules if rule.enabled)
+        names = sorted({name for rule in self.rules for name in rule.processes})
+        self.rules_by_name: dict[object, tuple[Rule, ...]] = {
+            name: tuple(rule for rule in self.rules if name in rule.processes) for name in names
+        }
+        self.lanes: dict[Partition, Lane] = {}
+        self.evaluated_ms = NEVER
+        self.ticks = 0
+        self.keys_peak = 0
+        self._groups: dict[tuple[Rule, object, str | None], Group] = {}
+        self._waiting: dict[int, dict[int, Inbox]] = {}
+        self._agenda = SortedSet()  # ticks at which something is waiting, due, or may expire
+        self._first_tick_ms: int | None = None
+
+    def lane(self, partition: Partition) -> Lane:
+        """The lane of a partition, made when it is first asked for."""
+        lane = self.lanes.get(partition)
+        if lane is None:
+            lane = self.lanes[partition] = Lane(self, partition)
+        return lane
+
+    def remove_lane(self, partition: Partition) -> None:
+        """Forget a partition that is gone; what it has sent stays counted."""
+        self.lanes.pop(partition, None)
+
+    @property
+    def keys(self) -> int:
+        """Live keys of all rules."""
+        return sum(len(group.histories) for group in self._groups.values())
+
+    @property
+    def suspect_leaps(self) -> int:
+        """Partitions with a run of wild clocks that is not believed yet."""
+        return sum(lane.clock.run is not None for lane in self.lanes.values())
+
+    def open_episodes(self) -> dict[str, int]:
+        """Open episodes by rule id."""
+        found = {rule.id: 0 for rule in self.rules}
+        for group in self._groups.values():
+            found[group.rule.id] += len(group.episodes)
+        return found
+
+    def watermark_ms(self) -> int | None:
+        """The time up to which all partitions that can hold it back have been read, None while unknown.
+
+        With every partition idle it is the newest of theirs (docs/design.md, decision 7).
+        """
+        holding = [lane.watermark_ms for lane in self.lanes.values() if not lane.idle]
+        if not holding:
+            return max((w for lane in self.lanes.values() if (w := lane.watermark_ms) is not None), default=None)
+        known = [w for w in holding if w is not None]
+        return min(known) if len(known) == len(holding) else None
+
+    def advance(self) -> list[Alert]:
+        """Evaluate every tick that the watermark lets go."""
+        watermark_ms = self.watermark_ms()
+        return [] if watermark_ms is None else self.advance_to(watermark_ms)
+
+    def finish(self) -> list[Alert]:
+        """The input has ended: ticks up to the first one greater than the newest partition clock (§4)."""
+        newest_ms = max((now for lane in self.lanes.values() if (now := lane.clock.now_ms) is not None), default=None)
+        return [] if newest_ms is None else self.advance_to(newest_ms + self.interval_ms)
+
+    def advance_to(self, watermark_ms: int) -> list[Alert]:
+        """Evaluate all ticks up to a watermark, in order; those at which nothing can change are only counted."""
+        target_ms = watermark_ms - watermark_ms % self.interval_ms
+        alerts: list[Alert] = []
+        while self._agenda and self._agenda[0] <= target_ms:
+            alerts += self._evaluate(self._agenda.pop(0))
+        if target_ms > self.evaluated_ms:
+            if self._first_tick_ms is not None:
+                since_ms = max(self.evaluated_ms, self._first_tick_ms - self.interval_ms)
+                self.ticks += max(0, target_ms - since_ms) // self.interval_ms
+            self.evaluated_ms = target_ms
+        return alerts
+
+    def group(self, rule: Rule, connection: Connection) -> Group:
+        """The group of keys that a counting event belongs to."""
+        identity = (rule, connection.process_name, connection.sensor)
+        group = self._groups.get(identity)
+        if group is None:
+            group = self._groups[identity] = Group(rule, str(connection.process_name), connection.sensor)
+        return group
+
+    def inbox(self, tick_ms: int, pane_ms: int) -> Inbox:
+        """The inbox of an inclusion tick and a pane."""
+        panes = self._waiting.get(tick_ms)
+        if panes is None:
+            panes = self._waiting[tick_ms] = {}
+            self._agenda.add(tick_ms)
+            if self._first_tick_ms is None or tick_ms < self._first_tick_ms:
+                self._first_tick_ms = tick_ms
+        return panes.setdefault(pane_ms, {})
+
+    def _evaluate(self, tick_ms: int) -> list[Alert]:
+        """One tick: fold what has waited for it, then look at every key that may have changed its mind."""
+        changed: dict[Group, set[str | None]] = {}
+        inboxes = self._waiting.pop(tick_ms, {})
+        for pane_ms in sorted(inboxes):
+            for group, partials in inboxes[pane_ms].items():
+                changed.setdefault(group, set()).update(self._fold(group, partials, tick_ms))
+        found: list[tuple[tuple[object, ...], int, Alert]] = []
+        for group in self._groups.values():
+            addresses = changed.get(group, set()) | group.take_due(tick_ms)
+            self._expire(group, tick_ms)
+            for address in addresses:
+                alert = self._look(group, address, tick_ms)
+                if alert is not None:
+                    found.append((group.key(address).order(), self.rules.index(group.rule), alert))
+        found.sort(key=lambda item: item[:2])
+        self._evict()
+        self.keys_peak = max(self.keys_peak, self.keys)
+        self.listener.evaluated(tick_ms, self.keys)
+        return [alert for _, _, alert in found]
+
+    def _fold(self, group: Group, partials: dict[str | None, Partial], tick_ms: int) -> set[str | None]:
+        """Fold an inbox; gives the keys that have enough events to be true, or an open episode."""
+        limits = group.rule.limits
+        need = limits.need
+        oldest_ms = tick_ms - limits.lookback_ms
+        histories, episodes = group.histories, group.episodes
+        changed: set[str | None] = set()
+        for address, partial in partials.items():
+            known = histories.get(address)
+            history = histories[address] = past.fold(known, partial, address, oldest_ms, limits)
+            if known is None:
+                self._expect(group, address, history)
+            if past.total(history[0]) >= need or address in episodes:
+                changed.add(address)
+        return changed
+
+    def _expect(self, group: Group, address: str | None, history: History) -> None:
+        """Note when a key will be forgotten if nothing more comes."""
+        leaves = leaves_ms(past.newest_ms(history[0]), group.rule.limits)
+        bucket = group.expiries.get(leaves)
+        if bucket is None:
+            bucket = group.expiries[leaves] = []
+            self._agenda.add(leaves)
+        bucket.append(address)
+
+    def _expire(self, group: Group, tick_ms: int) -> None:
+        """Forget keys whose newest pane has left. A key with an open episode is due for a look and goes there."""
+        for address in group.expiries.pop(tick_ms, ()):
+            history = group.histories.get(address)
+            if history is None:
+                continue
+            if leaves_ms(past.newest_ms(history[0]), group.rule.limits) > tick_ms:
+                self._expect(group, address, history)
+            elif address not in group.episodes:
+                del group.histories[address]
+                group.watched.pop(address, None)
+
+    def _look(self, group: Group, address: str | None, tick_ms: int) -> Alert | None:
+        found = look(group.histories.get(address), group.episodes.get(address), tick_ms, group.rule.limits)
+        if found.history is None:
+            group.histories.pop(address, None)
+        else:
+            group.histories[address] = found.history
+        if found.episode is None:
+            group.episodes.pop(address, None)
+        else:
+            group.episodes[address] = found.episode
+        if found.again_ms is not None:
+            self._watch(group, address, found.again_ms)
+        return None if found.action is None else build(group.rule, group.key(address), tick_ms, found)
+
+    def _watch(self, group: Group, address: str | None, again_ms: int) -> None:
+        """Look again at a tick, unless an earlier look is planned already: looking too early does no harm."""
+        planned_ms = group.watched.get(address)
+        if planned_ms is not None and planned_ms <= again_ms:
+            return
+        group.watched[address] = again_ms
+        if again_ms not in group.due:
+            group.due[again_ms] = set()
+            self._agenda.add(again_ms)
+        group.due[again_ms].add(address)
+
+    def _evict(self) -> None:
+        """Keep within `limits.max_keys`: the keys with the fewest events go first, of those the longest silent.
+
+        Never one with an open episode. A hundredth more than needed goes, so that this is not done at every tick.
+        """
+        limit = self.settings.limits.max_keys
+        excess = self.keys - limit
+        if excess <= 0:
+            return
+        groups = list(self._groups.values())
+        candidates = (
+            (past.total(history[0]), past.newest_ms(history[0]), group.key(address).order(), number, address)
+            for number, group in enumerate(groups)
+            for address, history in group.histories.items()
+            if address not in group.episodes
+        )
+        lost: dict[str, int] = {}
+        for _, _, _, number, address in nsmallest(excess + limit // 100, candidates, key=lambda c: c[:4]):
+            group = groups[number]
+            del group.histories[address]
+            group.watched.pop(address, None)
+            lost[group.rule.id] = lost.get(group.rule.id, 0) + 1
+        for rule_id, keys in lost.items():
+            self.listener.evicted(rule_id, keys)
+
+    def export_state(self) -> Iterator[saved.Row]:
+        """The whole state as rows of plain JSON data, one for each partition, inbox entry and key."""
+        yield {
+            "kind": "progress",
+            "evaluated_ms": None if self.evaluated_ms == NEVER else self.evaluated_ms,
+            "first_tick_ms": self._first_tick_ms,
+            "ticks": self.ticks,
+            "keys_peak": self.keys_peak,
+        }
+        for lane in self.lanes.values():
+            yield saved.partition_row(lane.partition, lane.clock, lane.idle)
+        for tick_ms, panes in self._waiting.items():
+            for pane_ms, inbox in panes.items():
+                for group, partials in inbox.items():
+                    for address, partial in partials.items():
+                        yield saved.waiting_row(group.rule.id, group.key(address), tick_ms, pane_ms, partial)
+        for group in self._groups.values():
+            for address, history in group.histories.items():
+                yield saved.key_row(group.rule.id, group.key(address), history, group.episodes.get(address))
+
+    def import_state(self, rows: Iterable[saved.Row]) -> None:
+        """Take up an exported state. The detector must be new and have the same settings; the `progress` row comes first.
+
+        Raises KeyError for a row of a rule that is not enabled here, ValueError for an unknown kind of row.
+        """
+        for row in rows:
+            kind = row["kind"]
+            if kind == "progress":
+                self._import_progress(row)
+            elif kind == "partition":
+                saved.restore_partition(row, self.lane(saved.partition_of(row)))
+            elif kind == "waiting":
+                group, address = self._group_of(row)
+                inbox = self.inbox(int(row["tick_ms"]), int(row["pane_ms"]))
+                inbox.setdefault(group, {})[address] = saved.partial_of(row)
+            elif kind == "key":
+                self._import_key(row)
+            else:
+                raise ValueError(f"unknown kind of state: {kind!r}")
+
+    def _import_progress(self, row: saved.Row) -> None:
+        self.evaluated_ms = NEVER if row["evaluated_ms"] is None else row["evaluated_ms"]
+        self.ticks, self.keys_peak = row["ticks"], row["keys_peak"]
+        if row["first_tick_ms"] is not None:
+            self._first_tick_ms = row["first_tick_ms"]
+
+    def _import_key(self, row: saved.Row) -> None:
+        """A key is expected to expire when its newest pane leaves, and looked at as soon as time moves."""
+        group, address = self._group_of(row)
+        history = group.histories[address] = saved.history_of(row)
+        self._expect(group, address, history)
+        episode = saved.episode_of(row)
+        if episode is not None:
+            group.episodes[address] = episode
+        if episode is not None or past.total(history[0]) >= group.rule.limits.need:
+            self._watch(group, address, self.evaluated_ms + self.interval_ms)
+
+    def _group_of(self, row: saved.Row) -> tuple[Group, str | None]:
+        rule = next((rule for rule in self.rules if rule.id == row["rule"]), None)
+        if rule is None:
+            raise KeyError(row["rule"])
+        key = Key(*row["key"])
+        identity = (rule, key.process, key.sensor)
+        if identity not in self._groups:
+            self._groups[identity] = Group(rule, key.process, key.sensor)
+        return self._groups[identity], key.address

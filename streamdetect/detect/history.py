@@ -1,0 +1,242 @@
+"""What a key remembers: panes, the latest event's details, and who was seen (semantics.md §2, §6).
+
+A *partial* is what one inbox holds of a key in one pane: a small mutable list. A *history* is a key's past,
+an immutable tuple `(panes, details, recent)`:
+
+* `panes`: packed bytes: a u32 with the events in all panes, then per pane with events, oldest first, 16 bytes: i64 first
+  event time in ms, u32 last minus first in ms, u32 count.
+* `details`: of the latest event.
+* `recent`: None while every event so far had just the hosts and processes of `details`; else
+  `((host, last seen ms), …), ((process, last seen ms), …)`, newest first, one more than the limit at most: that many
+  within the window are all known, and one more proves "too many" (§6).
+
+Both merge commutatively and associatively. Plain tuples and bytes, because the garbage collector leaves those alone and a
+checkpoint may read them beside the loop.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from struct import Struct
+from typing import Any, NamedTuple
+
+from streamdetect.detect.rules import Limits
+from streamdetect.model import Details, Shown
+
+Seen = tuple[tuple[str, int], ...]
+Recent = tuple[Seen, Seen]
+History = tuple[bytes, Details, Recent | None]
+
+# A partial's places: count, first ms, last ms, details of the latest, {host: last ms} and {process: last ms} or None
+# while all its events had the hosts and processes of `details`.
+Partial = list[Any]
+COUNT, FIRST, LAST, DETAILS, HOSTS, PROCESSES = range(6)
+
+_TOTAL = Struct("<I")
+_PANE = Struct("<qII")
+_HEAD = _TOTAL.size
+_WIDTH = _PANE.size
+_ONE = Struct("<IqII")
+
+
+class Pane(NamedTuple):
+    """Events of one pane: first and last time in ms, and how many."""
+
+    first_ms: int
+    last_ms: int
+    count: int
+
+
+def start_partial(time_ms: int, details: Details) -> Partial:
+    return [1, time_ms, time_ms, details, None, None]
+
+
+def add_event(partial: Partial, time_ms: int, details: Details, address: str | None, limits: Limits) -> None:
+    """Add one event to a partial."""
+    partial[COUNT] += 1
+    known: Details = partial[DETAILS]
+    if details is not known:
+        if partial[HOSTS] is not None or details[:2] != known[:2]:
+            _spread(partial, time_ms, details, limits)
+        if time_ms > partial[LAST] or (time_ms == partial[LAST] and sorts_after(details, known, address)):
+            partial[DETAILS] = details
+    elif partial[HOSTS] is not None:
+        _spread(partial, time_ms, details, limits)
+    if time_ms > partial[LAST]:
+        partial[LAST] = time_ms
+    elif time_ms < partial[FIRST]:
+        partial[FIRST] = time_ms
+
+
+def _spread(partial: Partial, time_ms: int, details: Details, limits: Limits) -> None:
+    """Note when each host and process was seen: they are not the same for all events any more."""
+    if partial[HOSTS] is None:
+        known: Details = partial[DETAILS]
+        partial[HOSTS] = dict.fromkeys(known.hosts, partial[LAST])
+        partial[PROCESSES] = dict.fromkeys(known.processes, partial[LAST])
+    partial[HOSTS] = _note(partial[HOSTS], details.hosts, time_ms, limits.max_hosts)
+    partial[PROCESSES] = _note(partial[PROCESSES], details.processes, time_ms, limits.max_processes)
+
+
+def _note(seen: dict[str, int], names: Iterable[str], time_ms: int, limit: int) -> dict[str, int]:
+    for name in names:
+        last_ms = seen.get(name)
+        if last_ms is None or time_ms > last_ms:
+            seen[name] = time_ms
+    # A popular destination is seen from thousands of hosts in a pane; only the newest few decide anything.
+    return dict(newest(seen.items(), limit)) if len(seen) > 2 * limit + 64 else seen
+
+
+def newest(seen: Iterable[tuple[str, int]], limit: int) -> Seen:
+    """The `limit` + 1 most recently seen, newest first."""
+    return tuple(sorted(seen, key=lambda item: (-item[1], item[0]))[: limit + 1])
+
+
+def fold(
+    history: History | None, partial: Partial, address: str | None, oldest_ms: int, limits: Limits
+) -> History:
+    """A key's history with a partial of one pane added; panes before `oldest_ms` are let go."""
+    count, first_ms, last_ms = partial[COUNT], partial[FIRST], partial[LAST]
+    details: Details = partial[DETAILS]
+    if history is None:
+        recent = None if partial[HOSTS] is None else _merged_recent(None, partial, limits)
+        return _ONE.pack(count, first_ms, last_ms - first_ms, count), details, recent
+    panes, known, known_recent = history
+    known_last_ms = newest_ms(panes)
+    recent = None
+    if known_recent is not None or partial[HOSTS] is not None or details[:2] != known[:2]:
+        recent = _merged_recent(history, partial, limits)
+    if last_ms < known_last_ms or (last_ms == known_last_ms and not sorts_after(details, known, address)):
+        details = known
+    return _add_pane(panes, Pane(first_ms, last_ms, count), oldest_ms, limits), details, recent
+
+
+def _merged_recent(history: History | None, partial: Partial, limits: Limits) -> Recent:
+    hosts, processes = _partial_seen(partial)
+    if history is not None:
+        known_hosts, known_processes = seen(history)
+        hosts = _merge(known_hosts, hosts)
+        processes = _merge(known_processes, processes)
+    return newest(hosts, limits.max_hosts), newest(processes, limits.max_processes)
+
+
+def _partial_seen(partial: Partial) -> tuple[Seen, Seen]:
+    if partial[HOSTS] is not None:
+        return tuple(partial[HOSTS].items()), tuple(partial[PROCESSES].items())
+    details: Details = partial[DETAILS]
+    last_ms: int = partial[LAST]
+    return tuple((host, last_ms) for host in details.hosts), tuple((p, last_ms) for p in details.processes)
+
+
+def _merge(one: Seen, other: Seen) -> Seen:
+    merged = dict(one)
+    for name, last_ms in other:
+        if merged.get(name, last_ms) <= last_ms:
+            merged[name] = last_ms
+    return tuple(merged.items())
+
+
+def seen(history: History) -> Recent:
+    """Hosts and processes with the time each was last seen."""
+    panes, details, recent = history
+    if recent is not None:
+        return recent
+    last_ms = newest_ms(panes)
+    return tuple((host, last_ms) for host in details.hosts), tuple((p, last_ms) for p in details.processes)
+
+
+def _add_pane(packed: bytes, pane: Pane, oldest_ms: int, limits: Limits) -> bytes:
+    """Packed panes with one more; the usual case is one that is newer than all."""
+    packed = trim(packed, oldest_ms)
+    index = pane.first_ms // limits.interval_ms
+    end = len(packed)
+    if end > _HEAD and _PANE.unpack_from(packed, end - _WIDTH)[0] // limits.interval_ms >= index:
+        return pack_panes(_insert(list(unpack_panes(packed)), pane, index, limits))
+    total = _TOTAL.unpack_from(packed)[0] + pane.count
+    return _TOTAL.pack(total) + packed[_HEAD:] + _PANE.pack(pane.first_ms, pane.last_ms - pane.first_ms, pane.count)
+
+
+def _insert(panes: list[Pane], pane: Pane, index: int, limits: Limits) -> list[Pane]:
+    """Merge a late pane into its place."""
+    for place, known in enumerate(panes):
+        known_index = known.first_ms // limits.interval_ms
+        if known_index == index:
+            first_ms, last_ms = min(known.first_ms, pane.first_ms), max(known.last_ms, pane.last_ms)
+            return [*panes[:place], Pane(first_ms, last_ms, known.count + pane.count), *panes[place + 1 :]]
+        if known_index > index:
+            return [*panes[:place], pane, *panes[place:]]
+    return [*panes, pane]
+
+
+def trim(packed: bytes, oldest_ms: int) -> bytes:
+    """Panes without those that lie before `oldest_ms`, a pane's edge."""
+    place, end, gone = _HEAD, len(packed), 0
+    while place < end:
+        first_ms, _, count = _PANE.unpack_from(packed, place)
+        if first_ms >= oldest_ms:
+            break
+        gone += count
+        place += _WIDTH
+    if place == _HEAD:
+        return packed
+    return _TOTAL.pack(_TOTAL.unpack_from(packed)[0] - gone) + packed[place:]
+
+
+def pack_panes(panes: Iterable[Pane]) -> bytes:
+    panes = list(panes)
+    body = b"".join(_PANE.pack(pane.first_ms, pane.last_ms - pane.first_ms, pane.count) for pane in panes)
+    return _TOTAL.pack(sum(pane.count for pane in panes)) + body
+
+
+def unpack_panes(packed: bytes) -> Iterator[Pane]:
+    for first_ms, span_ms, count in _PANE.iter_unpack(packed[_HEAD:]):
+        yield Pane(first_ms, first_ms + span_ms, count)
+
+
+def total(packed: bytes) -> int:
+    """Events in all panes."""
+    count: int = _TOTAL.unpack_from(packed)[0]
+    return count
+
+
+def oldest_ms(packed: bytes) -> int:
+    """Time of the first event; there must be one."""
+    first_ms: int = _PANE.unpack_from(packed, _HEAD)[0]
+    return first_ms
+
+
+def newest_ms(packed: bytes) -> int:
+    """Time of the last event; there must be one."""
+    first_ms, span_ms, _ = _PANE.unpack_from(packed, len(packed) - _WIDTH)
+    last_ms: int = first_ms + span_ms
+    return last_ms
+
+
+def sorts_after(details: Details, other: Details, address: str | None) -> bool:
+    """Of two events in the same millisecond, the one whose details sort last as JSON text is the latest (§5)."""
+    return details_text(details, address) > details_text(other, address)
+
+
+def details_text(details: Details, address: str | None) -> str:
+    return json.dumps(shown_details(details, address), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def shown_details(details: Details, address: str | None) -> dict[str, dict[str, object]]:
+    """What an alert shows of an event, by ECS block; missing values and empty blocks are left out."""
+    blocks: dict[str, dict[str, Shown | int]] = {
+        "host": {"id": details.host_id, "name": details.host_name},
+        "process": {"entity_id": details.entity_id, "pid": details.pid, "executable": details.executable},
+        "user": {"name": details.user_name, "domain": details.user_domain},
+        "destination": {
+            "ip": address if details.ip is None else details.ip,
+            "port": details.port,
+            "domain": details.domain,
+        },
+    }
+    present: dict[str, dict[str, object]] = {}
+    for name, block in blocks.items():
+        values: dict[str, object] = {key: value for key, value in block.items() if value is not None}
+        if values:
+            present[name] = values
+    return present

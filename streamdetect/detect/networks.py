@@ -1,0 +1,53 @@
+"""Excluded networks: is an address in one of them (semantics.md §1)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+_MAPPED = 0xFFFF << 32  # IPv4 addresses are compared as ::ffff:a.b.c.d, so that both kinds share one number line
+_CACHE_SIZE = 65_536
+
+
+class Networks:
+    """A set of networks as disjoint ranges of numbers; answers are remembered, within bounds."""
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        """`networks`: CIDR texts; one without a prefix is that one address. Raises ValueError for what is none."""
+        ranges = sorted(_range(text) for text in networks)
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        for start, end in ranges:
+            if self._ends and start <= self._ends[-1] + 1:
+                self._ends[-1] = max(self._ends[-1], end)
+            else:
+                self._starts.append(start)
+                self._ends.append(end)
+        self._known: dict[str, bool] = {}
+
+    def __contains__(self, address: str) -> bool:
+        """`address` is canonical text."""
+        found = self._known.get(address)
+        if found is None:
+            if len(self._known) >= _CACHE_SIZE:
+                self._known.clear()
+            found = self._known[address] = self._holds(_number(address))
+        return found
+
+    def _holds(self, number: int) -> bool:
+        index = bisect_right(self._starts, number) - 1
+        return index >= 0 and number <= self._ends[index]
+
+
+def _number(address: str) -> int:
+    parsed = ip_address(address)
+    if isinstance(parsed, IPv6Address):
+        return int(parsed)
+    return _MAPPED | int(parsed)
+
+
+def _range(text: str) -> tuple[int, int]:
+    network: IPv4Network | IPv6Network = ip_network(text, strict=False)
+    shift = _MAPPED if isinstance(network, IPv4Network) else 0
+    return shift | int(network.network_address), shift | int(network.broadcast_address)

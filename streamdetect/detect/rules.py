@@ -1,0 +1,130 @@
+"""One rule, ready to judge: which events count for it (semantics.md §1), and the limits of its condition (§3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamdetect.config import RuleException, RuleSettings, Settings
+from streamdetect.detect.networks import Networks
+from streamdetect.model import Connection
+
+# Why a record is filtered: the field whose condition failed, or an exception of the rule.
+PROCESS_NAME = "process.name"
+FILTER_REASONS = (
+    PROCESS_NAME,
+    "network.direction",
+    "event.category",
+    "host.os.family",
+    "data_stream.dataset",
+    "destination.port",
+    "destination.ip",
+    "exception",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The numbers of a rule's condition, and of time. All times in ms.
+
+    `need` is the fewest events in a window with which the condition can be true.
+    """
+
+    interval_ms: int
+    lookback_ms: int
+    min_connections_per_hour: int
+    min_duration_hours: int
+    max_hosts: int
+    max_processes: int
+    renotify_ms: int
+
+    @property
+    def need(self) -> int:
+        return self.min_connections_per_hour * max(1, self.min_duration_hours)
+
+
+class Rule:
+    """A rule's conditions on one event, in the order that ends soonest."""
+
+    def __init__(self, rule: RuleSettings, settings: Settings) -> None:
+        resilient = settings.profile == "resilient"
+        self.id = rule.id
+        self.name = rule.name
+        self.severity = rule.severity
+        self.profile = settings.profile
+        self.processes = frozenset(name.lower() if resilient else name for name in rule.processes)
+        self.limits = Limits(
+            interval_ms=settings.time.interval_ms,
+            lookback_ms=settings.time.lookback_ms,
+            min_connections_per_hour=rule.min_connections_per_hour,
+            min_duration_hours=rule.min_duration_hours,
+            max_hosts=rule.max_hosts,
+            max_processes=rule.max_processes,
+            renotify_ms=rule.renotify_ms,
+        )
+        self._datasets = frozenset(rule.datasets)
+        self._ports = frozenset(rule.excluded_ports)
+        self._networks = Networks(rule.networks())
+        self._exceptions = tuple(Exclusion(exception, resilient=resilient) for exception in rule.exceptions)
+
+    def objection(self, event: Connection) -> str | None:
+        """Why the event does not count for this rule (one of FILTER_REASONS), or None where it counts.
+
+        Missing (None) and multi-valued (MANY) fields equal nothing, as in ES|QL.
+        """
+        if event.process_name not in self.processes:
+            return PROCESS_NAME
+        if event.direction != "egress":
+            return "network.direction"
+        if event.category != "network":
+            return "event.category"
+        if event.os_family != "windows":
+            return "host.os.family"
+        if event.dataset is not None and event.dataset not in self._datasets:
+            return "data_stream.dataset"
+        if not isinstance(event.port, int) or event.port in self._ports:
+            return "destination.port"
+        if not isinstance(event.ip, str) or event.ip in self._networks:
+            return "destination.ip"
+        if any(exclusion.matches(event) for exclusion in self._exceptions):
+            return "exception"
+        return None
+
+
+class Exclusion:
+    """One of a rule's `exceptions`: an event that matches every field given does not count.
+
+    `destination` is an address or name of the key, or the destination's IP, or a network that holds that IP;
+    `host` is a host id or name. In `resilient` all compare as keys and ids do: without case and braces.
+    """
+
+    def __init__(self, exception: RuleException, *, resilient: bool) -> None:
+        self._fold = resilient
+        self._network: Networks | None = None
+        self._destination: str | None = None
+        if exception.destination is not None:
+            self._destination = self._comparable(exception.destination)
+            try:
+                self._network = Networks([exception.destination])
+            except ValueError:
+                self._network = None
+        self._process = None if exception.process is None else self._comparable(exception.process)
+        self._host = None if exception.host is None else self._comparable(exception.host)
+
+    def matches(self, event: Connection) -> bool:
+        """Whether every field given matches."""
+        if self._process is not None and event.process_name != self._process:
+            return False
+        if self._host is not None and self._host not in self._names(event):
+            return False
+        return self._destination is None or self._goes_there(event)
+
+    def _goes_there(self, event: Connection) -> bool:
+        if self._destination in event.addresses:
+            return True
+        return self._network is not None and isinstance(event.ip, str) and event.ip in self._network
+
+    def _names(self, event: Connection) -> set[str]:
+        return {*event.details.hosts, *(self._comparable(name) for name in event.host_names)}
+
+    def _comparable(self, text: str) -> str:
+        return text.strip("{}").lower() if self._fold else text

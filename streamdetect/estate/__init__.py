@@ -1,0 +1,17 @@
+"""Invented estates of hosts: documents for demos, tests and benchmarks.
+
+The rule of this room: it makes documents up, and nothing else. It knows no Kafka and no files, uses the
+standard library and orjson only, imports nothing of streamdetect but model and errors, and decides nothing
+about detection. Every name, id and address is invented. The same plan gives the same bytes on every Python
+>= 3.11: all chance comes from `Random.random()`, the one method whose sequence Python promises to keep.
+
+Why only planted beacons can pass the default hunt stands in `traffic`.
+"""
+
+from __future__ import annotations
+
+from streamdetect.estate.beacons import Placement
+from streamdetect.estate.plan import SHAPES, Beacon, Plan, parse_beacon
+from streamdetect.estate.stream import documents, lines, placements
+
+__all__ = ["SHAPES", "Beacon", "Placement", "Plan", "documents", "lines", "parse_beacon", "placements"]

@@ -1,0 +1,64 @@
+"""Chance, out of `Random.random()` alone: the other methods of `random` may change between Python versions.
+
+No logarithm, sine or power either: their last bit differs between C libraries.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Sequence
+from itertools import accumulate
+from random import Random
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def stream(seed: int, *path: int) -> Random:
+    """A source of chance for one part of an estate alone, so that no part's draws shift another's."""
+    return Random("/".join(map(str, (seed, *path))))
+
+
+def below(rng: Random, limit: int) -> int:
+    return int(rng.random() * limit)
+
+
+def between(rng: Random, low: int, high: int) -> int:
+    """`low <= result < high`."""
+    return low + int(rng.random() * (high - low))
+
+
+def pick(rng: Random, choices: Sequence[T]) -> T:
+    return choices[int(rng.random() * len(choices))]
+
+
+def chance(rng: Random, share: float) -> bool:
+    return rng.random() < share
+
+
+def whole(rng: Random, mean: float) -> int:
+    """A whole number whose mean is `mean`: the fraction is drawn for."""
+    floor = int(mean)
+    return floor + (rng.random() < mean - floor)
+
+
+def hexa(rng: Random, digits: int) -> str:
+    return "".join("0123456789abcdef"[int(rng.random() * 16)] for _ in range(digits))
+
+
+def guid(rng: Random) -> str:
+    return "-".join(hexa(rng, digits) for digits in (8, 4, 4, 4, 12))
+
+
+class Weighted:
+    """A law of popularity: `index(rng.random())` is an index, drawn by weight."""
+
+    __slots__ = ("_last", "_steps")
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        total = sum(weights)
+        self._steps = [step / total for step in accumulate(weights)]
+        self._last = len(weights) - 1
+
+    def index(self, roll: float) -> int:
+        return min(bisect(self._steps, roll), self._last)

@@ -1,0 +1,12 @@
+"""Bytes -> event, or a reason why not.
+
+Everything that knows how bytes look lives here: JSON, the shapes of events.md (Elastic Defend, Sysmon
+after the pipeline and raw from a dozen shippers), how Elasticsearch reads times, keywords, numbers and addresses,
+and the two readings of a document (`strict`, `resilient`). Nothing here decides whether an event counts.
+
+The doors of msgspec and orjson. A record is JSON if it is UTF-8 and one of the two reads it.
+"""
+
+from streamdetect.events.decoder import Decoder, Event, Refusal
+
+__all__ = ["Decoder", "Event", "Refusal"]

@@ -1,0 +1,212 @@
+"""The decoder: one record's bytes to an Event or a Refusal.
+
+Most records end at the process name, so everything else is read only when `Event.connection()` is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+
+import msgspec
+import orjson
+
+from streamdetect.events import generic
+from streamdetect.events.generic import Fields
+from streamdetect.events.reading import Reading
+from streamdetect.events.times import TimeReader, read_utc_time
+from streamdetect.events.typed import Document, fields_of, may_be_dotted, raw_sysmon
+from streamdetect.events.values import FloatText
+from streamdetect.model import Connection, Many
+
+# Logstash's plain codec writes "%{@timestamp} %{host} %{message}".
+_PLAIN_CODEC = re.compile(rb"\s*\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3,9}Z ")
+
+
+class Refusal(msgspec.Struct, frozen=True, gc=False):
+    """Why a record is no event: `reason` is one of `model.REFUSAL_REASONS`, `detail` is for a person."""
+
+    reason: str
+    detail: str
+
+
+class Event(msgspec.Struct, gc=False):
+    """A record with a usable time; see `model.Event`."""
+
+    time_ms: int
+    process_name: str | Many | None
+    _decoder: Decoder
+    _raw: bytes
+    _document: Document | None
+    _fields: Fields | None
+
+    def fields(self) -> Fields:
+        """The fields as they stand in the document; read by the typed reader only where it sees all of them."""
+        if self._fields is None:
+            document = self._document
+            if document is None or may_be_dotted(self._raw):
+                self._fields = self._decoder.read_generic(self._raw)
+            else:
+                self._fields = fields_of(document)
+        return self._fields
+
+    def connection(self) -> Connection:
+        return self._decoder.reading.connection(self.fields())
+
+    def host(self) -> str | None:
+        return self._decoder.reading.leap_host(self.fields())
+
+
+class NotJsonError(ValueError):
+    """The bytes are no JSON document."""
+
+
+class Decoder:
+    """Decodes records under one profile. Not thread-safe: it remembers what it has seen, within bounds."""
+
+    def __init__(self, profile: str, max_record_bytes: int) -> None:
+        resilient = profile == "resilient"
+        self.reading = Reading(resilient=resilient)
+        self._resilient = resilient
+        self._max_record_bytes = max_record_bytes
+        self._times = TimeReader(resilient=resilient)
+        self._typed: Callable[[bytes], Document] = msgspec.json.Decoder(Document).decode
+        self._untyped: Callable[[bytes], object] = msgspec.json.Decoder().decode
+
+    def decode(self, raw: bytes | None) -> Event | Refusal:
+        """The event in a record's value, or why there is none. Raises nothing, whatever the bytes."""
+        if raw is None:
+            return Refusal("not_json", "the record has no value (a tombstone)")
+        if len(raw) > self._max_record_bytes:
+            return Refusal("too_large", f"{len(raw)} bytes; limits.max_record_bytes is {self._max_record_bytes}")
+        try:
+            document = self._typed(raw)
+        except (ValueError, RecursionError):
+            return self._decode_generic(raw)
+        if document.winlogbeat6 is not None or document.evtx is not None or document.flat is not None:
+            return self._decode_generic(raw)
+        if not raw.isascii() and not _is_utf8(raw):  # msgspec does not look into what it skips
+            return Refusal("not_json", _json_problem(raw))
+        data = None if document.winlog is None else raw_sysmon(document)
+        if data is None:
+            process = document.process
+            if process is None or process.name is None:
+                return self._without_name(raw, document)
+            name = process.name
+            time_ms = self._times.read(document.timestamp)
+        elif data.image is None or data.utc_time is None:
+            return self._decode_generic(raw)
+        else:
+            slash = data.image.rfind("\\")
+            name = data.image[slash + 1 :] if slash >= 0 else ""
+            time_ms = read_utc_time(data.utc_time)
+            if time_ms is None:
+                time_ms = self._times.read(document.timestamp)
+        if time_ms is None:
+            return _no_time(document.timestamp)
+        if len(name) > 512 or not name:
+            return self._decode_generic(raw)
+        return Event(time_ms, name.lower() if self._resilient else name, self, raw, document, None)
+
+    def read_generic(self, raw: bytes) -> Fields:
+        """All fields of a record that is known to be a JSON object."""
+        return self._fields(raw, self._parse(raw))
+
+    def _without_name(self, raw: bytes, document: Document) -> Event | Refusal:
+        if may_be_dotted(raw):
+            return self._decode_generic(raw)
+        time_ms = self._times.read(document.timestamp)
+        if time_ms is None:
+            return _no_time(document.timestamp)
+        return Event(time_ms, None, self, raw, document, None)
+
+    def _decode_generic(self, raw: bytes) -> Event | Refusal:
+        try:
+            document = self._parse(raw)
+        except NotJsonError as problem:
+            return Refusal("not_json", str(problem))
+        if not isinstance(document, dict):
+            return Refusal("not_an_object", f"the record is a JSON {_kind(document)}, not an object")
+        fields = self._fields(raw, document)
+        time_ms = fields.utc_time_ms
+        if time_ms is None:
+            time_ms = self._times.read(fields.timestamp)
+            if time_ms is None:
+                return _no_time(fields.timestamp)
+        return Event(time_ms, self.reading.process_name(fields.process_name), self, raw, None, fields)
+
+    def _parse(self, raw: bytes) -> object:
+        """Any JSON value. Raises NotJsonError.
+
+        orjson has the second word: its nesting limit does not depend on how deep the Python stack is just now.
+        """
+        try:
+            return self._untyped(raw)
+        except (ValueError, RecursionError):
+            pass
+        try:
+            return orjson.loads(raw)
+        except ValueError:
+            return _parse_huge_numbers(raw)
+
+    def _fields(self, raw: bytes, document: object) -> Fields:
+        fields = generic.read(document if isinstance(document, dict) else {})
+        if _has_float(fields):
+            again = json.loads(raw, parse_float=FloatText.parse)
+            fields = generic.read(again)
+        return fields
+
+
+def _has_float(fields: Fields) -> bool:
+    """Whether a keyword may need a number's own text, which the fast decoders do not keep."""
+    values = [getattr(fields, name) for name in Fields.__dataclass_fields__]
+    return any(isinstance(value, float) or (isinstance(value, list) and _float_within(value)) for value in values)
+
+
+def _float_within(values: list[object]) -> bool:
+    return any(isinstance(v, float) or (isinstance(v, list) and _float_within(v)) for v in values)
+
+
+def _parse_huge_numbers(raw: bytes) -> object:
+    """JSON whose only oddity is a number beyond a double (`1e400`): valid, and neither fast decoder takes it."""
+    try:
+        document: object = json.loads(raw, parse_constant=_refuse_constant)
+        json.dumps(document, ensure_ascii=False).encode()  # a lone surrogate is no text
+    except (ValueError, RecursionError):
+        raise NotJsonError(_json_problem(raw)) from None
+    return document
+
+
+def _refuse_constant(text: str) -> object:
+    raise NotJsonError(f"{text} is no JSON")
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _json_problem(raw: bytes) -> str:
+    """Why the bytes are no JSON, with what to do where the cause is known."""
+    if _PLAIN_CODEC.match(raw):
+        return "a plain text line, as Logstash's default plain codec writes it; set codec => json on its kafka output"
+    try:
+        orjson.loads(raw)
+    except ValueError as problem:
+        return str(problem)
+    return "the bytes are not valid UTF-8"
+
+
+def _no_time(value: object) -> Refusal:
+    if value is None:
+        return Refusal("no_time", "the document has no @timestamp")
+    return Refusal("no_time", f"@timestamp is no time that Elasticsearch takes: {str(value)[:100]!r}")
+
+
+def _kind(value: object) -> str:
+    kinds = {list: "array", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
+    return kinds.get(type(value), "value")

@@ -1,0 +1,109 @@
+"""The generic reader: any JSON object to fields, by the written-out rules.
+
+`"a.b"` and `{"a": {"b": …}}` are the same field, arrays of objects contribute each object's values, and Sysmon
+events are recognised in every shape of events.md. Slower than the typed reader and right for everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamdetect.events import sysmon
+from streamdetect.events.lookup import lookup
+
+JsonObject = dict[str, object]
+
+
+@dataclass(slots=True)
+class Fields:
+    """The values of the fields that matter, as they stand in the document (scalar, list or None).
+
+    `sysmon` says that a Sysmon sensor saw the event; `utc_time_ms` is the event time of a raw Sysmon record.
+    """
+
+    timestamp: object = None
+    utc_time_ms: int | None = None
+    dataset: object = None
+    os_family: object = None
+    os_type: object = None
+    category: object = None
+    direction: object = None
+    process_name: object = None
+    entity_id: object = None
+    executable: object = None
+    pid: object = None
+    address: object = None
+    ip: object = None
+    port: object = None
+    domain: object = None
+    host_id: object = None
+    host_name: object = None
+    agent_id: object = None
+    user_name: object = None
+    user_domain: object = None
+    computer_name: object = None
+    forwarded: bool = False
+    sysmon: bool = False
+
+
+# attribute of Fields -> ECS field
+_ECS = {
+    "os_family": "host.os.family",
+    "os_type": "host.os.type",
+    "category": "event.category",
+    "direction": "network.direction",
+    "process_name": "process.name",
+    "entity_id": "process.entity_id",
+    "executable": "process.executable",
+    "pid": "process.pid",
+    "address": "destination.address",
+    "ip": "destination.ip",
+    "port": "destination.port",
+    "domain": "destination.domain",
+    "host_id": "host.id",
+    "host_name": "host.name",
+    "agent_id": "agent.id",
+    "user_name": "user.name",
+    "user_domain": "user.domain",
+}
+_ECS_PATHS = {name: tuple(path.split(".")) for name, path in _ECS.items()}
+
+
+def read(document: JsonObject) -> Fields:
+    """Every field of a document, whatever its shape."""
+    timestamp = lookup(document, ("@timestamp",))
+    fields = Fields(timestamp=sysmon.written(document) if timestamp is None else timestamp)
+    for name, path in _ECS_PATHS.items():
+        setattr(fields, name, lookup(document, path))
+    dataset = lookup(document, ("data_stream", "dataset"))
+    fields.dataset = lookup(document, ("event", "dataset")) if dataset is None else dataset
+    fields.forwarded = "forwarded" in _texts(lookup(document, ("tags",)))
+    fields.computer_name = lookup(document, ("winlog", "computer_name"))
+    host = document.get("host")
+    if isinstance(host, str) and fields.host_name is None:
+        fields.host_name = host  # NXLog through Logstash: `host` is the collector's name, a text
+    fields.sysmon = (
+        sysmon.PROVIDER in _texts(lookup(document, ("winlog", "provider_name")))
+        or sysmon.PROVIDER in _texts(lookup(document, ("event", "provider")))
+        or sysmon.DATASET in _texts(fields.dataset)
+        or "sysmon" in _texts(lookup(document, ("event", "module")))
+    )
+    raw = sysmon.find(document)
+    if raw is not None:
+        apply_sysmon(fields, raw)
+    return fields
+
+
+def apply_sysmon(fields: Fields, raw: sysmon.RawSysmon) -> None:
+    """Do the work of Elastic's Sysmon pipeline: members that are present take the place of ECS fields (events.md)."""
+    fields.sysmon = True
+    fields.category = "network"
+    if raw.computer_name is not None:
+        fields.computer_name = raw.computer_name
+    fields.utc_time_ms = raw.utc_time_ms
+    for name, value in raw.ecs():
+        setattr(fields, name, value)
+
+
+def _texts(value: object) -> tuple[object, ...]:
+    return tuple(value) if isinstance(value, list) else (value,)

@@ -1,0 +1,27 @@
+"""One field of a JSON document, wherever it stands: nested, dotted, or inside an array of objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+
+def lookup(value: object, path: tuple[str, ...]) -> object:
+    """A field's value: None when nowhere, the value when in one place, a list of all when in several."""
+    found = list(_values(value, path))
+    if not found:
+        return None
+    return found[0] if len(found) == 1 else found
+
+
+def _values(value: object, path: tuple[str, ...]) -> Iterator[object]:
+    if not path:
+        if value is not None:
+            yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _values(item, path)
+    elif isinstance(value, dict):
+        for length in range(1, len(path) + 1):
+            key = ".".join(path[:length])
+            if key in value:
+                yield from _values(value[key], path[length:])

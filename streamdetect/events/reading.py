@@ -1,0 +1,164 @@
+"""What a document's fields mean under a profile (semantics.md §7): comparable values, keys, ids, details to show.
+
+`strict` is the document as Elasticsearch would hold it; `resilient` is what an analyst means.
+"""
+
+from __future__ import annotations
+
+from streamdetect.events.generic import Fields
+from streamdetect.events.values import AddressReader, distinct_keywords, flatten, only, port
+from streamdetect.model import Connection, Details, Many, Shown
+
+_DIRECTIONS = {"outbound": "egress", "inbound": "ingress"}
+_POOL_SIZE = 262_144
+
+
+class Pool:
+    """One object for equal details, so that keys of one process instance share it.
+
+    Two generations: when the young one is full it becomes the old one, and what is still in use comes back young.
+    Bounded, and never wrong: equal details that are two objects only cost memory.
+    """
+
+    def __init__(self, size: int = _POOL_SIZE) -> None:
+        self._size = size
+        self._young: dict[Details, Details] = {}
+        self._old: dict[Details, Details] = {}
+
+    def shared(self, details: Details) -> Details:
+        found = self._young.get(details)
+        if found is None:
+            found = self._old.get(details, details)
+            if len(self._young) >= self._size:
+                self._old, self._young = self._young, {}
+            self._young[found] = found
+        return found
+
+
+class Reading:
+    """The reading of one profile. Pure but for bounded memories of what it has seen."""
+
+    def __init__(self, *, resilient: bool) -> None:
+        self._resilient = resilient
+        self._addresses = AddressReader()
+        self._pool = Pool()
+
+    def process_name(self, value: object) -> str | Many | None:
+        """process.name as it is compared: without case in `resilient`."""
+        names = distinct_keywords(value)
+        return only(_distinct(name.lower() for name in names) if self._resilient else names)
+
+    def connection(self, fields: Fields) -> Connection:
+        """Everything that rules and keys need."""
+        resilient = self._resilient
+        ips = self._addresses.distinct(fields.ip)
+        ip = only(ips)
+        family = distinct_keywords(fields.os_family)
+        direction = distinct_keywords(fields.direction)
+        if resilient:
+            direction = _distinct(_DIRECTIONS.get(text, text) for text in direction)
+            family = family or distinct_keywords(fields.os_type) or (("windows",) if fields.sysmon else ())
+        found_port = port(fields.port)
+        addresses = self._groups(fields, ips)
+        own_ip = ip if isinstance(ip, str) and addresses != ips else None
+        return Connection(
+            dataset=only(distinct_keywords(fields.dataset)),
+            os_family=only(family),
+            category=only(distinct_keywords(fields.category)),
+            direction=only(direction),
+            process_name=self.process_name(fields.process_name),
+            port=found_port,
+            ip=ip,
+            addresses=addresses,
+            sensor=("sysmon" if fields.sysmon else "endpoint") if resilient else None,
+            details=self._details(fields, found_port if isinstance(found_port, int) else 0, own_ip),
+            host_names=distinct_keywords(self._host(fields)[1]),
+        )
+
+    def leap_host(self, fields: Fields) -> str | None:
+        """Whose clock a record shows: host.id, else host.name, else the computer name, compared as ids are."""
+        for value in (fields.host_id, fields.host_name, fields.computer_name):
+            names = self._comparable(distinct_keywords(value))
+            if names:
+                return "\0".join(names)
+        return None
+
+    def _groups(self, fields: Fields, ips: tuple[str, ...]) -> tuple[str | None, ...]:
+        """The distinct destination addresses; a missing one is a key value of its own (§2)."""
+        texts = distinct_keywords(fields.address)
+        if self._resilient:
+            if not texts:
+                return ips or (None,)
+            texts = _distinct(self._addresses.canonical(text) or text.lower() for text in texts)
+        return texts or (None,)
+
+    def _host(self, fields: Fields) -> tuple[object, object]:
+        """(id, name) of the endpoint, as they arrived; behind a collector the host block is the collector's (§7)."""
+        if not self._resilient:
+            return fields.host_id, fields.host_name
+        computer = fields.computer_name
+        if fields.sysmon and (fields.forwarded or _names_differ(fields.host_name, computer)):
+            return computer, computer
+        name = fields.host_name if distinct_keywords(fields.host_name) else computer
+        for value in (fields.host_id, computer, fields.agent_id):
+            if distinct_keywords(value):
+                return value, name
+        return None, name
+
+    def _details(self, fields: Fields, found_port: int, own_ip: str | None) -> Details:
+        host_id, host_name = self._host(fields)
+        hosts = distinct_keywords(host_id)
+        processes = distinct_keywords(fields.entity_id)
+        domain = distinct_keywords(fields.domain)
+        if self._resilient:
+            domain = tuple(text for text in domain if text not in ("", "-"))
+        return self._pool.shared(
+            Details(
+                hosts=self._comparable(hosts),
+                processes=self._comparable(processes),
+                host_id=_shown(hosts),
+                host_name=_shown(distinct_keywords(host_name)),
+                entity_id=_shown(processes),
+                pid=_pid(fields.pid),
+                executable=_shown(distinct_keywords(fields.executable)),
+                user_name=_shown(distinct_keywords(fields.user_name)),
+                user_domain=_shown(distinct_keywords(fields.user_domain)),
+                domain=_shown(domain),
+                port=found_port,
+                ip=own_ip,
+            )
+        )
+
+    def _comparable(self, ids: tuple[str, ...]) -> tuple[str, ...]:
+        """Ids as they are compared: without braces and case in `resilient`; sorted, so that equal sets are equal."""
+        if self._resilient:
+            ids = _distinct(text.strip("{}").lower() for text in ids)
+        return ids if len(ids) < 2 else tuple(sorted(ids))
+
+
+def _distinct(texts: object) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(texts))  # type: ignore[call-overload]  # an iterator of str
+
+
+def _names_differ(host_name: object, computer_name: object) -> bool:
+    """Whether a host name and the computer name are two machines: first labels, compared without case."""
+    names = [_first_label(text) for text in distinct_keywords(host_name)]
+    computers = [_first_label(text) for text in distinct_keywords(computer_name)]
+    return bool(names) and bool(computers) and not set(names) & set(computers)
+
+
+def _first_label(name: str) -> str:
+    return name.partition(".")[0].lower()
+
+
+def _shown(values: tuple[str, ...]) -> Shown:
+    if len(values) < 2:
+        return values[0] if values else None
+    return tuple(sorted(values))
+
+
+def _pid(value: object) -> int | None:
+    if type(value) is int:
+        return value
+    numbers = [item for item in flatten(value) if type(item) is int]
+    return numbers[0] if len(numbers) == 1 else None

@@ -1,0 +1,133 @@
+"""Times as Elasticsearch's default `date` field reads them (semantics.md §1, fine print).
+
+All functions give whole milliseconds since the epoch, UTC, or None for a text that is no time. Extra digits are
+cut, never rounded.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from typing import Final
+
+_LONG: Final = 2**63
+
+# ISO 8601 as strict_date_optional_time takes it: each part optional from the right.
+_DATE = r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?"
+_CLOCK = r"(\d{2})(?::(\d{2})(?::(\d{2})(?:[.,](\d{1,%s}))?)?)?"
+_ZONE = r"(Z|[+-]\d{2}(?::?\d{2}(?::?\d{2})?)?)?"
+_STRICT = re.compile(_DATE + "(?:T(?:" + _CLOCK % "9" + _ZONE + ")?)?", re.ASCII)
+_RESILIENT = re.compile(_DATE + "(?:[T ](?:" + _CLOCK % "" + _ZONE + ")?)?", re.ASCII)
+_EPOCH_TEXT = re.compile(r"(-?\d{5,19})(?:\.\d*)?", re.ASCII)
+
+_EPOCH_ORDINAL: Final = date(1970, 1, 1).toordinal()
+_ORDINALS_IN_400_YEARS: Final = 146_097
+_HOUR_MS: Final = 3_600_000
+_MINUTE_MS: Final = 60_000
+_MAX_OFFSET_MS: Final = 18 * _HOUR_MS
+
+
+class TimeReader:
+    """Reads `@timestamp` values for one profile.
+
+    Remembers the minutes it has seen: records of one batch share them, and the rest of the text is
+    two small numbers.
+    """
+
+    def __init__(self, *, resilient: bool) -> None:
+        self._pattern = _RESILIENT if resilient else _STRICT
+        self._minutes: dict[str, int] = {}
+
+    def read(self, value: object) -> int | None:
+        """Milliseconds of a JSON value: text, a number of epoch milliseconds, or a list holding exactly one."""
+        if type(value) is str:
+            # The shape that fleets send: 2026-03-02T00:00:00.123(4567)Z
+            base = self._minutes.get(value[:17])
+            if base is not None and value[-1] == "Z" and len(value) < 31:
+                digits = value[20:-1]
+                seconds = value[17:19]
+                if (
+                    len(value) >= 24
+                    and value[19] == "."
+                    and value.isascii()
+                    and digits.isdigit()
+                    and seconds.isdigit()
+                    and seconds < "60"
+                ):
+                    return base + int(seconds) * 1000 + int(digits[:3])
+            return self._text(value)
+        if isinstance(value, bool):
+            return None
+        if isinstance(value, (int, float)):
+            return _bounded(int(value)) if abs(value) < _LONG else None
+        if isinstance(value, list):
+            return self._only(value)
+        return None
+
+    def _only(self, values: list[object]) -> int | None:
+        """A date field of a data stream takes one value; an array of exactly one is that value."""
+        present = [value for value in values if value is not None]
+        return self.read(present[0]) if len(present) == 1 else None
+
+    def _text(self, text: str) -> int | None:
+        match = self._pattern.fullmatch(text)
+        if match is None:
+            match = _EPOCH_TEXT.fullmatch(text)
+            return None if match is None else _bounded(int(match[1]))
+        ms = _from_parts(match.groups())
+        if ms is not None and text[16:17] == ":" and text[10:11] == "T":
+            if len(self._minutes) > 4096:
+                self._minutes.clear()
+            offset = _from_parts((text[:4], text[5:7], text[8:10], text[11:13], text[14:16], None, None, None))
+            if offset is not None:
+                self._minutes[text[:17]] = offset
+        return ms
+
+
+def read_utc_time(value: object) -> int | None:
+    """Sysmon's `UtcTime`: `YYYY-MM-DD HH:MM:SS.mmm`, UTC, no zone (events.md). None when unreadable."""
+    if not isinstance(value, str) or len(value) < 10:
+        return None
+    match = _RESILIENT.fullmatch(value.strip())
+    return None if match is None else _from_parts(match.groups())
+
+
+def _from_parts(parts: tuple[str | None, ...]) -> int | None:
+    year, month, day, hour, minute, second, fraction, zone = parts
+    days = _days(int(year or 0), int(month or 1), int(day or 1))
+    if days is None:
+        return None
+    h, m, s = int(hour or 0), int(minute or 0), int(second or 0)
+    if h > 23 or m > 59 or s > 59:
+        return None
+    offset = _offset_ms(zone)
+    if offset is None:
+        return None
+    ms = int((fraction or "")[:3].ljust(3, "0"))
+    return days * 86_400_000 + h * _HOUR_MS + m * _MINUTE_MS + s * 1000 + ms - offset
+
+
+def _days(year: int, month: int, day: int) -> int | None:
+    """Days since the epoch; year 0 is a year for Elasticsearch, though not for `datetime`."""
+    shift = 400 if year < 400 else 0  # the calendar repeats every 400 years
+    try:
+        ordinal = date(year + shift, month, day).toordinal()
+    except ValueError:
+        return None
+    return ordinal - _EPOCH_ORDINAL - (_ORDINALS_IN_400_YEARS if shift else 0)
+
+
+def _offset_ms(zone: str | None) -> int | None:
+    if zone is None or zone == "Z":
+        return 0
+    digits = zone[1:].replace(":", "").ljust(6, "0")
+    h, m, s = int(digits[:2]), int(digits[2:4]), int(digits[4:6])
+    offset = h * _HOUR_MS + m * _MINUTE_MS + s * 1000
+    if m > 59 or s > 59 or offset > _MAX_OFFSET_MS:
+        return None
+    return -offset if zone[0] == "-" else offset
+
+
+def _bounded(ms: int) -> int | None:
+    """Elasticsearch keeps a date as a 64-bit number."""
+    return ms if -_LONG <= ms < _LONG else None

@@ -1,0 +1,162 @@
+"""Words that every room uses: partitions, records, batches, alerts, dead letters.
+
+Nothing here decides anything. Times are whole milliseconds since the epoch, UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+
+class Partition(NamedTuple):
+    """One ordered log: a Kafka topic partition, or a file (`topic` is its path, `number` 0)."""
+
+    topic: str
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as it was read, whole: what a dead letter has to keep.
+
+    `timestamp_ms` is None where the medium has none (files).
+    """
+
+    partition: Partition
+    offset: int
+    timestamp_ms: int | None
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(slots=True)
+class Batch:
+    """Records of one partition in offset order, as columns.
+
+    `timestamps_ms` is None where the medium has none. `offsets` may have gaps (compaction, transactions).
+    `keys` and `headers` are None where no record has one.
+    """
+
+    partition: Partition
+    values: Sequence[bytes | None]
+    offsets: Sequence[int]
+    timestamps_ms: Sequence[int | None] | None = None
+    keys: Sequence[bytes | None] | None = None
+    headers: Sequence[tuple[tuple[str, bytes], ...]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def record(self, index: int) -> Record:
+        """The record at `index`, whole."""
+        return Record(
+            partition=self.partition,
+            offset=self.offsets[index],
+            timestamp_ms=None if self.timestamps_ms is None else self.timestamps_ms[index],
+            key=None if self.keys is None else self.keys[index],
+            value=self.values[index],
+            headers=() if self.headers is None else self.headers[index],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that was refused, why (`REFUSAL_REASONS`), and a detail a person can act on."""
+
+    record: Record
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One alert: `body` is its JSON text (keys sorted, UTF-8), the rest is for routing and counting."""
+
+    id: str
+    episode_id: str
+    rule_id: str
+    action: str
+    tick_ms: int
+    body: bytes = field(repr=False)
+
+
+REFUSAL_REASONS = ("not_json", "not_an_object", "too_large", "no_time", "future_time")
+ALERT_ACTIONS = ("opened", "updated", "resolved")
+
+
+Shown = str | tuple[str, ...] | None
+
+
+class Details(NamedTuple):
+    """What an alert says of an event beyond its key, and the ids its hosts and processes are compared by.
+
+    Shown values are as they arrived: a text, several distinct ones as a sorted tuple, None where missing.
+    One object is shared by all events of a process instance to a port; `ip` is None where it equals the key's
+    address, so that it can be.
+    """
+
+    hosts: tuple[str, ...]
+    processes: tuple[str, ...]
+    host_id: Shown
+    host_name: Shown
+    entity_id: Shown
+    pid: int | None
+    executable: Shown
+    user_name: Shown
+    user_domain: Shown
+    domain: Shown
+    port: int
+    ip: str | None
+
+
+
+class Many:
+    """The mark of a multi-valued field: comparing it is null in ES|QL, so nothing equals it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "MANY"
+
+
+MANY = Many()
+
+
+@dataclass(slots=True)
+class Connection:
+    """A network event's fields as one profile reads them; a comparison sees one value, None or MANY.
+
+    `addresses` are the groups the event falls into (None: no destination.address), `sensor` is part of the key in
+    `resilient` and None in `strict`, `ip` is canonical text.
+    """
+
+    dataset: str | Many | None
+    os_family: str | Many | None
+    category: str | Many | None
+    direction: str | Many | None
+    process_name: str | Many | None
+    port: int | Many | None
+    ip: str | Many | None
+    addresses: tuple[str | None, ...]
+    sensor: str | None
+    details: Details
+    host_names: tuple[str, ...]
+
+
+class Event(Protocol):
+    """A record with a usable time. Only `connection()` reads the rest of it."""
+
+    @property
+    def time_ms(self) -> int: ...
+
+    @property
+    def process_name(self) -> str | Many | None: ...
+
+    def connection(self) -> Connection:
+        """All fields that rules and keys need."""
+
+    def host(self) -> str | None:
+        """Whose clock this is: host.id, else host.name, else the computer name (semantics.md §4)."""

@@ -1,0 +1,59 @@
+"""A file written as a whole or not at all, compressed as its name says."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+import zstandard
+
+from streamdetect.sinks.files import write_error
+
+
+@contextmanager
+def packed_file(path: str) -> Iterator[IO[bytes]]:
+    """A stream into the file `path` (.gz and .zst compress; `-` is standard output).
+
+    The file appears once everything is written; when the block is left by an exception, nothing is left behind.
+    The same bytes in give the same bytes out. SinkError when it cannot be written.
+    """
+    try:
+        if path == "-":
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+        elif Path(path).exists() and not Path(path).is_file():
+            with ExitStack() as stack:  # a device or a pipe: there is nothing to put in its place
+                yield _stream(stack, path, path)
+        else:
+            with _in_its_place(path) as stream:
+                yield stream
+    except OSError as error:
+        name = "standard output" if path == "-" else path
+        raise write_error(name, error) from None
+
+
+@contextmanager
+def _in_its_place(path: str) -> Iterator[IO[bytes]]:
+    partial = Path(f"{path}.partial")
+    try:
+        with ExitStack() as stack:
+            yield _stream(stack, str(partial), path)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _stream(stack: ExitStack, path: str, name: str) -> IO[bytes]:
+    """The file `path` open for writing, compressed by the suffix of `name`; `stack` closes it."""
+    file: IO[bytes] = stack.enter_context(Path(path).open("wb"))  # noqa: SIM115 - stack closes it
+    if name.endswith(".gz"):
+        packer = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0))
+        return cast("IO[bytes]", packer)
+    if name.endswith(".zst"):
+        return stack.enter_context(zstandard.ZstdCompressor(write_checksum=True).stream_writer(file))
+    return file

@@ -1,0 +1,507 @@
+"""Kafka as a source: live (`KafkaSource`), or between two points (`KafkaRange`).
+
+One owner reads all partitions by manual assignment: no group, no rebalance, no position that anybody else
+moves. Where to begin, and what to do when records are gone, is decided by settings and never by the client's
+silence.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]  # it has no types at all
+from kafka import errors as client_errors
+
+from streamdetect.broker import Catalogue, bootstrap_seconds, connect, reaching
+from streamdetect.config import parse_time_ms
+from streamdetect.errors import KafkaError, LostOffsetsError
+from streamdetect.model import Batch, Partition
+from streamdetect.sources.topics import FollowedTopics
+
+if TYPE_CHECKING:
+    from streamdetect.config import KafkaSettings
+
+log = logging.getLogger(__name__)
+
+Moment = int | Literal["earliest", "latest"]
+"""A point in a log: its ends, or a time in milliseconds (the first record at or after it)."""
+
+BEGINNING = None
+"""A position not yet looked up: the oldest record there is when the client gets there."""
+
+CONSUMER_SETTINGS: Mapping[str, Any] = {
+    "group_id": None,
+    "isolation_level": "read_committed",
+    # Any other value jumps silently over what is gone.
+    "auto_offset_reset": "none",
+    "enable_auto_commit": False,
+    "max_poll_records": 20_000,
+    # A low limit makes every poll small.
+    "max_partition_fetch_bytes": 4 * 1024 * 1024,
+    "metadata_max_age_ms": 5_000,
+    # A broker answers one question of a connection after the other, so each question waits for the fetch
+    # before it.
+    "fetch_max_wait_ms": 200,
+}
+ASK_MS = 5_000
+"""How long one question for offsets may take while records are being read."""
+
+CONFIRM_SECONDS, TRUST_SECONDS = 1.0, 5.0
+"""How often a partition's end is asked for anew, and how long an answer counts."""
+
+MAX_FAILURES = 3
+"""Fresh consumers in a row without a record in between, before we give up."""
+
+
+_NOT_DAMAGE = (
+    client_errors.OffsetOutOfRangeError,
+    client_errors.LogTruncationError,
+    client_errors.RetriableError,
+)
+"""Errors of a poll that unpacked nothing; the next poll meets them again and knows what to do."""
+
+
+class _Reader:
+    """One consumer and the positions of its partitions; a damaged consumer is replaced by a fresh one.
+
+    A consumer is damaged by any exception while it unpacks: its next `poll()` would spin for ever. Positions
+    are therefore kept here too: the offset after the last record handed out, or BEGINNING.
+    """
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._next: dict[Partition, int | None] = {}
+        self._held: frozenset[Partition] = frozenset()
+        self._busy: frozenset[Partition] = frozenset()
+        self._reached: dict[Partition, int] = {}
+        self._truncation: Exception | None = None
+        self._failures = 0
+        self._open()
+
+    def _open(self) -> None:
+        connection = connect(KafkaConsumer, self._settings, **CONSUMER_SETTINGS)
+        self._consumer = connection.client
+        self.catalogue = Catalogue(connection, self._settings)
+
+    def partitions(self) -> tuple[Partition, ...]:
+        return tuple(self._next)
+
+    def add(self, starts: Mapping[Partition, int | None]) -> None:
+        """Read these partitions too. They get a position at once: one without makes every call of the
+        client raise.
+        """
+        self._next = dict(sorted((self._next | dict(starts)).items()))
+        self._consumer.assign([_topic_partition(partition) for partition in self._next])
+        for partition, offset in starts.items():
+            self._seek(partition, offset)
+
+    def _seek(self, partition: Partition, offset: int | None) -> None:
+        self._next[partition] = offset
+        self._reached.pop(partition, None)
+        if offset is BEGINNING:
+            self._consumer.seek_to_beginning(_topic_partition(partition))
+        else:
+            self._consumer.seek(_topic_partition(partition), offset)
+
+    def hold(self, partitions: Collection[Partition]) -> None:
+        """Read nothing of these partitions until told otherwise."""
+        wanted = self._next.keys() & partitions
+        self._consumer.pause(*map(_topic_partition, wanted - self._held))
+        self._consumer.resume(*map(_topic_partition, self._held - wanted))
+        self._held = frozenset(wanted)
+
+    def poll(self, timeout_ms: int) -> list[Batch]:
+        """The next records of every partition that is not held."""
+        try:
+            if self._truncation is not None:
+                truncation, self._truncation = self._truncation, None
+                raise truncation
+            fetched = self._consumer.poll(timeout_ms=timeout_ms)
+        except client_errors.OffsetOutOfRangeError as error:
+            self._lost({_partition(where): offset for where, offset in error.args[0].items()})
+            return []
+        except client_errors.LogTruncationError as error:
+            self._truncated(error)
+            return []
+        except client_errors.TopicAuthorizationFailedError as error:
+            topics = ", ".join(sorted(error.args[0]))
+            raise KafkaError(
+                f"Kafka refuses to let us read {topics}. Grant our user READ on the topic."
+            ) from error
+        except client_errors.RetriableError as error:
+            # Nothing was unpacked, and the next poll tries again; but not a thousand times a second.
+            log.debug("poll: %s", error)
+            time.sleep(min(timeout_ms, 100) / 1000)
+            return []
+        except Exception as error:  # noqa: BLE001  # whatever unpacking raises leaves a damaged consumer behind
+            return self._start_over(error)
+        return self._handed_out(fetched)
+
+    def _handed_out(self, fetched: Mapping[Any, Sequence[Any]]) -> list[Batch]:
+        batches = [_batch(_partition(where), records) for where, records in fetched.items() if records]
+        for batch in batches:
+            self._next[batch.partition] = batch.offsets[-1] + 1
+        self._busy = frozenset(batch.partition for batch in batches)
+        if batches:
+            self._failures = 0
+        return batches
+
+    def caught_up(self) -> dict[Partition, int]:
+        """Positions of the partitions read up to the last end the client heard of.
+
+        A position passes markers of transactions and what compaction took, which no record shows. Asking the
+        client for it costs more the more partitions there are, so only those are asked for that may have come
+        to their end.
+        """
+        found = {}
+        for partition, offset in self._next.items():
+            end = self._consumer.highwater(_topic_partition(partition))
+            if end is None or (partition in self._busy and (offset is None or offset < end)):
+                continue
+            position = self._reached.get(partition)
+            if position is None or position < end:
+                position = self.position(partition)
+            if position is not None and position >= end:
+                found[partition] = self._reached[partition] = position
+        return found
+
+    def handed_out_to(self, partition: Partition) -> int | None:
+        """The offset after the last record handed out."""
+        return self._next[partition]
+
+    def position(self, partition: Partition) -> int | None:
+        """The offset that is read next, without waiting for anything; None while it is being looked up."""
+        try:
+            at: int | None = self._consumer.position(_topic_partition(partition), timeout_ms=0)
+        except client_errors.LogTruncationError as error:
+            # Told only once, so `poll` has to hear of it from us.
+            self._truncation = error
+            return None
+        except client_errors.KafkaError:
+            # `poll` meets the same error and deals with it.
+            return None
+        return at
+
+    def ends(self, partitions: Iterable[Partition], timeout_ms: int = ASK_MS) -> dict[Partition, int]:
+        """Where the committed records end now; empty if the brokers do not answer in time."""
+        return self._answers(self._consumer.end_offsets, partitions, timeout_ms)
+
+    def _answers(
+        self, question: Any, partitions: Iterable[Partition], timeout_ms: int = ASK_MS
+    ) -> dict[Partition, int]:
+        try:
+            return self._asked(question, partitions, timeout_ms)
+        except client_errors.KafkaError as error:
+            log.debug("no offsets: %s", error)
+            return {}
+
+    def offsets_at(self, partitions: Collection[Partition], moment: Moment) -> dict[Partition, int]:
+        """The offset of a moment in each partition. A time after the last record means the end."""
+        timeout_ms = int(bootstrap_seconds(self._settings) * 1000)
+        with reaching(self._settings, connected=True):
+            if moment == "earliest":
+                return self._asked(self._consumer.beginning_offsets, partitions, timeout_ms)
+            ends = self._asked(self._consumer.end_offsets, partitions, timeout_ms)
+            if moment == "latest":
+                return ends
+            asked = {_topic_partition(partition): max(moment, 0) for partition in partitions}
+            found = self._consumer.offsets_for_times(asked, timeout_ms=timeout_ms)
+        first = {_partition(where): at.offset for where, at in found.items() if at is not None}
+        return {partition: min(first.get(partition, end), end) for partition, end in ends.items()}
+
+    @staticmethod
+    def _asked(question: Any, partitions: Iterable[Partition], timeout_ms: int) -> dict[Partition, int]:
+        asked = [_topic_partition(partition) for partition in partitions]
+        if not asked:
+            return {}
+        try:
+            answer = question(asked, timeout_ms=timeout_ms)
+        except KeyError as error:
+            # How the client says that a partition has no leader.
+            raise client_errors.LeaderNotAvailableError(f"no leader for {error}") from error
+        return {_partition(where): offset for where, offset in answer.items()}
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    # -- records that are gone
+
+    def _lost(self, wanted: Mapping[Partition, int]) -> None:
+        """Retention overtook us, or the log is shorter than we remember. Without an answer the next poll
+        tells again.
+        """
+        first = self._answers(self._consumer.beginning_offsets, wanted)
+        if first:
+            self._stop_or_jump(wanted, first)
+
+    def _truncated(self, error: Any) -> None:
+        """The log lost records that we had read (an unclean election); what follows them was not read yet."""
+        diverged = {_partition(where): at for where, at in error.divergent_offsets.items()}
+        first = self._answers(self._consumer.beginning_offsets, diverged)
+        if not first:
+            self._truncation = error
+            return
+        known = {partition: at.offset for partition, at in diverged.items() if at is not None}
+        if not self._stop_or_jump({one: self._next[one] or 0 for one in diverged}, first | known):
+            self._truncation = error
+
+    def _stop_or_jump(self, wanted: Mapping[Partition, int], first: Mapping[Partition, int]) -> bool:
+        """As kafka.on_lost_offsets says; `first` is where reading could go on. False: the brokers gave no
+        answer.
+        """
+        policy = self._settings.on_lost_offsets
+        if policy == "fail":
+            told = "; ".join(
+                _gap(partition, offset, first[partition]) for partition, offset in wanted.items()
+            )
+            raise LostOffsetsError(
+                f"The records to continue from are gone: {told}. Kafka deleted them (retention), or the "
+                "topic was made anew. To go on without them, set kafka.on_lost_offsets to earliest or "
+                "latest; to lose none next time, raise the topic's retention."
+            )
+        target = first if policy == "earliest" else self.ends(wanted)
+        for partition in wanted.keys() & target.keys():
+            gap = _gap(partition, wanted[partition], first[partition])
+            log.warning(
+                "records lost: %s. kafka.on_lost_offsets is %s: now at %d", gap, policy, target[partition]
+            )
+            self._seek(partition, target[partition])
+        return bool(target)
+
+    # -- records that cannot be read
+
+    def _start_over(self, error: Exception) -> list[Batch]:
+        """A fresh consumer at the same positions; if one partition fails again there, the error names it."""
+        self._failures += 1
+        log.warning("reading from Kafka failed, trying once more with a fresh connection: %s", error)
+        self._consumer.close()
+        self._open()
+        positions, self._next = self._next, {}
+        self._held, held = frozenset(), self._held
+        self.add(positions)
+        batches = self._read_one_by_one(held)
+        self.hold(held)
+        if self._failures > MAX_FAILURES and not batches:
+            raise KafkaError(f"Reading from Kafka fails again and again: {error}. See the log.") from error
+        return batches
+
+    def _read_one_by_one(self, held: Collection[Partition]) -> list[Batch]:
+        """Every partition that has records, alone: so we know whose records cannot be read."""
+        ends = self.ends(self._next)
+        batches: list[Batch] = []
+        for partition in [one for one in self._next if one not in held]:
+            offset = self._next[partition]
+            if offset is not BEGINNING and offset >= ends.get(partition, offset):
+                continue
+            self.hold(self._next.keys() - {partition})
+            try:
+                batches += self._handed_out(self._consumer.poll(timeout_ms=ASK_MS))
+            except _NOT_DAMAGE:
+                continue
+            except Exception as again:
+                raise _unreadable(partition, offset, again) from again
+        return batches
+
+
+class KafkaSource:
+    """Live: all partitions of the topics, and those that come up while it runs.
+
+    `positions` (from a checkpoint) says where to go on; a partition that is not in it then begins at its
+    beginning. Without it, every partition begins at `kafka.start`. `exclude` are topics that a pattern never
+    means, such as those we write to.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        positions: Mapping[Partition, int] | None = None,
+        exclude: Collection[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._confirmed: dict[Partition, float] = {}
+        self._asked_at = float("-inf")
+        self._reader = _Reader(settings)
+        try:
+            self._followed = FollowedTopics(self._reader.catalogue, settings, settings.topics, exclude)
+            self._reader.add(self._starts(_moment(settings.start), positions))
+        except BaseException:
+            self._reader.close()
+            raise
+
+    def _starts(
+        self, start: Moment, positions: Mapping[Partition, int] | None
+    ) -> dict[Partition, int | None]:
+        partitions = self._followed.partitions
+        if positions is not None:
+            return {partition: positions.get(partition, BEGINNING) for partition in partitions}
+        if start == "earliest":
+            # Not looked up here: retention may take the answer away before it is used.
+            return dict.fromkeys(partitions, BEGINNING)
+        return dict(self._reader.offsets_at(partitions, start))
+
+    def partitions(self) -> tuple[Partition, ...]:
+        return self._reader.partitions()
+
+    def poll(self, hold: Collection[Partition], timeout_ms: int) -> list[Batch]:
+        new = self._followed.new_partitions(self._reader.catalogue)
+        if new:
+            log.info(
+                "new partitions: %s", ", ".join(f"{partition.topic}-{partition.number}" for partition in new)
+            )
+            self._reader.add(dict.fromkeys(new, BEGINNING))
+        self._reader.hold(hold)
+        return self._reader.poll(timeout_ms)
+
+    def at_end(self) -> frozenset[Partition]:
+        """Partitions of which the broker said just now that there is no more.
+
+        The end the client last heard of is not enough: while a broker is away every partition would seem read
+        to its end, time would go on without them, and what they hold would come late.
+        """
+        caught_up, now = self._reader.caught_up(), self._clock()
+        due = [one for one in caught_up if now - self._confirmed.get(one, float("-inf")) >= CONFIRM_SECONDS]
+        if due and now - self._asked_at >= CONFIRM_SECONDS / 4:
+            ends = self._reader.ends(due, timeout_ms=1_000)
+            self._asked_at = self._clock()
+            self._confirmed |= {one: now for one, end in ends.items() if caught_up[one] >= end}
+        return frozenset(
+            one for one in caught_up if now - self._confirmed.get(one, float("-inf")) <= TRUST_SECONDS
+        )
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class KafkaRange:
+    """Bounded: from one moment to another. Where it ends is fixed when it starts.
+
+    A time means the first record at or after it, by the records' Kafka timestamps; `latest` is where
+    committed records end now. A partition ends when the position reaches its end, whether or not a record is
+    there.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topics: Sequence[str] = (),
+        start: Moment = "earliest",
+        end: Moment = "latest",
+        exclude: Collection[str] = (),
+    ) -> None:
+        self._reader = _Reader(settings)
+        try:
+            self._followed = FollowedTopics(
+                self._reader.catalogue, settings, topics or settings.topics, exclude
+            )
+            partitions = self._followed.partitions
+            self._ends = self._reader.offsets_at(partitions, end)
+            starts = self._reader.offsets_at(partitions, start)
+            self._done = frozenset(one for one in partitions if starts[one] >= self._ends[one])
+            # The oldest record is not looked up early: retention may take the answer away before it is used.
+            self._reader.add(dict.fromkeys(partitions, BEGINNING) if start == "earliest" else dict(starts))
+        except BaseException:
+            self._reader.close()
+            raise
+
+    def partitions(self) -> tuple[Partition, ...]:
+        return self._followed.partitions
+
+    def poll(self, hold: Collection[Partition], timeout_ms: int) -> list[Batch]:
+        self._followed.new_partitions(self._reader.catalogue)
+        if len(self._done) == len(self._ends):
+            return []
+        self._reader.hold({*hold, *self._done})
+        batches = [self._cut(batch) for batch in self._reader.poll(timeout_ms)]
+        self._done |= self._finished(batches)
+        return [batch for batch in batches if len(batch)]
+
+    def _finished(self, batches: Sequence[Batch]) -> frozenset[Partition]:
+        """Who has reached the end, by the client's position: the last offsets may be markers, or compacted
+        away.
+
+        Asking the client for positions is slow with many partitions, so that waits for a poll without
+        records.
+        """
+        if batches:
+            ends = {batch.partition: self._reader.handed_out_to(batch.partition) for batch in batches}
+        else:
+            ends = {one: self._reader.position(one) for one in self._ends.keys() - self._done}
+        return frozenset(one for one, at in ends.items() if at is not None and at >= self._ends[one])
+
+    def _cut(self, batch: Batch) -> Batch:
+        """Without the records that came after the end was fixed."""
+        end = self._ends[batch.partition]
+        if batch.offsets[-1] < end:
+            return batch
+        count = sum(offset < end for offset in batch.offsets)
+        return Batch(
+            batch.partition,
+            batch.values[:count],
+            batch.offsets[:count],
+            batch.timestamps_ms and batch.timestamps_ms[:count],
+            batch.keys and batch.keys[:count],
+            batch.headers and batch.headers[:count],
+        )
+
+    def at_end(self) -> frozenset[Partition]:
+        return self._done
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def _moment(text: str) -> Moment:
+    if text == "latest":
+        return "latest"
+    return "earliest" if text == "earliest" else parse_time_ms(text)
+
+
+def _topic_partition(partition: Partition) -> Any:
+    return TopicPartition(partition.topic, partition.number)
+
+
+def _partition(where: Any) -> Partition:
+    return Partition(where.topic, where.partition)
+
+
+def _batch(partition: Partition, records: Sequence[Any]) -> Batch:
+    """Columns, built in one go each: this runs for every record."""
+    timestamps: list[int | None] = [record.timestamp for record in records]
+    if any(at is None or at < 0 for at in timestamps):
+        timestamps = [at if at is not None and at >= 0 else None for at in timestamps]
+    keys = [record.key for record in records]
+    headers = [record.headers for record in records]
+    return Batch(
+        partition,
+        [record.value for record in records],
+        [record.offset for record in records],
+        timestamps,
+        keys if any(key is not None for key in keys) else None,
+        [_headers(some) for some in headers] if any(headers) else None,
+    )
+
+
+def _headers(headers: Sequence[tuple[str, bytes | None]]) -> tuple[tuple[str, bytes], ...]:
+    """A header may have no value at all; the client cannot write that again, so it is kept as an empty
+    one.
+    """
+    return tuple((name, value or b"") for name, value in headers)
+
+
+def _gap(partition: Partition, offset: int, first: int) -> str:
+    where = f"{partition.topic} partition {partition.number}"
+    return f"{where} was to go on at offset {offset}, the first that can be read is {first}"
+
+
+def _unreadable(partition: Partition, offset: int | None, error: Exception) -> KafkaError:
+    where = "its beginning" if offset is BEGINNING else f"offset {offset}"
+    return KafkaError(
+        f"Topic {partition.topic} partition {partition.number} cannot be read at {where} (the same error "
+        f"twice): {error}. The records there are damaged on the broker, or packed in a way this program "
+        "cannot unpack; none was skipped. Repair the partition from a replica, or let retention remove "
+        "them and set kafka.on_lost_offsets to earliest."
+    )

@@ -1,0 +1,31 @@
+"""Fixtures: a real broker for each test session (for each worker, under pytest-xdist). It is never
+skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from broker import Broker
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    """The broker that tests share: plaintext only. Tests make topics of their own and never stop it."""
+    with Broker() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def secure_broker() -> Iterator[Broker]:
+    """A broker with every secure listener; started only when a test asks for it."""
+    with Broker(secure=True) as started:
+        yield started
+
+
+@pytest.fixture
+def make_topic(broker: Broker) -> Callable[..., str]:
+    """`make_topic(name=None, partitions=1, **configs)` on the shared broker; returns the name."""
+    return broker.make_topic

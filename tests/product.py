@@ -1,0 +1,89 @@
+"""The product on a data set of tests/strategies.py, in memory: batches in any interleaving, any saving in between."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+from streamdetect.config import Settings
+from streamdetect.detect import COUNTED, FUTURE, LATE, Detector, Lane
+from streamdetect.events import Decoder, Refusal
+from streamdetect.model import Partition
+
+Json = dict[str, Any]
+
+
+def settings_from(plain: Json) -> Settings:
+    """Product settings from the oracle's plain ones, which have the same names with times in ms."""
+    text = {name.removesuffix("_ms"): f"{ms}ms" for name, ms in plain.items() if name.endswith("_ms")}
+    rules = [
+        {key: value for key, value in rule.items() if key != "renotify_ms"} | {"renotify": f"{rule['renotify_ms']}ms"}
+        for rule in plain["rules"]
+    ]
+    return Settings.model_validate({"profile": plain["profile"], "time": text, "rules": rules})
+
+
+class Run:
+    """Feeds records one by one; counts verdicts as a summary would."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.decoder = Decoder(settings.profile, settings.limits.max_record_bytes)
+        self.detector = Detector(settings)
+        self.counted = self.late = self.filtered = 0
+        self.dead: dict[str, int] = {}
+        self.lines: list[str] = []
+
+    def lane(self, number: int) -> Lane:
+        return self.detector.lane(Partition(f"file-{number}"))
+
+    def feed(self, number: int, record: Any) -> None:
+        """One record: a document, or (document, record timestamp)."""
+        document, timestamp_ms = record if isinstance(record, tuple) else (record, None)
+        raw = document.encode() if isinstance(document, str) else json.dumps(document).encode()
+        event = self.decoder.decode(raw)
+        if isinstance(event, Refusal):
+            self.dead[event.reason] = self.dead.get(event.reason, 0) + 1
+            return
+        verdict = self.lane(number).accept(event, timestamp_ms)
+        if verdict == FUTURE:
+            self.dead[FUTURE] = self.dead.get(FUTURE, 0) + 1
+        self.counted += verdict == COUNTED
+        self.late += verdict == LATE
+        self.filtered += verdict not in (COUNTED, LATE, FUTURE)
+
+    def advance(self) -> None:
+        self.lines += [alert.body.decode() for alert in self.detector.advance()]
+
+    def finish(self) -> None:
+        self.lines += [alert.body.decode() for alert in self.detector.finish()]
+
+    def save_and_restore(self) -> None:
+        """Go through the exported state, as text, into a new detector."""
+        rows = [json.loads(json.dumps(row)) for row in self.detector.export_state()]
+        self.detector = Detector(self.settings)
+        self.detector.import_state(rows)
+
+
+def run(partitions: Sequence[Sequence[Any]], plain: Json, rng: Random | None = None, saves: float = 0.0) -> Run:
+    """Run all partitions: one after the other, or interleaved by `rng` with a save before a record now and then."""
+    product = Run(settings_from(plain))
+    for number in range(len(partitions)):
+        product.lane(number)
+    ahead = [list(partition) for partition in partitions]
+    while any(ahead):
+        open_ones = [number for number, records in enumerate(ahead) if records]
+        number = open_ones[0] if rng is None else rng.choice(open_ones)
+        for _ in range(1 if rng is None else rng.choice([1, 1, 3, 20])):
+            if ahead[number]:
+                if rng is not None and rng.random() < saves:
+                    product.save_and_restore()
+                product.feed(number, ahead[number].pop(0))
+        for index, records in enumerate(ahead):
+            product.lane(index).idle = not records
+        if any(ahead) and (rng is None or rng.random() < 0.7):
+            product.advance()
+    product.finish()
+    return product

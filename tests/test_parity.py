@@ -1,0 +1,41 @@
+"""The product equals the oracle of semantics.md, whole outputs as text, on random data sets."""
+
+from __future__ import annotations
+
+import os
+from random import Random
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from oracle import replay, to_line
+from product import run
+from strategies import DataSet, data_sets
+
+EXAMPLES = int(os.environ.get("STREAMDETECT_EXAMPLES", "150"))
+THOROUGH = settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+
+
+def compare(data_set: DataSet, rng: Random | None = None, saves: float = 0.0) -> None:
+    """Same alerts, byte for byte, and the same numbers."""
+    expected = replay(data_set.partitions, data_set.settings)
+    found = run(data_set.partitions, data_set.settings, rng, saves)
+    assert found.lines == [to_line(alert) for alert in expected.alerts]
+    assert (found.counted, found.filtered, found.late) == (expected.counted, expected.filtered_total, expected.late)
+    assert found.dead == expected.dead_lettered
+    assert (found.detector.ticks, found.detector.suspect_leaps) == (expected.ticks, expected.suspect_leaps)
+
+
+@THOROUGH
+@given(data_sets())
+def test_replay_equals_the_oracle(data_set: DataSet) -> None:
+    """Files one after the other."""
+    compare(data_set)
+
+
+@THOROUGH
+@given(data_sets(timestamps=True), st.integers(0, 2**32))
+def test_any_interleaving_and_any_save_equal_the_oracle(data_set: DataSet, seed: int) -> None:
+    """Records with timestamps, interleaved at random, the state saved and restored as text before some records."""
+    compare(data_set, Random(seed), saves=0.05)
