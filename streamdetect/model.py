@@ -112,7 +112,6 @@ class Details(NamedTuple):
     ip: str | None
 
 
-
 class Many:
     """The mark of a multi-valued field: comparing it is null in ES|QL, so nothing equals it."""
 

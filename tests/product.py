@@ -19,7 +19,8 @@ def settings_from(plain: Json) -> Settings:
     """Product settings from the oracle's plain ones, which have the same names with times in ms."""
     text = {name.removesuffix("_ms"): f"{ms}ms" for name, ms in plain.items() if name.endswith("_ms")}
     rules = [
-        {key: value for key, value in rule.items() if key != "renotify_ms"} | {"renotify": f"{rule['renotify_ms']}ms"}
+        {key: value for key, value in rule.items() if key != "renotify_ms"}
+        | {"renotify": f"{rule['renotify_ms']}ms"}
         for rule in plain["rules"]
     ]
     return Settings.model_validate({"profile": plain["profile"], "time": text, "rules": rules})
@@ -67,7 +68,9 @@ class Run:
         self.detector.import_state(rows)
 
 
-def run(partitions: Sequence[Sequence[Any]], plain: Json, rng: Random | None = None, saves: float = 0.0) -> Run:
+def run(
+    partitions: Sequence[Sequence[Any]], plain: Json, rng: Random | None = None, saves: float = 0.0
+) -> Run:
     """Run all partitions: one after the other, or interleaved by `rng` with a save before a record now and then."""
     product = Run(settings_from(plain))
     for number in range(len(partitions)):

@@ -134,8 +134,14 @@ INVALID = [
     ("rules: [{min_duration_hours: 1.5}]", "rules.0.min_duration_hours: 1.5 is not a whole number"),
     ("rules: [{max_hosts: 0}]", "rules.0.max_hosts: 0 is too small; write at least 1"),
     ("rules: [{max_processes: 101}]", "rules.0.max_processes: 101 is too large; write at most 100"),
-    ("rules: [{excluded_ports: [53, 65536]}]", "rules.0.excluded_ports.1: 65536 is too large; write at most 65535"),
-    ("rules: [{enabled: perhaps}]", "rules.0.enabled: 'perhaps' is neither true nor false; write one of them"),
+    (
+        "rules: [{excluded_ports: [53, 65536]}]",
+        "rules.0.excluded_ports.1: 65536 is too large; write at most 65535",
+    ),
+    (
+        "rules: [{enabled: perhaps}]",
+        "rules.0.enabled: 'perhaps' is neither true nor false; write one of them",
+    ),
     ("rules: [{id: ''}]", "rules.0.id: is empty; write a text, or leave the setting out"),
     ("rules: [{processes: []}]", "rules.0.processes: is empty; name at least one, or leave the setting out"),
     ("rules: [{processes: chrome.exe}]", "rules.0.processes: is not a list; write it like [a, b]"),
@@ -145,9 +151,18 @@ INVALID = [
         "rules: [{excluded_networks: [10.1.2.3/8]}]",
         "rules.0.excluded_networks.0: '10.1.2.3/8' has bits set behind its prefix; write 10.0.0.0/8 or 10.1.2.3",
     ),
-    ("rules: [{extra_excluded_networks: [x]}]", "rules.0.extra_excluded_networks.0: 'x' is neither a network"),
-    ("rules: [{exceptions: [{}]}]", "rules.0.exceptions.0: matches every event; name a destination, process or"),
-    ("rules: [{exceptions: [{destination: 10.0.0.999}]}]", "rules.0.exceptions.0.destination: '10.0.0.999' is"),
+    (
+        "rules: [{extra_excluded_networks: [x]}]",
+        "rules.0.extra_excluded_networks.0: 'x' is neither a network",
+    ),
+    (
+        "rules: [{exceptions: [{}]}]",
+        "rules.0.exceptions.0: matches every event; name a destination, process or",
+    ),
+    (
+        "rules: [{exceptions: [{destination: 10.0.0.999}]}]",
+        "rules.0.exceptions.0.destination: '10.0.0.999' is",
+    ),
     ("kafka: {topics: [a], topic_pattern: b}", "kafka.topic_pattern: is set together with topics; set one"),
     ("kafka: {topic_pattern: '['}", "kafka.topic_pattern: is not a regular expression"),
     ("kafka: {topics: [a b]}", "kafka.topics.0: 'a b' is no topic name; use 1 to 249 of a-z A-Z 0-9 . _ -"),
@@ -155,21 +170,48 @@ INVALID = [
     ("kafka: {topics: [1]}", "kafka.topics.0: 1 is not text; put it in quotes"),
     ("kafka: {bootstrap_servers: [localhost]}", "kafka.bootstrap_servers.0: is not host:port; write it like"),
     ("kafka: {bootstrap_servers: []}", "kafka.bootstrap_servers: is empty; name at least one"),
-    ("kafka: {start: yesterday}", "kafka.start: 'yesterday' is no place to start; write earliest, latest or a"),
-    ("kafka: {security_protocol: SASL_SSL}", "kafka.sasl_mechanism: is missing, but security_protocol is SASL_SSL"),
+    (
+        "kafka: {start: yesterday}",
+        "kafka.start: 'yesterday' is no place to start; write earliest, latest or a",
+    ),
+    (
+        "kafka: {security_protocol: SASL_SSL}",
+        "kafka.sasl_mechanism: is missing, but security_protocol is SASL_SSL",
+    ),
     ("kafka: {sasl_mechanism: PLAIN}", "kafka.username: is missing, but PLAIN needs a username; set it"),
-    ("kafka: {username: a}", "kafka.password: is missing, but username is set; set password or password_file"),
-    ("kafka: {password: a}", "kafka.password: or password_file is set without username; set both, or neither"),
-    ("kafka: {username: a, password: b, password_file: c}", "kafka.password: is set together with password_file"),
+    (
+        "kafka: {username: a}",
+        "kafka.password: is missing, but username is set; set password or password_file",
+    ),
+    (
+        "kafka: {password: a}",
+        "kafka.password: or password_file is set without username; set both, or neither",
+    ),
+    (
+        "kafka: {username: a, password: b, password_file: c}",
+        "kafka.password: is set together with password_file",
+    ),
     ("kafka: {cert_file: a}", "kafka.key_file: and cert_file belong together; set both, or neither"),
-    ("kafka: {security_protocol: TLS}", "kafka.security_protocol: 'TLS' is not known; write 'PLAINTEXT', 'SSL'"),
+    (
+        "kafka: {security_protocol: TLS}",
+        "kafka.security_protocol: 'TLS' is not known; write 'PLAINTEXT', 'SSL'",
+    ),
     ("kafka: {topics: [streamdetect.alerts]}", "alerts.topic: 'streamdetect.alerts' is among kafka.topics"),
-    ("kafka: {topics: [streamdetect.dead-letters]}", "dead_letters.topic: 'streamdetect.dead-letters' is among"),
+    (
+        "kafka: {topics: [streamdetect.dead-letters]}",
+        "dead_letters.topic: 'streamdetect.dead-letters' is among",
+    ),
     ("alerts: {sink: file}", "alerts.path: is missing, but sink is file; name the file to write to"),
-    ("dead_letters: {sink: stdout}", "dead_letters.sink: 'stdout' is not known; write 'kafka', 'file' or 'none'"),
+    (
+        "dead_letters: {sink: stdout}",
+        "dead_letters.sink: 'stdout' is not known; write 'kafka', 'file' or 'none'",
+    ),
     ("http: {port: 70000}", "http.port: 70000 is too large; write at most 65535"),
     ("limits: {max_keys: many}", "limits.max_keys: 'many' is not a whole number; write one without quotes"),
-    ("limits: 5", "limits: must be a group of settings; write `name: value` lines under it: max_keys, max_record_"),
+    (
+        "limits: 5",
+        "limits: must be a group of settings; write `name: value` lines under it: max_keys, max_record_",
+    ),
     ("profile: Strict", "profile: 'Strict' is not known; write 'strict' or 'resilient'"),
     ("- a", "file: holds no settings; write `name: value` lines, with profile, kafka, time, rules"),
 ]
@@ -188,8 +230,14 @@ def test_each_mistake_is_told_with_its_remedy(load: Load, text: str, problem: st
         ("kafka: {topcs: [a]}", "kafka.topcs: is not a setting; did you mean kafka.topics? (line 1)"),
         ("kafka: {group-id: a}", "kafka.group-id: is not a setting; did you mean kafka.group_id? (line 1)"),
         ("topics: [a]", "topics: is not a setting; did you mean kafka.topics? (line 1)"),
-        ("time: {interval_ms: 5m}", "time.interval_ms: is not a setting; did you mean time.interval? (line 1)"),
-        ("rules: [{sevrity: 1}]", "rules.0.sevrity: is not a setting; did you mean rules.0.severity? (line 1)"),
+        (
+            "time: {interval_ms: 5m}",
+            "time.interval_ms: is not a setting; did you mean time.interval? (line 1)",
+        ),
+        (
+            "rules: [{sevrity: 1}]",
+            "rules.0.sevrity: is not a setting; did you mean rules.0.severity? (line 1)",
+        ),
         ("zzz: 1", "zzz: is not a setting; see `streamdetect config show` for all of them (line 1)"),
     ],
 )
@@ -230,13 +278,17 @@ def test_anchors_and_merges_work(load: Load) -> None:
 
 def test_plain_values_are_those_of_yaml_1_2(load: Load) -> None:
     """A time stays text, and so does what YAML 1.1 takes for a number to the base of 60 or a truth value."""
-    settings = load("kafka: {start: 2026-03-02T04:00:00Z, group_id: no}\nrules: [{name: 12:30, enabled: yes}]")
+    settings = load(
+        "kafka: {start: 2026-03-02T04:00:00Z, group_id: no}\nrules: [{name: 12:30, enabled: yes}]"
+    )
     assert settings.kafka.start_ms() == 1_772_424_000_000
     assert settings.kafka.group_id == "no"
     assert (settings.rules[0].name, settings.rules[0].enabled) == ("12:30", True)
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"a: \x07", b"a: [", b"a: b: c", b"!!python/name:os.system x"])
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"a: \x07", b"a: [", b"a: b: c", b"!!python/name:os.system x"]
+)
 def test_files_that_are_no_yaml_are_refused(tmp_path: Path, content: bytes) -> None:
     """Neither bytes that are no text nor text that is no (safe) YAML gets through."""
     path = tmp_path / "c.yaml"
@@ -265,7 +317,10 @@ def test_overrides_reach_into_lists(load: Load) -> None:
     settings = load(
         "",
         ["rules.0.min_duration_hours=2", "rules.0.excluded_networks.0=10.0.0.0/9", "rules.1={id: b}"],
-        {f"STREAMDETECT__KAFKA__TOPICS__{index}": f"t{index}" for index in (10, 2, 1, 0, 3, 4, 5, 6, 7, 8, 9)},
+        {
+            f"STREAMDETECT__KAFKA__TOPICS__{index}": f"t{index}"
+            for index in (10, 2, 1, 0, 3, 4, 5, 6, 7, 8, 9)
+        },
     )
     assert settings.rules[0].min_duration_hours == 2
     assert settings.rules[0].networks()[:2] == ["10.0.0.0/9", "127.0.0.0/8"]
@@ -277,14 +332,20 @@ def test_overrides_reach_into_lists(load: Load) -> None:
 @pytest.mark.parametrize(
     ("override", "problem"),
     [
-        ("rules.severity=1", "rules: is a list; name the entry by its index, like rules.0.severity (--set number 1)"),
+        (
+            "rules.severity=1",
+            "rules: is a list; name the entry by its index, like rules.0.severity (--set number 1)",
+        ),
         ("rules.7.severity=1", "rules: has 1 entries; the next one is rules.1 (--set number 1)"),
         ("kafka.topic=a", "kafka.topic: is not a setting; did you mean kafka.topics? (--set number 1)"),
         ("kafka.topics=a", "kafka.topics: is not a list; write it like [a, b] (--set number 1)"),
         ("time.interval=300", "time.interval: 300 has no unit; write 300s, 300m or 300ms (--set number 1)"),
         ("kafka", '--set number 1: has no "="; write --set path.to.key=value'),
         ("=a", "is not a setting; "),
-        ("rules.0.extra_excluded_networks=[::1]", "rules.0.extra_excluded_networks: the value is not valid YAML"),
+        (
+            "rules.0.extra_excluded_networks=[::1]",
+            "rules.0.extra_excluded_networks: the value is not valid YAML",
+        ),
     ],
 )
 def test_wrong_overrides_are_told(load: Load, override: str, problem: str) -> None:
@@ -445,7 +506,7 @@ def test_fingerprint_follows_what_is_detected(load: Load, override: str, changes
 def test_settings_are_fixed() -> None:
     """Settings cannot be changed once they are made, nor made with names that do not exist."""
     with pytest.raises(ValidationError):
-        Settings().profile = "strict"  # type: ignore[misc]
+        Settings().profile = "strict"
     with pytest.raises(ValidationError):
         RuleSettings(min_hours=3)  # type: ignore[call-arg]
 
@@ -453,7 +514,10 @@ def test_settings_are_fixed() -> None:
 @pytest.mark.parametrize(
     ("override", "doubt"),
     [
-        ("rules.0.min_duration_hours=25", "rules.0.min_duration_hours: 25 hours never fit into time.lookback 24h"),
+        (
+            "rules.0.min_duration_hours=25",
+            "rules.0.min_duration_hours: 25 hours never fit into time.lookback 24h",
+        ),
         ("rules.0.enabled=false", "rules: none is enabled"),
         ("kafka.ca_file=/none/ca.pem", "kafka.ca_file: /none/ca.pem is not there"),
     ],

@@ -201,7 +201,8 @@ def test_lines_are_documents() -> None:
     """A line is its document as JSON, and ends with a line feed."""
     plan = Plan(hosts=20, hours=0.25, start_ms=MORNING_MS)
     for line, (_, document) in zip(lines(plan), documents(plan), strict=True):
-        assert line.endswith(b"}\n") and line.count(b"\n") == 1
+        assert line.endswith(b"}\n")
+        assert line.count(b"\n") == 1
         assert orjson.loads(line) == document
 
 
@@ -264,7 +265,8 @@ def test_defend_documents_are_of_real_size() -> None:
     assert {type(document["event"]["action"]) for document in found} == {str, list}
     assert {len(document["@timestamp"]) for document in found} == {len("2026-03-02T08:00:00.1234567Z")}
     lookups = [document for document in found if "dns" in document]
-    assert lookups and not any("ip" in document["destination"] for document in lookups)
+    assert lookups
+    assert not any("ip" in document["destination"] for document in lookups)
 
 
 def test_popular_destinations_are_shared() -> None:
@@ -294,7 +296,8 @@ def test_beacons_keep_their_promise(shape: str) -> None:
     assert placement.calls in (1007, 1008)
     gaps = [after - before for before, after in pairwise(times)]
     assert all(20_000 <= gap <= 30_000 for gap in gaps)
-    assert min(gaps) < 22_000 and max(gaps) > 28_000  # the jitter is really used
+    assert min(gaps) < 22_000
+    assert max(gaps) > 28_000
     assert times[-1] < plan.end_ms
 
 

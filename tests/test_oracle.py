@@ -36,7 +36,7 @@ from oracle import (
     to_line,
     whole_number,
 )
-from strategies import DataSet, as_lines, data_sets
+from strategies import DataSet, Plan, as_lines, build, data_sets, plans
 
 T0 = 1_772_409_600_000  # 2026-03-02T00:00:00.000Z
 SECOND, MINUTE, HOUR = 1000, 60_000, 3_600_000
@@ -957,3 +957,10 @@ def test_lines_of_a_file_read_like_the_documents(data_set: DataSet) -> None:
     """The text form that the real command reads gives the same answer."""
     lines: list[Any] = [as_lines(records) for records in data_set.partitions]
     assert replay(lines, data_set.settings) == replay(*data_set)
+
+
+@GENERATED
+@given(plans(timestamps=True))
+def test_a_plan_always_gives_the_same_data_set(plan: Plan) -> None:
+    """A failing example can be built again."""
+    assert build(plan) == build(plan)

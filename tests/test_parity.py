@@ -7,13 +7,16 @@ from random import Random
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from oracle import replay, to_line
 from product import run
+
+from oracle import replay, to_line
 from strategies import DataSet, data_sets
 
 EXAMPLES = int(os.environ.get("STREAMDETECT_EXAMPLES", "150"))
 THOROUGH = settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
 
@@ -22,7 +25,11 @@ def compare(data_set: DataSet, rng: Random | None = None, saves: float = 0.0) ->
     expected = replay(data_set.partitions, data_set.settings)
     found = run(data_set.partitions, data_set.settings, rng, saves)
     assert found.lines == [to_line(alert) for alert in expected.alerts]
-    assert (found.counted, found.filtered, found.late) == (expected.counted, expected.filtered_total, expected.late)
+    assert (found.counted, found.filtered, found.late) == (
+        expected.counted,
+        expected.filtered_total,
+        expected.late,
+    )
     assert found.dead == expected.dead_lettered
     assert (found.detector.ticks, found.detector.suspect_leaps) == (expected.ticks, expected.suspect_leaps)
 

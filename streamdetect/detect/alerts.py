@@ -25,7 +25,13 @@ class Key(NamedTuple):
 
     def order(self) -> tuple[bool, str, str, bool, str]:
         """Sorts by address, process, sensor; null first."""
-        return self.address is not None, self.address or "", self.process, self.sensor is not None, self.sensor or ""
+        return (
+            self.address is not None,
+            self.address or "",
+            self.process,
+            self.sensor is not None,
+            self.sensor or "",
+        )
 
 
 def episode_id(rule_id: str, key: Key, opened_ms: int) -> UUID:
@@ -89,7 +95,7 @@ def _event(rule: Rule, found: Look) -> dict[str, object]:
         "risk_score": rule.severity,
     }
     figures = found.figures
-    if figures.count:
+    if figures.events:
         event["start"] = iso(figures.first_ms)
         event["end"] = iso(figures.last_ms)
         event["duration"] = (figures.last_ms - figures.first_ms) * 1_000_000
@@ -128,7 +134,7 @@ def _arithmetic(rule: Rule, key: Key, tick_ms: int, found: Look) -> dict[str, ob
             "max_hosts": limits.max_hosts,
             "max_processes": limits.max_processes,
         },
-        "pane_counts": [[pane.first_ms - pane.first_ms % limits.interval_ms, pane.count] for pane in panes],
+        "pane_counts": [[pane.first_ms - pane.first_ms % limits.interval_ms, pane.events] for pane in panes],
     }
     if key.sensor is not None:
         block["sensor"] = key.sensor
@@ -138,13 +144,13 @@ def _arithmetic(rule: Rule, key: Key, tick_ms: int, found: Look) -> dict[str, ob
 def figures_block(figures: Figures) -> dict[str, object]:
     """The figures under the names of semantics.md §2 and §3; no first and last where there is no event."""
     block: dict[str, object] = {
-        "count_connections": figures.count,
+        "count_connections": figures.events,
         "duration_hours": figures.duration_hours,
         "number_of_con_per_hour": figures.connections_per_hour,
         "hosts": figures.hosts,
         "count_unique_pids": figures.processes,
     }
-    if figures.count:
+    if figures.events:
         block["first_seen_ms"] = figures.first_ms
         block["last_seen_ms"] = figures.last_ms
     return block

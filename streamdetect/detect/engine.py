@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from heapq import nsmallest
 from typing import Final
 
-from sortedcontainers import SortedSet
+from sortedcontainers import SortedSet  # type: ignore[import-untyped]  # it has no type hints
 
 from streamdetect.config import Settings
 from streamdetect.detect import history as past
@@ -43,6 +43,9 @@ Inbox = dict["Group", dict[str | None, Partial]]
 
 class Listener:
     """What the engine reports. Every method does nothing; override what you want to hear."""
+
+    def attached(self, detector: Detector) -> None:
+        """The engine whose reports will follow; it may be inspected while one is being made."""
 
     def late_arrival(self, partition: Partition) -> None:
         """An event of a partition that was idle belongs to ticks already evaluated; it counts from the next one."""
@@ -115,7 +118,9 @@ class Lane:
             return FUTURE
         clock = self.clock
         before_ms = clock.now_ms
-        if before_ms is None or time_ms > before_ms or clock.run is not None:  # else the clock has nothing to note
+        if (
+            before_ms is None or time_ms > before_ms or clock.run is not None
+        ):  # else the clock has nothing to note
             clock.observe(time_ms, event.host)
         rules = engine.rules_by_name.get(event.process_name)
         if rules is None:
@@ -236,7 +241,9 @@ class Detector:
         """
         holding = [lane.watermark_ms for lane in self.lanes.values() if not lane.idle]
         if not holding:
-            return max((w for lane in self.lanes.values() if (w := lane.watermark_ms) is not None), default=None)
+            return max(
+                (w for lane in self.lanes.values() if (w := lane.watermark_ms) is not None), default=None
+            )
         known = [w for w in holding if w is not None]
         return min(known) if len(known) == len(holding) else None
 
@@ -247,7 +254,9 @@ class Detector:
 
     def finish(self) -> list[Alert]:
         """The input has ended: ticks up to the first one greater than the newest partition clock (§4)."""
-        newest_ms = max((now for lane in self.lanes.values() if (now := lane.clock.now_ms) is not None), default=None)
+        newest_ms = max(
+            (now for lane in self.lanes.values() if (now := lane.clock.now_ms) is not None), default=None
+        )
         return [] if newest_ms is None else self.advance_to(newest_ms + self.interval_ms)
 
     def advance_to(self, watermark_ms: int) -> list[Alert]:
@@ -455,3 +464,9 @@ class Detector:
         if identity not in self._groups:
             self._groups[identity] = Group(rule, key.process, key.sensor)
         return self._groups[identity], key.address
+
+    def inspect(self, address: str | None, process: str) -> Iterator[tuple[Rule, Key, History]]:
+        """What is remembered of a destination and process: one for each rule and sensor that knows it."""
+        for group in self._groups.values():
+            if group.process == process and address in group.histories:
+                yield group.rule, group.key(address), group.histories[address]

@@ -26,7 +26,7 @@ class Episode(NamedTuple):
 class Figures(NamedTuple):
     """A window's aggregates. Distinct figures above the limit are the limit + 1 ("at least")."""
 
-    count: int
+    events: int
     first_ms: int
     last_ms: int
     hosts: int
@@ -40,7 +40,7 @@ class Figures(NamedTuple):
     @property
     def connections_per_hour(self) -> int:
         """The divisor is at least 1: decision 6 in docs/design.md."""
-        return self.count // max(1, self.duration_hours)
+        return self.events // max(1, self.duration_hours)
 
 
 NO_EVENTS = Figures(0, 0, 0, 0, 0)
@@ -71,7 +71,15 @@ def look(history: History | None, episode: Episode | None, tick_ms: int, limits:
     reason = objection(figures, limits)
     if reason is not None:
         if episode is not None:
-            return Look(history, None, figures, "resolved", reason, episode.opened_ms, _again(history, None, tick_ms, limits))
+            return Look(
+                history,
+                None,
+                figures,
+                "resolved",
+                reason,
+                episode.opened_ms,
+                _again(history, None, tick_ms, limits),
+            )
         return Look(history, None, figures, again_ms=_again(history, None, tick_ms, limits))
     action = None
     if episode is None:
@@ -98,7 +106,7 @@ def measure(history: History, oldest_ms: int, limits: Limits) -> Figures:
     panes = history[0]
     hosts, processes = past.seen(history)
     return Figures(
-        count=past.total(panes),
+        events=past.total(panes),
         first_ms=past.oldest_ms(panes),
         last_ms=past.newest_ms(panes),
         hosts=_distinct(hosts, oldest_ms, limits.max_hosts),
@@ -112,7 +120,7 @@ def _distinct(seen: past.Seen, oldest_ms: int, limit: int) -> int:
 
 def objection(figures: Figures, limits: Limits) -> str | None:
     """The first reason for which the condition is not true, in the order of §5; None where it is."""
-    if figures.count == 0:
+    if figures.events == 0:
         return "expired"
     if figures.hosts > limits.max_hosts:
         return "second_host"
@@ -155,7 +163,12 @@ def _again(history: History | None, episode: Episode | None, tick_ms: int, limit
     if blocked:
         return max(blocked)
     moments = [leaves_ms(past.oldest_ms(panes), limits)]
-    moments += [leaves_ms(last_ms, limits) for seen in (hosts, processes) for _, last_ms in seen if last_ms >= oldest_ms]
+    moments += [
+        leaves_ms(last_ms, limits)
+        for seen in (hosts, processes)
+        for _, last_ms in seen
+        if last_ms >= oldest_ms
+    ]
     if episode is not None:
         due_ms = episode.alerted_ms + limits.renotify_ms
         moments.append(max(tick_ms + limits.interval_ms, due_ms + -due_ms % limits.interval_ms))

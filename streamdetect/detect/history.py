@@ -45,7 +45,7 @@ class Pane(NamedTuple):
 
     first_ms: int
     last_ms: int
-    count: int
+    events: int
 
 
 def start_partial(time_ms: int, details: Details) -> Partial:
@@ -153,8 +153,12 @@ def _add_pane(packed: bytes, pane: Pane, oldest_ms: int, limits: Limits) -> byte
     end = len(packed)
     if end > _HEAD and _PANE.unpack_from(packed, end - _WIDTH)[0] // limits.interval_ms >= index:
         return pack_panes(_insert(list(unpack_panes(packed)), pane, index, limits))
-    total = _TOTAL.unpack_from(packed)[0] + pane.count
-    return _TOTAL.pack(total) + packed[_HEAD:] + _PANE.pack(pane.first_ms, pane.last_ms - pane.first_ms, pane.count)
+    total = _TOTAL.unpack_from(packed)[0] + pane.events
+    return (
+        _TOTAL.pack(total)
+        + packed[_HEAD:]
+        + _PANE.pack(pane.first_ms, pane.last_ms - pane.first_ms, pane.events)
+    )
 
 
 def _insert(panes: list[Pane], pane: Pane, index: int, limits: Limits) -> list[Pane]:
@@ -163,7 +167,7 @@ def _insert(panes: list[Pane], pane: Pane, index: int, limits: Limits) -> list[P
         known_index = known.first_ms // limits.interval_ms
         if known_index == index:
             first_ms, last_ms = min(known.first_ms, pane.first_ms), max(known.last_ms, pane.last_ms)
-            return [*panes[:place], Pane(first_ms, last_ms, known.count + pane.count), *panes[place + 1 :]]
+            return [*panes[:place], Pane(first_ms, last_ms, known.events + pane.events), *panes[place + 1 :]]
         if known_index > index:
             return [*panes[:place], pane, *panes[place:]]
     return [*panes, pane]
@@ -185,8 +189,8 @@ def trim(packed: bytes, oldest_ms: int) -> bytes:
 
 def pack_panes(panes: Iterable[Pane]) -> bytes:
     panes = list(panes)
-    body = b"".join(_PANE.pack(pane.first_ms, pane.last_ms - pane.first_ms, pane.count) for pane in panes)
-    return _TOTAL.pack(sum(pane.count for pane in panes)) + body
+    body = b"".join(_PANE.pack(pane.first_ms, pane.last_ms - pane.first_ms, pane.events) for pane in panes)
+    return _TOTAL.pack(sum(pane.events for pane in panes)) + body
 
 
 def unpack_panes(packed: bytes) -> Iterator[Pane]:
@@ -219,7 +223,9 @@ def sorts_after(details: Details, other: Details, address: str | None) -> bool:
 
 
 def details_text(details: Details, address: str | None) -> str:
-    return json.dumps(shown_details(details, address), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(
+        shown_details(details, address), sort_keys=True, ensure_ascii=False, separators=(",", ":")
+    )
 
 
 def shown_details(details: Details, address: str | None) -> dict[str, dict[str, object]]:

@@ -6,7 +6,9 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-_MAPPED = 0xFFFF << 32  # IPv4 addresses are compared as ::ffff:a.b.c.d, so that both kinds share one number line
+_MAPPED = (
+    0xFFFF << 32
+)  # IPv4 addresses are compared as ::ffff:a.b.c.d, so that both kinds share one number line
 _CACHE_SIZE = 65_536
 
 

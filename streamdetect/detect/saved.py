@@ -53,7 +53,14 @@ def waiting_row(rule_id: str, key: Key, tick_ms: int, pane_ms: int, partial: Par
         "key": list(key),
         "tick_ms": tick_ms,
         "pane_ms": pane_ms,
-        "partial": [count, first_ms, last_ms, list(details), hosts and dict(hosts), processes and dict(processes)],
+        "partial": [
+            count,
+            first_ms,
+            last_ms,
+            list(details),
+            hosts and dict(hosts),
+            processes and dict(processes),
+        ],
     }
 
 
@@ -93,4 +100,5 @@ def episode_of(row: Row) -> Episode | None:
 
 
 def _details(values: list[Any]) -> Details:
-    return Details(*(tuple(value) if isinstance(value, list) else value for value in values))
+    restored: list[Any] = [tuple(value) if isinstance(value, list) else value for value in values]
+    return Details(*restored)

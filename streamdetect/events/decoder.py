@@ -79,7 +79,9 @@ class Decoder:
         if raw is None:
             return Refusal("not_json", "the record has no value (a tombstone)")
         if len(raw) > self._max_record_bytes:
-            return Refusal("too_large", f"{len(raw)} bytes; limits.max_record_bytes is {self._max_record_bytes}")
+            return Refusal(
+                "too_large", f"{len(raw)} bytes; limits.max_record_bytes is {self._max_record_bytes}"
+            )
         try:
             document = self._typed(raw)
         except (ValueError, RecursionError):
@@ -161,7 +163,9 @@ class Decoder:
 def _has_float(fields: Fields) -> bool:
     """Whether a keyword may need a number's own text, which the fast decoders do not keep."""
     values = [getattr(fields, name) for name in Fields.__dataclass_fields__]
-    return any(isinstance(value, float) or (isinstance(value, list) and _float_within(value)) for value in values)
+    return any(
+        isinstance(value, float) or (isinstance(value, list) and _float_within(value)) for value in values
+    )
 
 
 def _float_within(values: list[object]) -> bool:
@@ -208,5 +212,12 @@ def _no_time(value: object) -> Refusal:
 
 
 def _kind(value: object) -> str:
-    kinds = {list: "array", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
+    kinds = {
+        list: "array",
+        str: "string",
+        bool: "boolean",
+        int: "number",
+        float: "number",
+        type(None): "null",
+    }
     return kinds.get(type(value), "value")

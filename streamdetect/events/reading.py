@@ -76,8 +76,8 @@ class Reading:
         )
 
     def leap_host(self, fields: Fields) -> str | None:
-        """Whose clock a record shows: host.id, else host.name, else the computer name, compared as ids are."""
-        for value in (fields.host_id, fields.host_name, fields.computer_name):
+        """Whose clock a record shows: host.id as the profile reads it, else host.name, else the computer name."""
+        for value in (self._host(fields)[0], fields.host_name, fields.computer_name):
             names = self._comparable(distinct_keywords(value))
             if names:
                 return "\0".join(names)

@@ -49,8 +49,8 @@ class RawSysmon:
         if _present(data.get("DestinationPort")):
             yield "port", data["DestinationPort"]
         if _present(data.get("DestinationHostname")):
-            name = data["DestinationHostname"]
-            yield "domain", None if name == "-" else name
+            hostname = data["DestinationHostname"]
+            yield "domain", None if hostname == "-" else hostname
         if _present(data.get("Initiated")):
             yield "direction", direction(data["Initiated"])
         if _present(data.get("User")):
@@ -89,7 +89,7 @@ def direction(initiated: object) -> str | None:
 
 
 def account(user: object) -> tuple[str | None, str]:
-    """(domain, name) of `DOMAIN\\name`."""
+    r"""(domain, name) of `DOMAIN\\name`."""
     domain, backslash, name = str(user).partition("\\")
     return (domain, name) if backslash else (None, domain)
 
@@ -169,7 +169,9 @@ def _flat(document: dict[str, object]) -> RawSysmon | None:
     """NXLog (members at the top level) and Azure (`EventData` a JSON text)."""
     if not is_event_3(document.get("EventID")):
         return None
-    names = [document.get(key) for key in ("SourceName", "ProviderName", "EventSourceName", "Source", "Provider")]
+    names = [
+        document.get(key) for key in ("SourceName", "ProviderName", "EventSourceName", "Source", "Provider")
+    ]
     if PROVIDER not in names and document.get("Channel") != CHANNEL:
         return None
     data = _event_data(document.get("EventData")) if "EventData" in document else document

@@ -78,7 +78,9 @@ class TimeReader:
         if ms is not None and text[16:17] == ":" and text[10:11] == "T":
             if len(self._minutes) > 4096:
                 self._minutes.clear()
-            offset = _from_parts((text[:4], text[5:7], text[8:10], text[11:13], text[14:16], None, None, None))
+            offset = _from_parts(
+                (text[:4], text[5:7], text[8:10], text[11:13], text[14:16], None, None, None)
+            )
             if offset is not None:
                 self._minutes[text[:17]] = offset
         return ms

@@ -13,7 +13,6 @@ from typing import Final
 
 from streamdetect.model import MANY, Many
 
-
 _KEYWORD_LIMIT: Final = 1024  # ignore_above, in UTF-16 code units
 _PORT_TEXT: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _LONG: Final = 2**63
@@ -108,7 +107,7 @@ def _whole_from_text(text: str) -> int | None:
 
 
 def _scaled(mantissa: str, exponent: int) -> int:
-    """mantissa x 10^exponent, the fraction cut, without building a number of a million digits."""
+    """Mantissa x 10^exponent, the fraction cut, without building a number of a million digits."""
     negative = mantissa[0] == "-"
     whole, _, fraction = mantissa.lstrip("+-").partition(".")
     digits = whole + fraction

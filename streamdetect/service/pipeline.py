@@ -11,25 +11,39 @@ from streamdetect.sinks import AlertSink, DeadLetterSink
 
 
 class _Ear(Listener):
-    """Keeps the engine's reports for the summary."""
+    """Keeps the engine's reports for the summary, and passes them on."""
 
-    def __init__(self) -> None:
+    def __init__(self, listener: Listener) -> None:
+        self._next = listener
         self.late_arrivals = 0
         self.keys_evicted = 0
 
     def late_arrival(self, partition: Partition) -> None:
         self.late_arrivals += 1
+        self._next.late_arrival(partition)
+
+    def evaluated(self, tick_ms: int, keys: int) -> None:
+        self._next.evaluated(tick_ms, keys)
 
     def evicted(self, rule_id: str, keys: int) -> None:
         self.keys_evicted += keys
+        self._next.evicted(rule_id, keys)
 
 
 class Pipeline:
     """Decoder, detector and the tally between a source and the sinks."""
 
-    def __init__(self, settings: Settings, alert_sink: AlertSink, dead_letter_sink: DeadLetterSink) -> None:
-        self._ear = _Ear()
+    def __init__(
+        self,
+        settings: Settings,
+        alert_sink: AlertSink,
+        dead_letter_sink: DeadLetterSink,
+        listener: Listener | None = None,
+    ) -> None:
+        self._ear = _Ear(listener or Listener())
         self.detector = Detector(settings, self._ear)
+        if listener is not None:
+            listener.attached(self.detector)
         self._decoder = Decoder(settings.profile, settings.limits.max_record_bytes)
         self._alert_sink = alert_sink
         self._dead_letter_sink = dead_letter_sink
@@ -46,7 +60,7 @@ class Pipeline:
         refused: list[DeadLetter] = []
         for index, value in enumerate(batch.values):
             event = decode(value)
-            if event.__class__ is Refusal:
+            if isinstance(event, Refusal):
                 refused.append(DeadLetter(batch.record(index), event.reason, event.detail))
                 continue
             verdict = accept(event, None if timestamps_ms is None else timestamps_ms[index], now_ms)
@@ -104,13 +118,18 @@ def _from_the_future(batch: Batch, index: int, time_ms: int, now_ms: int | None)
     record = batch.record(index)
     ahead = [
         f"{time_ms - clock_ms} ms ahead of {whose}"
-        for whose, clock_ms in (("its record's timestamp", record.timestamp_ms), ("this machine's clock", now_ms))
+        for whose, clock_ms in (
+            ("its record's timestamp", record.timestamp_ms),
+            ("this machine's clock", now_ms),
+        )
         if clock_ms is not None and time_ms > clock_ms
     ]
     return DeadLetter(record, FUTURE, f"the event time is {' and '.join(ahead)}; see time.max_future_skew")
 
 
-def too_far_ahead(lanes: dict[Partition, Lane], at_end: frozenset[Partition], slack_ms: int) -> set[Partition]:
+def too_far_ahead(
+    lanes: dict[Partition, Lane], at_end: frozenset[Partition], slack_ms: int
+) -> set[Partition]:
     """Partitions to hold: more than `slack_ms` ahead of the slowest one that still has records to read.
 
     Their events would only wait in memory. A partition not heard of yet is the slowest.

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from streamdetect.config import Settings
+from streamdetect.detect import Listener
 from streamdetect.service.pipeline import Pipeline, too_far_ahead
 from streamdetect.service.summary import Summary
 from streamdetect.sinks import AlertSink, DeadLetterSink
@@ -22,14 +23,16 @@ def run_replay(
     dead_letter_sink: DeadLetterSink,
     progress: Callable[[Summary], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
+    listener: Listener | None = None,
 ) -> Summary:
-    """Replay a bounded source. `progress` is called after each poll, `stop` asked before it.
+    """Replay a bounded source. `progress` is called after each poll, `stop` asked before it; a
+    `listener` hears what the engine reports.
 
     Stopped early, it ends without the final ticks: the answer would not be that of the whole input.
     Raises what the source and the sinks raise.
     """
     started = time.monotonic()
-    pipeline = Pipeline(settings, alert_sink, dead_letter_sink)
+    pipeline = Pipeline(settings, alert_sink, dead_letter_sink, listener)
     detector = pipeline.detector
     stopped = False
     while True:
