@@ -66,5 +66,5 @@ class InputError(StreamdetectError):
     exit_code = 10
 
 
-class AlertOpened(StreamdetectError):
+class AlertOpened(StreamdetectError):  # noqa: N818 - it is no error
     exit_code = 20

@@ -65,7 +65,7 @@ class KafkaSettings(Section):
     """PEM file of the client's own certificate (mutual TLS). Needs `key_file`."""
     key_file: Text | None = None
     """PEM file of the key of `cert_file`."""
-    client: dict[str, Any] = Field(default_factory=dict)
+    client: dict[str, Any] = Field(default={})
     """Further settings of the Kafka client (kafka-python), passed through as they are."""
 
     @field_validator("topics")

@@ -39,14 +39,23 @@ _SENTENCES = {
 
 def problem_lines(error: ValidationError, origins: Mapping[SettingPath, str]) -> list[str]:
     """Every problem of a validation; `origins` says where the value at a path was written."""
-    return [_line(detail, origins) for detail in error.errors(include_url=False)]
+    details = error.errors(include_url=False)
+    return [_line(detail, origins) for detail in details if not _follows(detail, details)]
+
+
+def _follows(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
+    """A list whose items are all wrong also counts as empty; the items' own lines say enough."""
+    loc = detail["loc"]
+    return detail["type"] == "too_short" and any(
+        len(other["loc"]) > len(loc) and other["loc"][: len(loc)] == loc for other in details
+    )
 
 
 def _line(detail: ErrorDetails, origins: Mapping[SettingPath, str]) -> str:
     path = yaml_path(detail["loc"])
     origin = _origin(path, origins)
     if detail["type"] == "extra_forbidden":
-        return unknown(path, origin)
+        return unknown((*path[:-1], detail["loc"][-1]), origin)  # as it was written, not as it should be
     return f"{dotted(path)}: {_sentence(detail, path)}" + (f" ({origin})" if origin else "")
 
 

@@ -62,8 +62,9 @@ for _tag, (_pattern, _first) in _PLAIN.items():
 
 def read_yaml(text: str) -> tuple[Any, dict[SettingPath, int]]:
     """The value of a YAML text and the line of every path in it; YamlError if it is not usable."""
-    loader = _Loader(text)
+    loader: _Loader | None = None
     try:
+        loader = _Loader(text)  # already here it refuses characters that YAML does not allow
         node = loader.get_single_node()
         if node is None:
             return None, {}
@@ -77,7 +78,8 @@ def read_yaml(text: str) -> tuple[Any, dict[SettingPath, int]]:
             None, "is not valid YAML: it holds characters or values that YAML does not allow"
         ) from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     lines: dict[SettingPath, int] = {}
     _note_lines(node, (), lines, set())
     return value, lines

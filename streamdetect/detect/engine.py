@@ -419,7 +419,7 @@ class Detector:
                 yield saved.key_row(group.rule.id, group.key(address), history, group.episodes.get(address))
 
     def import_state(self, rows: Iterable[saved.Row]) -> None:
-        """Take up an exported state. The detector must be new and have the same settings; the `progress` row comes first.
+        """Take up an exported state, its `progress` row first. The detector must be new and have the same settings.
 
         Raises KeyError for a row of a rule that is not enabled here, ValueError for an unknown kind of row.
         """

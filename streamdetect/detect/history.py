@@ -3,15 +3,15 @@
 A *partial* is what one inbox holds of a key in one pane: a small mutable list. A *history* is a key's past,
 an immutable tuple `(panes, details, recent)`:
 
-* `panes`: packed bytes: a u32 with the events in all panes, then per pane with events, oldest first, 16 bytes: i64 first
-  event time in ms, u32 last minus first in ms, u32 count.
+* `panes`: packed bytes: a u32 with the events in all panes, then per pane with events, oldest first, 16 bytes:
+  i64 first event time in ms, u32 last minus first in ms, u32 count.
 * `details`: of the latest event.
 * `recent`: None while every event so far had just the hosts and processes of `details`; else
   `((host, last seen ms), …), ((process, last seen ms), …)`, newest first, one more than the limit at most: that many
   within the window are all known, and one more proves "too many" (§6).
 
-Both merge commutatively and associatively. Plain tuples and bytes, because the garbage collector leaves those alone and a
-checkpoint may read them beside the loop.
+Both merge commutatively and associatively. Plain tuples and bytes, because the garbage collector leaves those alone
+and a checkpoint may read them beside the loop.
 """
 
 from __future__ import annotations

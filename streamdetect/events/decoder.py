@@ -16,12 +16,15 @@ from streamdetect.events import generic
 from streamdetect.events.generic import Fields
 from streamdetect.events.reading import Reading
 from streamdetect.events.times import TimeReader, read_utc_time
-from streamdetect.events.typed import Document, fields_of, may_be_dotted, raw_sysmon
+from streamdetect.events.typed import Document, EventData, fields_of, may_be_dotted, raw_sysmon
 from streamdetect.events.values import FloatText
 from streamdetect.model import Connection, Many
 
 # Logstash's plain codec writes "%{@timestamp} %{host} %{message}".
 _PLAIN_CODEC = re.compile(rb"\s*\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3,9}Z ")
+
+
+_SURELY_A_KEYWORD = 512  # characters: at most 1,024 UTF-16 code units, the limit of a keyword
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):
@@ -86,28 +89,32 @@ class Decoder:
             document = self._typed(raw)
         except (ValueError, RecursionError):
             return self._decode_generic(raw)
-        if document.winlogbeat6 is not None or document.evtx is not None or document.flat is not None:
-            return self._decode_generic(raw)
         if not raw.isascii() and not _is_utf8(raw):  # msgspec does not look into what it skips
             return Refusal("not_json", _json_problem(raw))
-        data = None if document.winlog is None else raw_sysmon(document)
-        if data is None:
-            process = document.process
-            if process is None or process.name is None:
-                return self._without_name(raw, document)
-            name = process.name
-            time_ms = self._times.read(document.timestamp)
-        elif data.image is None or data.utc_time is None:
+        if document.winlogbeat6 is not None or document.evtx is not None or document.flat is not None:
             return self._decode_generic(raw)
-        else:
-            slash = data.image.rfind("\\")
-            name = data.image[slash + 1 :] if slash >= 0 else ""
-            time_ms = read_utc_time(data.utc_time)
-            if time_ms is None:
-                time_ms = self._times.read(document.timestamp)
+        data = None if document.winlog is None else raw_sysmon(document)
+        if data is not None:
+            return self._decode_raw(raw, document, data)
+        process = document.process
+        if process is None or process.name is None:
+            return self._without_name(raw, document)
+        return self._event(raw, document, process.name, self._times.read(document.timestamp))
+
+    def _decode_raw(self, raw: bytes, document: Document, data: EventData) -> Event | Refusal:
+        """A raw Sysmon record: its name is in Image, its time in UtcTime."""
+        if data.image is None or data.utc_time is None:
+            return self._decode_generic(raw)
+        slash = data.image.rfind("\\")
+        time_ms = read_utc_time(data.utc_time)
+        if time_ms is None:
+            time_ms = self._times.read(document.timestamp)
+        return self._event(raw, document, data.image[slash + 1 :] if slash >= 0 else "", time_ms)
+
+    def _event(self, raw: bytes, document: Document, name: str, time_ms: int | None) -> Event | Refusal:
         if time_ms is None:
             return _no_time(document.timestamp)
-        if len(name) > 512 or not name:
+        if len(name) > _SURELY_A_KEYWORD or not name:
             return self._decode_generic(raw)
         return Event(time_ms, name.lower() if self._resilient else name, self, raw, document, None)
 

@@ -150,6 +150,12 @@ def fields_of(document: Document) -> Fields:
     if document.network is not None:
         fields.direction = document.network.direction
     _read_process(fields, document)
+    _read_winlog(fields, document)
+    return fields
+
+
+def _read_winlog(fields: Fields, document: Document) -> None:
+    """What only a Windows event log shipper writes, and the pipeline's work where none has run."""
     if document.tags is not None:
         tags = document.tags
         fields.forwarded = "forwarded" in tags if isinstance(tags, list) else tags == "forwarded"
@@ -161,7 +167,6 @@ def fields_of(document: Document) -> Fields:
         data = raw_sysmon(document)
         if data is not None:
             apply_sysmon(fields, _as_raw(data))
-    return fields
 
 
 def _read_process(fields: Fields, document: Document) -> None:
