@@ -1,0 +1,267 @@
+"""The engine beyond parity: one key on its own, idle partitions, bounded memory, leaps over years."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from product import run, settings_from
+
+from strategies import DataSet, data_sets
+from streamdetect.config import Settings
+from streamdetect.detect import COUNTED, LATE, Detector, KeyedStep, Lane, Listener, Rule
+from streamdetect.detect.alerts import Key
+from streamdetect.detect.networks import Networks
+from streamdetect.events import Decoder, Event
+from streamdetect.model import Alert, Connection, Details, Partition
+
+MINUTE_MS = 60_000
+HOUR_MS = 60 * MINUTE_MS
+T0_MS = 1_772_409_600_000  # 2026-03-02T00:00:00Z, a tick of every interval used here
+DETAILS = Details(("h1",), ("p1",), "h1", "WS-1", "p1", 7, None, None, None, None, 443, None)
+CONNECTION = Connection(
+    dataset=None,
+    os_family="windows",
+    category="network",
+    direction="egress",
+    process_name="chrome.exe",
+    port=443,
+    ip="45.83.64.1",
+    addresses=("45.83.64.1",),
+    sensor="endpoint",
+    details=DETAILS,
+    host_names=("WS-1",),
+)
+
+
+@dataclass
+class Seen:
+    """An event that needs no bytes."""
+
+    time_ms: int
+    seen: Connection = field(default_factory=lambda: CONNECTION)
+    process_name: str = "chrome.exe"
+
+    def connection(self) -> Connection:
+        return self.seen
+
+    def host(self) -> str | None:
+        return self.seen.details.hosts[0]
+
+
+def to(address: str) -> Connection:
+    return replace(CONNECTION, addresses=(address,), ip=address)
+
+
+class Ear(Listener):
+    """Keeps what the engine reports."""
+
+    def __init__(self) -> None:
+        self.late = 0
+        self.lost = 0
+        self.ticks: list[int] = []
+
+    def late_arrival(self, partition: Partition) -> None:
+        self.late += 1
+
+    def evaluated(self, tick_ms: int, keys: int) -> None:
+        self.ticks.append(tick_ms)
+
+    def evicted(self, rule_id: str, keys: int) -> None:
+        self.lost += keys
+
+
+def make(**changed: Any) -> tuple[Detector, Lane, Ear]:
+    """A detector with `rules[0]` and sections changed, its first lane, and its listener."""
+    ear = Ear()
+    detector = Detector(Settings.model_validate(changed), ear)
+    return detector, detector.lane(Partition("a")), ear
+
+
+def actions(alerts: list[Any]) -> list[tuple[str, int]]:
+    return [(alert.action, alert.tick_ms - T0_MS) for alert in alerts]
+
+
+def keyed_lines(data_set: DataSet) -> list[str]:
+    """Every key on its own in a KeyedStep that is saved and restored between any two calls."""
+    chosen = settings_from(data_set.settings)
+    decoder = Decoder(chosen.profile, chosen.limits.max_record_bytes)
+    clocks = Detector(chosen)
+    states: dict[tuple[int, Key], Any] = defaultdict(lambda: None)
+    rules = clocks.rules
+    alerts = []
+    for number, records in enumerate(data_set.partitions):
+        lane = clocks.lane(Partition(f"file-{number}"))
+        for record in records:
+            raw = record.encode() if isinstance(record, str) else json.dumps(record).encode()
+            event = decoder.decode(raw)
+            if not isinstance(event, Event):
+                continue
+            watermark_ms = lane.watermark_ms
+            if lane.accept(event) != COUNTED:
+                continue
+            seen = event.connection()
+            for index, rule in enumerate(rules):
+                if rule.objection(seen) is None:
+                    for address in seen.addresses:
+                        key = Key(address, str(seen.process_name), seen.sensor)
+                        step = KeyedStep(rule, key, states[index, key])
+                        step.on_event(event.time_ms, watermark_ms, seen.details)
+                        states[index, key] = json.loads(json.dumps(step.snapshot()))
+    newest_ms = max(
+        (now for lane in clocks.lanes.values() if (now := lane.clock.now_ms) is not None), default=None
+    )
+    if newest_ms is None:
+        return []
+    interval_ms = chosen.time.interval_ms
+    last_ms = newest_ms - newest_ms % interval_ms + interval_ms
+    for (index, key), state in states.items():
+        alerts += [
+            (tick, key.order(), index, alert) for tick, alert in notified(rules[index], key, state, last_ms)
+        ]
+    alerts.sort(key=lambda item: item[:3])
+    return [alert.body.decode() for *_, alert in alerts]
+
+
+def notified(rule: Rule, key: Key, state: Any, last_ms: int) -> Iterator[tuple[int, Alert]]:
+    """Wake one key at every tick it asks for, up to the last."""
+    while True:
+        step = KeyedStep(rule, key, state)
+        tick_ms = step.notify_at()
+        if tick_ms is None or tick_ms > last_ms:
+            return
+        for alert in step.on_notify(tick_ms):
+            yield tick_ms, alert
+        state = json.loads(json.dumps(step.snapshot()))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data_sets())
+def test_each_key_on_its_own_gives_what_the_engine_gives(data_set: DataSet) -> None:
+    """The keyed step, saved and restored at every call, and the embedded engine send the same bytes."""
+    assert keyed_lines(data_set) == run(data_set.partitions, data_set.settings).lines
+
+
+def test_opens_at_480_events_over_three_and_a_half_hours() -> None:
+    """480 = 120 x 4 events, the last at 3 h 30 min = 12,600,000 ms: opened at the tick after it, 3 h 35 min."""
+    detector, lane, _ = make()
+    for index in range(479):
+        assert lane.accept(Seen(T0_MS + index * 20_000)) == COUNTED  # the last at 478 x 20 s = 9,560 s
+    lane.accept(Seen(T0_MS + 12_600_000))
+    assert actions(detector.finish()) == [("opened", 12_900_000)]
+
+
+def test_one_millisecond_less_is_three_hours() -> None:
+    """12,599,999 ms round to 3 h, and 3 < 4."""
+    detector, lane, _ = make()
+    for index in range(600):
+        lane.accept(Seen(T0_MS + index * 20_000))
+    lane.accept(Seen(T0_MS + 12_599_999))
+    assert detector.finish() == []
+
+
+def test_an_idle_partition_that_comes_back_counts_from_the_next_tick() -> None:
+    """A is at 02:00 and B idle: ticks up to 01:55 are gone, so B's event of 00:10 counts first at 02:00."""
+    detector, lane, ear = make()
+    other = detector.lane(Partition("b"))
+    other.idle = True
+    lane.accept(Seen(T0_MS + 2 * HOUR_MS))
+    detector.advance()  # w = 01:58, so the last tick evaluated is 01:55
+    assert detector.evaluated_ms == T0_MS + 115 * MINUTE_MS
+    other.idle = False
+    assert other.accept(Seen(T0_MS + 10 * MINUTE_MS)) == COUNTED
+    assert ear.late == 1
+    other.idle = True
+    lane.accept(Seen(T0_MS + 3 * HOUR_MS))
+    detector.advance()
+    assert ear.ticks[0] == T0_MS + 2 * HOUR_MS
+
+
+def test_a_slow_partition_holds_time_back_and_an_unknown_one_does_too() -> None:
+    """The watermark is the smallest of all that are not idle; without a first event it is minus infinity."""
+    detector, lane, _ = make()
+    other = detector.lane(Partition("b"))
+    lane.accept(Seen(T0_MS + HOUR_MS))
+    assert detector.watermark_ms() is None
+    other.accept(Seen(T0_MS))
+    assert detector.watermark_ms() == T0_MS - 2 * MINUTE_MS
+    other.idle = True
+    assert detector.watermark_ms() == T0_MS + HOUR_MS - 2 * MINUTE_MS
+    lane.idle = True
+    other.accept(Seen(T0_MS + HOUR_MS))
+    other.accept(Seen(T0_MS + 2 * HOUR_MS))  # an hour at a time is no leap
+    assert detector.watermark_ms() == T0_MS + 2 * HOUR_MS - 2 * MINUTE_MS  # all idle: the newest
+
+
+def test_a_leap_over_ten_thousand_years_costs_nothing() -> None:
+    """A first record in the year 11,970 after one in 1970: billions of ticks counted, a handful evaluated."""
+    detector, lane, ear = make()
+    lane.accept(Seen(0))
+    far_ms = 10_000 * 365 * 24 * HOUR_MS
+    lane.accept(Seen(far_ms))
+    lane.accept(Seen(far_ms, replace(CONNECTION, details=DETAILS._replace(hosts=("h2",)))))
+    detector.finish()
+    # From tick 00:05 of 1970 on, one every 300,000 ms, up to the first beyond far_ms.
+    assert detector.ticks == far_ms // 300_000 + 1
+    assert len(ear.ticks) < 10
+
+
+def test_memory_is_bounded_and_open_episodes_are_kept() -> None:
+    """With room for 100 keys, 1,000 one-event keys push each other out, and never the beacon."""
+    detector, lane, ear = make(limits={"max_keys": 100})
+    for index in range(720):
+        lane.accept(Seen(T0_MS + index * 20_000))  # 4 h at 180 an hour
+    opened = detector.advance()
+    for index in range(1_000):
+        lane.accept(Seen(T0_MS + 4 * HOUR_MS + index, to(f"9.9.{index // 250}.{index % 250}")))
+    alerts = detector.finish()
+    assert [alert.action for alert in (*opened, *alerts)] == ["opened"]
+    assert detector.keys <= 100
+    assert sum(detector.open_episodes().values()) == 1
+    assert ear.lost == 1_001 - detector.keys
+    assert detector.keys_peak <= 100
+
+
+def test_keys_are_forgotten_when_their_events_leave() -> None:
+    """24 h after its pane a key is gone."""
+    detector, lane, _ = make()
+    lane.accept(Seen(T0_MS))
+    lane.accept(Seen(T0_MS + 30 * MINUTE_MS, to("9.9.9.9")))
+    detector.advance_to(T0_MS + 24 * HOUR_MS)
+    assert detector.keys == 2  # [T0, T0 + 24 h) still holds both
+    detector.advance_to(T0_MS + 24 * HOUR_MS + 5 * MINUTE_MS)
+    assert detector.keys == 1
+    detector.advance_to(T0_MS + 25 * HOUR_MS)
+    assert detector.keys == 0
+
+
+def test_late_begins_one_millisecond_before_the_window_of_the_watermark() -> None:
+    """W = T0 - 2 min; t = w - 24 h counts (though no window holds it), one ms earlier is late."""
+    _, lane, _ = make()
+    lane.accept(Seen(T0_MS))
+    edge_ms = T0_MS - 2 * MINUTE_MS - 24 * HOUR_MS
+    assert lane.accept(Seen(edge_ms)) == COUNTED
+    assert lane.accept(Seen(edge_ms - 1)) == LATE
+
+
+def test_popular_destinations_do_not_grow() -> None:
+    """10,000 hosts in one pane leave a key with the limit + 1 newest."""
+    detector, lane, _ = make()
+    for index in range(10_000):
+        details = DETAILS._replace(hosts=(f"h{index}",), processes=(f"p{index}",))
+        lane.accept(Seen(T0_MS + index, replace(CONNECTION, details=details)))
+    detector.finish()
+    rows = [row for row in detector.export_state() if row["kind"] == "key"]
+    assert [len(seen) for seen in rows[0]["recent"]] == [2, 2]
+
+
+def test_networks_hold_their_edges() -> None:
+    """First and last address in, neighbours out; IPv4 and mapped text alike; /32 without a prefix."""
+    networks = Networks(["10.0.0.0/8", "192.0.2.7", "fe80::/10", "11.0.0.0/8"])
+    inside = ["10.0.0.0", "10.255.255.255", "11.255.255.255", "192.0.2.7", "fe80::", "febf:ffff::1"]
+    outside = ["9.255.255.255", "12.0.0.0", "192.0.2.6", "192.0.2.8", "fec0::", "::10.1.2.3"]
+    assert [address in networks for address in inside + outside] == [True] * 6 + [False] * 6

@@ -1,0 +1,230 @@
+"""Bytes to events: what Elasticsearch said, every shape, both readers alike, and nothing ever raised."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from oracle import to_line
+from strategies import DataSet, data_sets
+from streamdetect.config import Settings
+from streamdetect.detect import Rule
+from streamdetect.detect.alerts import iso
+from streamdetect.events import Decoder, Event, Refusal
+from streamdetect.events.times import TimeReader
+from streamdetect.model import MANY
+
+DATA = Path(__file__).parent / "data"
+CAPTURES = Path(__file__).parents[2] / "shared" / "data"
+CASES = [json.loads(line) for line in (DATA / "esql-cases.jsonl").read_text().splitlines()]
+SHAPES = json.loads((DATA / "shapes" / "expected.json").read_text())
+LIMIT = 1_048_576
+
+
+def decode(document: object, profile: str = "strict") -> Event | Refusal:
+    raw = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return Decoder(profile, LIMIT).decode(raw)
+
+
+def event_of(document: object, profile: str = "strict") -> Event:
+    event = decode(document, profile)
+    assert isinstance(event, Event), event
+    return event
+
+
+def default_rule(profile: str) -> Rule:
+    chosen = Settings.model_validate({"profile": profile})
+    return Rule(chosen.rules[0], chosen)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['field']}-{CASES.index(case)}")
+def test_strict_reads_as_elasticsearch_did(case: dict[str, Any]) -> None:
+    """Counted, grouped, timed or rejected exactly as a real Elasticsearch 8.19 had it."""
+    event = decode(case["document"])
+    if case["rejected"]:
+        assert isinstance(event, Refusal)
+        assert event.reason == "no_time"
+        return
+    assert isinstance(event, Event)
+    connection = event.connection()
+    counts = default_rule("strict").objection(connection) is None
+    assert counts == case["counts"]
+    if counts:
+        groups = [[address, connection.process_name] for address in connection.addresses]
+        assert sorted(groups, key=str) == sorted(case["groups"], key=str)
+        assert iso(event.time_ms) == case["timestamp"]
+
+
+def records() -> list[tuple[str, int, bytes, dict[str, Any]]]:
+    found = []
+    for name, expected in SHAPES.items():
+        lines = (DATA / "shapes" / name).read_bytes().splitlines()
+        assert len(lines) == len(expected), name
+        found += [(name, i, line, means) for i, (line, means) in enumerate(zip(lines, expected, strict=True))]
+    return found
+
+
+@pytest.mark.parametrize(("name", "number", "line", "means"), records(), ids=lambda value: str(value)[:24])
+def test_every_shape_means_what_a_person_says(
+    name: str, number: int, line: bytes, means: dict[str, Any]
+) -> None:
+    """The shipped sample of each shape, against expectations worked out by hand."""
+    event = event_of(line, "resilient")
+    connection = event.connection()
+    details = connection.details
+    found = {
+        "time": iso(event.time_ms),
+        "sensor": connection.sensor,
+        "process_name": connection.process_name,
+        "entity_id": details.entity_id,
+        "executable": details.executable,
+        "direction": connection.direction,
+        "destination_ip": connection.ip,
+        "destination_port": connection.port,
+        "destination_domain": details.domain,
+        "host": details.host_id,
+        "pid": details.pid,
+        "user_name": details.user_name,
+        "user_domain": details.user_domain,
+        "counts": default_rule("resilient").objection(connection) is None,
+    }
+    assert {field: found[field] for field in means} == means, (name, number)
+
+
+@pytest.mark.skipif(not CAPTURES.is_dir(), reason="the captures are not part of the project")
+@pytest.mark.parametrize("name", ["nxlog-flat-empire-monologue.jsonl", "winlogbeat6-kafka-empire-opth.jsonl"])
+def test_real_captures_decode_to_the_last_record(name: str) -> None:
+    """Every record of both captures is a Sysmon network event."""
+    lines = (CAPTURES / name).read_bytes().splitlines()
+    assert len(lines) in (68, 137)
+    for line in lines:
+        connection = event_of(line, "resilient").connection()
+        assert (connection.sensor, connection.category) == ("sysmon", "network")
+
+
+@settings(max_examples=60, deadline=None)
+@given(data_sets(), st.sampled_from(["strict", "resilient"]))
+def test_both_readers_agree(data_set: DataSet, profile: str) -> None:
+    """The typed reader and the generic one make the same of every document."""
+    decoder = Decoder(profile, LIMIT)
+    for record in [record for partition in data_set.partitions for record in partition]:
+        raw = record.encode() if isinstance(record, str) else json.dumps(record).encode()
+        fast = decoder.decode(raw)
+        slow = decoder._decode_generic(raw)
+        if isinstance(fast, Refusal) or isinstance(slow, Refusal):
+            assert fast == slow
+            continue
+        assert (fast.time_ms, fast.process_name) == (slow.time_ms, slow.process_name)
+        assert fast.connection() == slow.connection()
+        assert fast.host() == slow.host()
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        (None, "not_json"),
+        (b"", "not_json"),
+        (b"{", "not_json"),
+        (b'{"@timestamp": NaN}', "not_json"),
+        (b'{"@timestamp": 1, "x": "\xff"}', "not_json"),
+        (b'{"@timestamp": 1, "x": "\\ud800"}', "not_json"),
+        (b'{"@timestamp": 1e400, "x": "\\ud800"}', "not_json"),
+        (b"[" * 100_000, "not_json"),
+        (b'{"x":' * 2000 + b"1" + b"}" * 2000, "not_json"),
+        (b"[]", "not_an_object"),
+        (b'"text"', "not_an_object"),
+        (b"1e400", "not_an_object"),
+        (b"{}", "no_time"),
+        (b'{"@timestamp": true}', "no_time"),
+        (b'{"@timestamp": [1, 2]}', "no_time"),
+        (b'{"@timestamp": 1e400}', "no_time"),
+        (b'{"@timestamp": {"a": 1}}', "no_time"),
+        (b'{"@timestamp": 1}' + b" " * LIMIT, "too_large"),
+    ],
+    ids=range(18),
+)
+def test_what_is_no_event_is_refused_with_its_reason(raw: bytes | None, reason: str) -> None:
+    """Each refusal has its reason code and a detail, in both profiles."""
+    for profile in ("strict", "resilient"):
+        refusal = Decoder(profile, LIMIT).decode(raw)
+        assert isinstance(refusal, Refusal)
+        assert refusal.reason == reason
+        assert refusal.detail
+
+
+def test_logstash_plain_codec_is_told_what_to_do() -> None:
+    """A line of Logstash's default codec says how to repair its output."""
+    refusal = decode(b"2026-03-02T00:00:00.000Z {name=WS-042} Network connection detected")
+    assert isinstance(refusal, Refusal)
+    assert "codec => json" in refusal.detail
+
+
+def test_numbers_in_text_fields_keep_their_text() -> None:
+    """A keyword field keeps a number as it was written: 1.50 is not 1.5."""
+    raw = b'{"@timestamp": 1, "process": {"name": "chrome.exe", "entity_id": 1.50}, "host": {"id": [1e2, true]}}'
+    details = event_of(raw).connection().details
+    assert details.processes == ("1.50",)
+    assert details.hosts == ("1e2", "true")
+
+
+def test_dotted_and_nested_values_add_up() -> None:
+    """A field given nested and dotted has both values, also where the typed reader sees only one."""
+    document = {"@timestamp": 1, "process": {"name": "chrome.exe"}, "process.name": "evil.exe"}
+    assert event_of(document).connection().process_name is MANY
+
+
+@pytest.mark.parametrize(
+    ("text", "strict_ms", "resilient_ms"),
+    [
+        ("1970-01-01T00:00:01.0009Z", 1000, 1000),
+        ("1970-01-01 00:00:01Z", None, 1000),
+        ("1970-01-01T00:00:01.1234567891Z", None, 1123),
+        ("1970-01-01T00:00:01,5", 1500, 1500),
+        ("1970-01-01T01:00+01", 0, 0),
+        ("1970-01-01T00:30:00-00:30", 3_600_000, 3_600_000),  # 30 min local + 30 min offset
+        ("1970", 0, 0),
+        ("10000", 10_000, 10_000),
+        ("9999", 253_370_764_800_000, 253_370_764_800_000),  # four digits are a year
+        ("0000-01-01T00:00:00Z", -62_167_219_200_000, -62_167_219_200_000),
+        ("1970-02-30T00:00:00Z", None, None),
+        ("1970-01-01T00:00:00.Z", None, None),
+        ("1970-01-01T00:00:0\u0661.000Z", None, None),
+        ("99999999999999999999", None, None),
+    ],
+)
+def test_times(text: str, strict_ms: int | None, resilient_ms: int | None) -> None:
+    """Texts at the edges of the date format, twice each: the second reading uses what the first remembered."""
+    for resilient, expected in ((False, strict_ms), (True, resilient_ms)):
+        reader = TimeReader(resilient=resilient)
+        assert [reader.read(text), reader.read(text)] == [expected, expected]
+        assert reader.read([text]) == expected
+
+
+def test_times_remembered_by_the_minute_are_checked_all_the_same() -> None:
+    """A remembered minute does not let bad seconds, digits or zones through."""
+    reader = TimeReader(resilient=False)
+    assert reader.read("2026-03-02T00:00:01.000Z") == 1_772_409_601_000
+    for bad in ("60.000Z", "5.0000Z", "01.00aZ", "01.1234567890Z", "01 000Z", "01.000z"):
+        assert reader.read("2026-03-02T00:00:" + bad) is None
+    assert reader.read("2026-03-02T00:00:01Z") == 1_772_409_601_000
+    assert reader.read("2026-03-02T00:00:01.5Z") == 1_772_409_601_500
+    assert reader.read("2026-03-02T00:00:01.05Z") == 1_772_409_601_050
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200), st.sampled_from(CASES), st.integers(0, 400), st.integers(0, 255))
+def test_no_bytes_raise(noise: bytes, case: dict[str, Any], place: int, byte: int) -> None:
+    """Random bytes, and documents with one byte changed, are events or refusals, and events can be read."""
+    changed = bytearray(to_line(case["document"]).encode())
+    changed[place % len(changed)] = byte
+    for raw in (noise, bytes(changed), bytes(changed[:place])):
+        for profile in ("strict", "resilient"):
+            event = Decoder(profile, LIMIT).decode(raw)
+            if isinstance(event, Event):
+                event.connection()
+                event.host()
