@@ -141,12 +141,14 @@ class Connection:
     ip: str | Many | None
     addresses: tuple[str | None, ...]
     sensor: str | None
-    details: Details
-    host_names: tuple[str, ...]
+
+    def lacks_a_field(self) -> bool:
+        """Whether a field that must be there seems missing."""
+        return None in (self.direction, self.category, self.os_family, self.port, self.ip, self.process_name)
 
 
 class Event(Protocol):
-    """A record with a usable time. Only `connection()` reads the rest of it."""
+    """A record with a usable time. The rest of it is read only as far as somebody asks."""
 
     @property
     def time_ms(self) -> int: ...
@@ -155,7 +157,20 @@ class Event(Protocol):
     def process_name(self) -> str | Many | None: ...
 
     def connection(self) -> Connection:
-        """All fields that rules and keys need."""
+        """The fields that rules and keys need.
+
+        Values given are in the document, but there may be more of them while `unsure()`: enough to say no where
+        a value is wrong, not to count, nor to call a field missing.
+        """
+
+    def unsure(self) -> bool:
+        """Whether `reread()` may find more than `connection()` did."""
+
+    def reread(self) -> Connection:
+        """`connection()` from the whole document, for certain."""
+
+    def details(self) -> Details:
+        """What an alert shows beyond the key. Ask only when the event is not unsure any more."""
 
     def host(self) -> str | None:
         """Whose clock this is: host.id, else host.name, else the computer name (semantics.md §4)."""

@@ -413,7 +413,12 @@ class Plan:
 
 def exceptions() -> st.SearchStrategy[list[Json]]:
     """By address, network, process and host, alone and together."""
-    names = [address for address, _ in PLACES] * 2 + ["c2.example.NET", "45.83.64.0/30", "2001:db8::/32"]
+    names = [address for address, _ in PLACES] * 2 + [
+        "C2.Example.net",
+        "c2.example.NET",
+        "45.83.64.0/30",
+        "2001:db8::/32",
+    ]
     destination = st.sampled_from(names)
     process = st.sampled_from(PROCESSES)
     host = st.sampled_from([text for host in HOSTS for text in (host.id, host.name, host.computer)])
@@ -542,6 +547,8 @@ def choose_beacon(plan: Plan, first: Json) -> Beacon:
         pid=rng.choice((4, 4711)),
         mess=rng.choice(LASTING) if rng.random() < 0.3 else "",
     )
+    if spec.mess in ("collected", "forwarded"):
+        spec = replace(spec, shape=rng.choice(("winlogbeat8", "sysmon_ecs")))
     needed = first["min_duration_hours"] * HOUR_MS
     length = int(max(needed, plan.lookback_ms // 2) * rng.uniform(0.9, 2.2))
     start = BASE_MS + rng.randrange(0, plan.lookback_ms) // 1000 * rng.choice((1, 1000))
@@ -601,10 +608,11 @@ def beacon_specs(plot: str, beacon: Beacon, plan: Plan) -> list[Spec]:
 
 
 def place(spec: Spec, time: int, plan: Plan) -> Spec:
-    """At a time: on a tick now and then, in another shape now and then, arriving a little later."""
+    """At a time, arriving a little later; now and then on a tick, in another shape or with a mess of its own."""
     rng = plan.rng
     if rng.random() < 0.05:
-        time = time // plan.interval_ms * plan.interval_ms + rng.choice((-1, 0, 1))
+        ahead = rng.choice((0, plan.settings["lateness_ms"]))  # the record, or its watermark
+        time = time // plan.interval_ms * plan.interval_ms + ahead + rng.choice((-1, 0, 1))
     shape = rng.choice(list(SHAPES)) if rng.random() < plan.messy / 4 else spec.shape
     mess = rng.choice(MESSES) if rng.random() < plan.messy else spec.mess
     return replace(spec, time=time, arrival=time + rng.randrange(90_000), shape=shape, mess=mess)
@@ -666,6 +674,8 @@ def noise(plan: Plan, first: int, last: int) -> list[Spec]:
 def noise_at(time: int, rng: Random) -> Spec:
     address, ip = rng.choice(PLACES)
     spec = Spec(time, time, "defend", address, ip, "chrome.exe", rng.choice(HOSTS), "noise", 1)
+    if rng.random() < 0.3:
+        return replace(spec, shape=rng.choice(list(SHAPES)), mess=rng.choice(MESSES))
     return replace(spec, **rng.choice(NOISE))
 
 
@@ -698,8 +708,8 @@ def boundary_records(plan: Plan, newest: int, model: Spec) -> list[Spec]:
     on_tick = tick + lateness_ms if tick + lateness_ms > newest else tick + interval_ms + lateness_ms
     places = (watermark - plan.lookback_ms, watermark, tick, tick - plan.lookback_ms)
     nudge = rng.choice((-1, 0, 0, 1))
-    if rng.random() < 0.4:
-        behind = replace(model, time=on_tick - lateness_ms - rng.choice((0, 1)))
+    if rng.random() < 0.6:
+        behind = replace(model, time=on_tick - lateness_ms - rng.choice((0, 1, 1, interval_ms // 2)))
         return [replace(model, time=on_tick + nudge), behind, twin(behind, rng)]
     return [replace(model, time=rng.choice(places) + nudge)]
 
@@ -728,7 +738,8 @@ def two_hosts(plan: Plan, newest: int, model: Spec) -> list[Spec]:
     ahead = newest + jump_ms + rng.choice((1, 60_000, plan.lookback_ms // 2))
     other = next(host for host in HOSTS if host != model.host)
     further = ahead + rng.choice((0, 1, jump_ms, jump_ms + 1, -60_000))
-    first = replace(model, time=ahead, mess="", shape="defend", with_host=True)
+    shape = rng.choice(("defend", "defend", "winlogbeat6"))  # the second: behind one collector
+    first = replace(model, time=ahead, mess="", shape=shape, with_host=True)
     run = [first, replace(first, time=max(further, newest + jump_ms + 1), host=other)]
     return [run[0], replace(first, time=newest), run[1]] if rng.random() < 0.2 else run
 

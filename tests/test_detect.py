@@ -33,8 +33,6 @@ CONNECTION = Connection(
     ip="45.83.64.1",
     addresses=("45.83.64.1",),
     sensor="endpoint",
-    details=DETAILS,
-    host_names=("WS-1",),
 )
 
 
@@ -44,13 +42,23 @@ class Seen:
 
     time_ms: int
     seen: Connection = field(default_factory=lambda: CONNECTION)
+    known: Details = DETAILS
     process_name: str = "chrome.exe"
 
     def connection(self) -> Connection:
         return self.seen
 
+    def unsure(self) -> bool:
+        return False
+
+    def reread(self) -> Connection:
+        return self.seen
+
+    def details(self) -> Details:
+        return self.known
+
     def host(self) -> str | None:
-        return self.seen.details.hosts[0]
+        return self.known.hosts[0]
 
 
 def to(address: str) -> Connection:
@@ -104,13 +112,13 @@ def keyed_lines(data_set: DataSet) -> list[str]:
             watermark_ms = lane.watermark_ms
             if lane.accept(event) != COUNTED:
                 continue
-            seen = event.connection()
+            seen = event.reread() if event.unsure() else event.connection()
             for index, rule in enumerate(rules):
-                if rule.objection(seen) is None:
+                if rule.objection(seen) is None and not rule.excepts(seen, event.details):
                     for address in seen.addresses:
                         key = Key(address, str(seen.process_name), seen.sensor)
                         step = KeyedStep(rule, key, states[index, key])
-                        step.on_event(event.time_ms, watermark_ms, seen.details)
+                        step.on_event(event.time_ms, watermark_ms, event.details())
                         states[index, key] = json.loads(json.dumps(step.snapshot()))
     newest_ms = max(
         (now for lane in clocks.lanes.values() if (now := lane.clock.now_ms) is not None), default=None
@@ -203,7 +211,7 @@ def test_a_leap_over_ten_thousand_years_costs_nothing() -> None:
     lane.accept(Seen(0))
     far_ms = 10_000 * 365 * 24 * HOUR_MS
     lane.accept(Seen(far_ms))
-    lane.accept(Seen(far_ms, replace(CONNECTION, details=DETAILS._replace(hosts=("h2",)))))
+    lane.accept(Seen(far_ms, known=DETAILS._replace(hosts=("h2",))))
     detector.finish()
     # From tick 00:05 of 1970 on, one every 300,000 ms, up to the first beyond far_ms.
     assert detector.ticks == far_ms // 300_000 + 1
@@ -253,7 +261,7 @@ def test_popular_destinations_do_not_grow() -> None:
     detector, lane, _ = make()
     for index in range(10_000):
         details = DETAILS._replace(hosts=(f"h{index}",), processes=(f"p{index}",))
-        lane.accept(Seen(T0_MS + index, replace(CONNECTION, details=details)))
+        lane.accept(Seen(T0_MS + index, known=details))
     detector.finish()
     rows = [row for row in detector.export_state() if row["kind"] == "key"]
     assert [len(seen) for seen in rows[0]["recent"]] == [2, 2]

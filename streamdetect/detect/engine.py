@@ -27,8 +27,8 @@ from streamdetect.detect.alerts import Key, build
 from streamdetect.detect.clocks import PartitionClock
 from streamdetect.detect.episodes import Episode, leaves_ms, look
 from streamdetect.detect.history import History, Partial
-from streamdetect.detect.rules import PROCESS_NAME, Rule
-from streamdetect.model import Alert, Connection, Event, Partition
+from streamdetect.detect.rules import EXCEPTION, PROCESS_NAME, Rule
+from streamdetect.model import Alert, Connection, Details, Event, Partition
 
 # Verdicts on a record. Any other verdict is the reason why it is filtered (`rules.FILTER_REASONS`).
 COUNTED: Final = "counted"
@@ -130,20 +130,26 @@ class Lane:
     def _judge(self, event: Event, rules: tuple[Rule, ...], watermark_ms: int) -> str:
         """Count the event for each rule that wants it. `watermark_ms` is w_p before the event."""
         connection = event.connection()
-        verdict = ""
-        inbox = None
-        for rule in rules:
-            objection = rule.objection(connection)
-            if objection is not None:
-                verdict = verdict or objection
-                continue
-            if inbox is None:
-                if event.time_ms < watermark_ms - self._engine.lookback_ms:
-                    return LATE
-                inbox = self._inbox_for(event.time_ms, watermark_ms)
-            _put(inbox, self._engine.group(rule, connection), event.time_ms, connection)
-            verdict = COUNTED
-        return verdict
+        objections = [rule.objection(connection) for rule in rules]
+        if (None in objections or connection.lacks_a_field()) and event.unsure():
+            connection = event.reread()
+            objections = [rule.objection(connection) for rule in rules]
+        if None not in objections:
+            return objections[0] or PROCESS_NAME
+        counting = [
+            rule
+            for rule, objection in zip(rules, objections, strict=True)
+            if objection is None and not rule.excepts(connection, event.details)
+        ]
+        if not counting:
+            return EXCEPTION
+        if event.time_ms < watermark_ms - self._engine.lookback_ms:
+            return LATE
+        inbox = self._inbox_for(event.time_ms, watermark_ms)
+        details = event.details()
+        for rule in counting:
+            _put(inbox, self._engine.group(rule, connection), event.time_ms, connection.addresses, details)
+        return COUNTED
 
     def _inbox_for(self, time_ms: int, watermark_ms: int) -> Inbox:
         """The inbox of the first tick T with `T > t`, `T > w_p(e)` that is still to come, and of t's pane (§4)."""
@@ -166,13 +172,14 @@ class Lane:
         return inbox
 
 
-def _put(inbox: Inbox, group: Group, time_ms: int, connection: Connection) -> None:
+def _put(
+    inbox: Inbox, group: Group, time_ms: int, addresses: tuple[str | None, ...], details: Details
+) -> None:
     """Add an event to an inbox, once for each key it falls into."""
     partials = inbox.get(group)
     if partials is None:
         partials = inbox[group] = {}
-    details = connection.details
-    for address in connection.addresses:
+    for address in addresses:
         partial = partials.get(address)
         if partial is None:
             partials[address] = past.start_partial(time_ms, details)

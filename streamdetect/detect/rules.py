@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from streamdetect.config import RuleException, RuleSettings, Settings
 from streamdetect.detect.networks import Networks
-from streamdetect.model import Connection
+from streamdetect.model import Connection, Details
 
 # Why a record is filtered: the field whose condition failed, or an exception of the rule.
 PROCESS_NAME = "process.name"
+EXCEPTION = "exception"
 FILTER_REASONS = (
     PROCESS_NAME,
     "network.direction",
@@ -18,7 +20,7 @@ FILTER_REASONS = (
     "data_stream.dataset",
     "destination.port",
     "destination.ip",
-    "exception",
+    EXCEPTION,
 )
 
 
@@ -85,9 +87,11 @@ class Rule:
             return "destination.port"
         if not isinstance(event.ip, str) or event.ip in self._networks:
             return "destination.ip"
-        if any(exclusion.matches(event) for exclusion in self._exceptions):
-            return "exception"
         return None
+
+    def excepts(self, event: Connection, details: Callable[[], Details]) -> bool:
+        """Whether one of the rule's exceptions matches an event that would count."""
+        return bool(self._exceptions) and any(e.matches(event, details()) for e in self._exceptions)
 
 
 class Exclusion:
@@ -110,11 +114,11 @@ class Exclusion:
         self._process = None if exception.process is None else self._comparable(exception.process)
         self._host = None if exception.host is None else self._comparable(exception.host)
 
-    def matches(self, event: Connection) -> bool:
+    def matches(self, event: Connection, details: Details) -> bool:
         """Whether every field given matches."""
         if self._process is not None and event.process_name != self._process:
             return False
-        if self._host is not None and self._host not in self._names(event):
+        if self._host is not None and self._host not in self._names(details):
             return False
         return self._destination is None or self._goes_there(event)
 
@@ -123,8 +127,10 @@ class Exclusion:
             return True
         return self._network is not None and isinstance(event.ip, str) and event.ip in self._network
 
-    def _names(self, event: Connection) -> set[str]:
-        return {*event.details.hosts, *(self._comparable(name) for name in event.host_names)}
+    def _names(self, details: Details) -> set[str]:
+        shown = details.host_name
+        names = (shown,) if isinstance(shown, str) else shown or ()
+        return {*details.hosts, *(self._comparable(name) for name in names)}
 
     def _comparable(self, text: str) -> str:
         return text.strip("{}").lower() if self._fold else text

@@ -12,13 +12,14 @@ from collections.abc import Callable
 import msgspec
 import orjson
 
+from streamdetect import model
 from streamdetect.events import generic
 from streamdetect.events.generic import Fields
 from streamdetect.events.reading import Reading
-from streamdetect.events.times import TimeReader, read_utc_time
+from streamdetect.events.times import TimeReader
 from streamdetect.events.typed import Document, EventData, fields_of, may_be_dotted, raw_sysmon
 from streamdetect.events.values import FloatText
-from streamdetect.model import Connection, Many
+from streamdetect.model import Many
 
 # Logstash's plain codec writes "%{@timestamp} %{host} %{message}".
 _PLAIN_CODEC = re.compile(rb"\s*\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3,9}Z ")
@@ -44,21 +45,29 @@ class Event(msgspec.Struct, gc=False):
     _document: Document | None
     _fields: Fields | None
 
-    def fields(self) -> Fields:
-        """The fields as they stand in the document; read by the typed reader only where it sees all of them."""
-        if self._fields is None:
-            document = self._document
-            if document is None or may_be_dotted(self._raw):
-                self._fields = self._decoder.read_generic(self._raw)
-            else:
-                self._fields = fields_of(document)
-        return self._fields
+    def connection(self) -> model.Connection:
+        return self._decoder.reading.connection(self._seen())
 
-    def connection(self) -> Connection:
-        return self._decoder.reading.connection(self.fields())
+    def unsure(self) -> bool:
+        return self._document is not None and may_be_dotted(self._raw)
+
+    def reread(self) -> model.Connection:
+        self._document = None
+        self._fields = self._decoder.read_generic(self._raw)
+        return self._decoder.reading.connection(self._fields)
+
+    def details(self) -> model.Details:
+        return self._decoder.reading.details(self._seen())
 
     def host(self) -> str | None:
-        return self._decoder.reading.leap_host(self.fields())
+        if self.unsure():
+            self.reread()
+        return self._decoder.reading.leap_host(self._seen())
+
+    def _seen(self) -> Fields:
+        if self._fields is None and self._document is not None:
+            self._fields = fields_of(self._document)
+        return self._fields or Fields()
 
 
 class NotJsonError(ValueError):
@@ -106,7 +115,7 @@ class Decoder:
         if data.image is None or data.utc_time is None:
             return self._decode_generic(raw)
         slash = data.image.rfind("\\")
-        time_ms = read_utc_time(data.utc_time)
+        time_ms = self._times.read_utc(data.utc_time)
         if time_ms is None:
             time_ms = self._times.read(document.timestamp)
         return self._event(raw, document, data.image[slash + 1 :] if slash >= 0 else "", time_ms)
@@ -169,7 +178,7 @@ class Decoder:
 
 def _has_float(fields: Fields) -> bool:
     """Whether a keyword may need a number's own text, which the fast decoders do not keep."""
-    values = [getattr(fields, name) for name in Fields.__dataclass_fields__]
+    values = [getattr(fields, name) for name in Fields.__struct_fields__]
     return any(
         isinstance(value, float) or (isinstance(value, list) and _float_within(value)) for value in values
     )

@@ -6,7 +6,7 @@ events are recognised in every shape of events.md. Slower than the typed reader 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from streamdetect.events import sysmon
 from streamdetect.events.lookup import lookup
@@ -14,8 +14,7 @@ from streamdetect.events.lookup import lookup
 JsonObject = dict[str, object]
 
 
-@dataclass(slots=True)
-class Fields:
+class Fields(msgspec.Struct, gc=False):
     """The values of the fields that matter, as they stand in the document (scalar, list or None).
 
     `sysmon` says that a Sysmon sensor saw the event; `utc_time_ms` is the event time of a raw Sysmon record.

@@ -58,22 +58,24 @@ class Reading:
         if resilient:
             direction = _distinct(_DIRECTIONS.get(text, text) for text in direction)
             family = family or distinct_keywords(fields.os_type) or (("windows",) if fields.sysmon else ())
-        found_port = port(fields.port)
-        addresses = self._groups(fields, ips)
-        own_ip = ip if isinstance(ip, str) and addresses != ips else None
         return Connection(
             dataset=only(distinct_keywords(fields.dataset)),
             os_family=only(family),
             category=only(distinct_keywords(fields.category)),
             direction=only(direction),
             process_name=self.process_name(fields.process_name),
-            port=found_port,
+            port=port(fields.port),
             ip=ip,
-            addresses=addresses,
+            addresses=self._groups(fields, ips),
             sensor=("sysmon" if fields.sysmon else "endpoint") if resilient else None,
-            details=self._details(fields, found_port if isinstance(found_port, int) else 0, own_ip),
-            host_names=distinct_keywords(self._host(fields)[1]),
         )
+
+    def details(self, fields: Fields) -> Details:
+        """What an alert shows of an event that counts: it has one port and one address."""
+        ips = self._addresses.distinct(fields.ip)
+        found_port = port(fields.port)
+        own_ip = ips[0] if ips and self._groups(fields, ips) != ips else None
+        return self._details(fields, found_port if isinstance(found_port, int) else 0, own_ip)
 
     def leap_host(self, fields: Fields) -> str | None:
         """Whose clock a record shows: host.id as the profile reads it, else host.name, else the computer name."""

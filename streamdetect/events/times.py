@@ -25,6 +25,7 @@ _ORDINALS_IN_400_YEARS: Final = 146_097
 _HOUR_MS: Final = 3_600_000
 _MINUTE_MS: Final = 60_000
 _MAX_OFFSET_MS: Final = 18 * _HOUR_MS
+_MINUTES: Final = 4096  # minutes that a reader remembers at most
 
 
 class TimeReader:
@@ -37,6 +38,7 @@ class TimeReader:
     def __init__(self, *, resilient: bool) -> None:
         self._pattern = _RESILIENT if resilient else _STRICT
         self._minutes: dict[str, int] = {}
+        self._utc_minutes: dict[str, int] = {}  # apart: they have a blank that `strict` takes nowhere else
 
     def read(self, value: object) -> int | None:
         """Milliseconds of a JSON value: text, a number of epoch milliseconds, or a list holding exactly one."""
@@ -64,6 +66,20 @@ class TimeReader:
             return self._only(value)
         return None
 
+    def read_utc(self, text: str) -> int | None:
+        """Sysmon's `UtcTime`, as `read_utc_time`, remembering minutes as `read` does."""
+        if len(text) == 23 and text[10] == " " and text[19] == "." and text.isascii():
+            base = self._utc_minutes.get(text[:17])
+            seconds, digits = text[17:19], text[20:]
+            if base is None:
+                base = read_utc_time(text[:17] + "00.000")
+                if base is None:
+                    return None
+                _remember(self._utc_minutes, text[:17], base)
+            if seconds.isdigit() and digits.isdigit() and seconds < "60":
+                return base + int(seconds) * 1000 + int(digits)
+        return read_utc_time(text)
+
     def _only(self, values: list[object]) -> int | None:
         """A date field of a data stream takes one value; an array of exactly one is that value."""
         present = [value for value in values if value is not None]
@@ -76,14 +92,16 @@ class TimeReader:
             return None if match is None else _bounded(int(match[1]))
         ms = _from_parts(match.groups())
         if ms is not None and text[16:17] == ":" and text[10:11] == "T":
-            if len(self._minutes) > 4096:
-                self._minutes.clear()
-            offset = _from_parts(
-                (text[:4], text[5:7], text[8:10], text[11:13], text[14:16], None, None, None)
-            )
-            if offset is not None:
-                self._minutes[text[:17]] = offset
+            base = _from_parts((text[:4], text[5:7], text[8:10], text[11:13], text[14:16], None, None, None))
+            if base is not None:
+                _remember(self._minutes, text[:17], base)
         return ms
+
+
+def _remember(minutes: dict[str, int], minute: str, base_ms: int) -> None:
+    if len(minutes) > _MINUTES:
+        minutes.clear()
+    minutes[minute] = base_ms
 
 
 def read_utc_time(value: object) -> int | None:

@@ -62,6 +62,8 @@ def distinct_keywords(value: object) -> tuple[str, ...]:
         return (value,)
     if value is None:
         return ()
+    if type(value) is list and len(value) == 1 and type(value[0]) is str:
+        return distinct_keywords(value[0])
     found = (keyword(item) for item in flatten(value))
     return tuple(dict.fromkeys(text for text in found if text is not None))
 

@@ -23,7 +23,9 @@ class StdoutAlertSink:
         self._lines = _Lines("standard output", sys.stdout.buffer if stream is None else stream)
 
     def write(self, alerts: Sequence[Alert]) -> None:
+        """Write and push on: whoever reads the other end waits for alerts."""
         self._lines.write(alert.body for alert in alerts)
+        self._lines.push()
 
     def flush(self) -> None:
         self._lines.flush()
@@ -92,6 +94,13 @@ class _Lines:
                 self._stream.write(line)
                 self._stream.write(b"\n")
                 self._unsafe = True
+        except OSError as error:
+            raise write_error(self._name, error) from None
+
+    def push(self) -> None:
+        """Hand what was written to the operating system."""
+        try:
+            self._stream.flush()
         except OSError as error:
             raise write_error(self._name, error) from None
 

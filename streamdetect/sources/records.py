@@ -40,10 +40,12 @@ def records(blocks: Iterator[bytes], max_record_bytes: int) -> Iterator[list[byt
     kind: Kind | None = None
     for block in blocks:
         head += block
-        kind = _kind(head)
+        kind = None if len(head) < len(_BOM) else _kind(head)
         if kind is not None:
             break
         yield []
+    else:
+        kind = _kind(head)
     head = head.removeprefix(_BOM)
     if kind == "document":
         head, kind = yield from _first_line(head, blocks)
@@ -55,8 +57,6 @@ def records(blocks: Iterator[bytes], max_record_bytes: int) -> Iterator[list[byt
 
 def _kind(head: bytes) -> Kind | None:
     """How a file that begins with `head` seems to be laid out; None where that needs more bytes."""
-    if len(head) < len(_BOM):
-        return None
     if head.startswith(_UTF16):
         raise DamagedError("it is UTF-16 text; convert it first, for example with iconv -f UTF-16 -t UTF-8")
     shape = head[:_HEAD_LIMIT].removeprefix(_BOM).translate(None, _BLANK)
