@@ -18,14 +18,11 @@ from streamdetect.events.generic import Fields
 from streamdetect.events.reading import Reading
 from streamdetect.events.times import TimeReader
 from streamdetect.events.typed import Document, EventData, fields_of, may_be_dotted, raw_sysmon
-from streamdetect.events.values import FloatText
+from streamdetect.events.values import SURELY_A_KEYWORD, FloatText
 from streamdetect.model import Many
 
 # Logstash's plain codec writes "%{@timestamp} %{host} %{message}".
 _PLAIN_CODEC = re.compile(rb"\s*\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3,9}Z ")
-
-
-_SURELY_A_KEYWORD = 512  # characters: at most 1,024 UTF-16 code units, the limit of a keyword
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):
@@ -107,7 +104,7 @@ class Decoder:
             return self._decode_raw(raw, document, data)
         process = document.process
         if process is None or process.name is None:
-            return self._without_name(raw, document)
+            return self._without_name(raw, document, self._times.read(document.timestamp))
         return self._event(raw, document, process.name, self._times.read(document.timestamp))
 
     def _decode_raw(self, raw: bytes, document: Document, data: EventData) -> Event | Refusal:
@@ -118,12 +115,16 @@ class Decoder:
         time_ms = self._times.read_utc(data.utc_time)
         if time_ms is None:
             time_ms = self._times.read(document.timestamp)
-        return self._event(raw, document, data.image[slash + 1 :] if slash >= 0 else "", time_ms)
+        return self._event(raw, document, data.image[slash + 1 :] or None if slash >= 0 else None, time_ms)
 
-    def _event(self, raw: bytes, document: Document, name: str, time_ms: int | None) -> Event | Refusal:
+    def _event(
+        self, raw: bytes, document: Document, name: str | None, time_ms: int | None
+    ) -> Event | Refusal:
         if time_ms is None:
             return _no_time(document.timestamp)
-        if len(name) > _SURELY_A_KEYWORD or not name:
+        if name is None:
+            return self._without_name(raw, document, time_ms)
+        if len(name) > SURELY_A_KEYWORD:
             return self._decode_generic(raw)
         return Event(time_ms, name.lower() if self._resilient else name, self, raw, document, None)
 
@@ -131,10 +132,9 @@ class Decoder:
         """All fields of a record that is known to be a JSON object."""
         return self._fields(raw, self._parse(raw))
 
-    def _without_name(self, raw: bytes, document: Document) -> Event | Refusal:
+    def _without_name(self, raw: bytes, document: Document, time_ms: int | None) -> Event | Refusal:
         if may_be_dotted(raw):
             return self._decode_generic(raw)
-        time_ms = self._times.read(document.timestamp)
         if time_ms is None:
             return _no_time(document.timestamp)
         return Event(time_ms, None, self, raw, document, None)
@@ -169,7 +169,7 @@ class Decoder:
             return _parse_huge_numbers(raw)
 
     def _fields(self, raw: bytes, document: object) -> Fields:
-        fields = generic.read(document if isinstance(document, dict) else {})
+        fields = generic.read(document if isinstance(document, dict) else {}, dotted=may_be_dotted(raw))
         if _has_float(fields):
             again = json.loads(raw, parse_float=FloatText.parse)
             fields = generic.read(again)

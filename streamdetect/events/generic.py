@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from streamdetect.events import sysmon
-from streamdetect.events.lookup import lookup
+from streamdetect.events.lookup import Finder
 
 JsonObject = dict[str, object]
 
@@ -68,28 +68,30 @@ _ECS = {
 _ECS_PATHS = {name: tuple(path.split(".")) for name, path in _ECS.items()}
 
 
-def read(document: JsonObject) -> Fields:
-    """Every field of a document, whatever its shape."""
-    timestamp = lookup(document, ("@timestamp",))
+def read(document: JsonObject, *, dotted: bool = True) -> Fields:
+    """Every field of a document, whatever its shape. `dotted`: whether a field name may have a dot in it."""
+    find = Finder(document, dotted=dotted)
+    timestamp = find(("@timestamp",))
     fields = Fields(timestamp=sysmon.written(document) if timestamp is None else timestamp)
     for name, path in _ECS_PATHS.items():
-        setattr(fields, name, lookup(document, path))
-    dataset = lookup(document, ("data_stream", "dataset"))
-    fields.dataset = lookup(document, ("event", "dataset")) if dataset is None else dataset
-    fields.forwarded = "forwarded" in _texts(lookup(document, ("tags",)))
-    fields.computer_name = lookup(document, ("winlog", "computer_name"))
+        setattr(fields, name, find(path))
+    dataset = find(("data_stream", "dataset"))
+    fields.dataset = find(("event", "dataset")) if dataset is None else dataset
+    fields.forwarded = "forwarded" in _texts(find(("tags",)))
+    fields.computer_name = find(("winlog", "computer_name"))
     host = document.get("host")
     if isinstance(host, str) and fields.host_name is None:
         fields.host_name = host  # NXLog through Logstash: `host` is the collector's name, a text
     fields.sysmon = (
-        sysmon.PROVIDER in _texts(lookup(document, ("winlog", "provider_name")))
-        or sysmon.PROVIDER in _texts(lookup(document, ("event", "provider")))
+        sysmon.PROVIDER in _texts(find(("winlog", "provider_name")))
+        or sysmon.PROVIDER in _texts(find(("event", "provider")))
         or sysmon.DATASET in _texts(fields.dataset)
-        or "sysmon" in _texts(lookup(document, ("event", "module")))
+        or "sysmon" in _texts(find(("event", "module")))
     )
-    raw = sysmon.find(document)
+    raw = sysmon.find(document, find)
     if raw is not None:
         apply_sysmon(fields, raw)
+        fields.utc_time_ms = raw.utc_time_ms
     return fields
 
 
@@ -99,7 +101,6 @@ def apply_sysmon(fields: Fields, raw: sysmon.RawSysmon) -> None:
     fields.category = "network"
     if raw.computer_name is not None:
         fields.computer_name = raw.computer_name
-    fields.utc_time_ms = raw.utc_time_ms
     for name, value in raw.ecs():
         setattr(fields, name, value)
 

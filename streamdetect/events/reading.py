@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from streamdetect.events.generic import Fields
-from streamdetect.events.values import AddressReader, distinct_keywords, flatten, only, port
+from streamdetect.events.values import SURELY_A_KEYWORD, AddressReader, distinct_keywords, flatten, only, port
 from streamdetect.model import Connection, Details, Many, Shown
 
 _DIRECTIONS = {"outbound": "egress", "inbound": "ingress"}
@@ -45,6 +45,8 @@ class Reading:
 
     def process_name(self, value: object) -> str | Many | None:
         """process.name as it is compared: without case in `resilient`."""
+        if type(value) is str and len(value) <= SURELY_A_KEYWORD:
+            return value.lower() if self._resilient else value
         names = distinct_keywords(value)
         return only(_distinct(name.lower() for name in names) if self._resilient else names)
 
@@ -56,7 +58,8 @@ class Reading:
         family = distinct_keywords(fields.os_family)
         direction = distinct_keywords(fields.direction)
         if resilient:
-            direction = _distinct(_DIRECTIONS.get(text, text) for text in direction)
+            if any(text in _DIRECTIONS for text in direction):
+                direction = _distinct(_DIRECTIONS.get(text, text) for text in direction)
             family = family or distinct_keywords(fields.os_type) or (("windows",) if fields.sysmon else ())
         return Connection(
             dataset=only(distinct_keywords(fields.dataset)),
@@ -91,6 +94,8 @@ class Reading:
         if self._resilient:
             if not texts:
                 return ips or (None,)
+            if texts == ips:
+                return ips
             texts = _distinct(self._addresses.canonical(text) or text.lower() for text in texts)
         return texts or (None,)
 

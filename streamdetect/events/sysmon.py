@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from streamdetect.events.lookup import lookup
+from streamdetect.events.lookup import Finder
 from streamdetect.events.times import read_utc_time
 
 PROVIDER = "Microsoft-Windows-Sysmon"
@@ -101,26 +101,25 @@ def is_event_3(value: object) -> bool:
     return not isinstance(value, bool) and value in (3, "3")
 
 
-def find(document: dict[str, object]) -> RawSysmon | None:
-    """The raw Sysmon record in a document, or None where there is none."""
-    for shape in (_winlog, _winlogbeat6, _evtx, _flat):
-        found = shape(document)
+def find(document: dict[str, object], field: Finder) -> RawSysmon | None:
+    """The raw Sysmon record in a document, or None where there is none. `field` finds the document's fields."""
+    for found in (_winlog(field), _winlogbeat6(document), _evtx(document), _flat(document)):
         if found is not None and any(_present(found.data.get(member)) for member in MEMBERS):
             return found
     return None
 
 
-def _winlog(document: dict[str, object]) -> RawSysmon | None:
+def _winlog(field: Finder) -> RawSysmon | None:
     """Winlogbeat 7 and later without its module, Elastic Agent, and both through Logstash."""
-    provider = lookup(document, ("winlog", "provider_name")) or lookup(document, ("event", "provider"))
-    event_id = lookup(document, ("winlog", "event_id"))
+    provider = field(("winlog", "provider_name")) or field(("event", "provider"))
+    event_id = field(("winlog", "event_id"))
     if event_id is None:
-        event_id = lookup(document, ("event", "code"))
+        event_id = field(("event", "code"))
     if provider != PROVIDER or not is_event_3(event_id):
         return None
     names = (*MEMBERS, "ProcessId", "User", "DestinationHostname")
-    data = {name: lookup(document, ("winlog", "event_data", name)) for name in names}
-    return RawSysmon(data, lookup(document, ("winlog", "computer_name")))
+    data = {name: field(("winlog", "event_data", name)) for name in names}
+    return RawSysmon(data, field(("winlog", "computer_name")))
 
 
 def _winlogbeat6(document: dict[str, object]) -> RawSysmon | None:

@@ -14,6 +14,7 @@ from typing import Final
 from streamdetect.model import MANY, Many
 
 _KEYWORD_LIMIT: Final = 1024  # ignore_above, in UTF-16 code units
+SURELY_A_KEYWORD: Final = _KEYWORD_LIMIT // 2  # characters: two code units each at most
 _PORT_TEXT: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _LONG: Final = 2**63
 _CACHE_SIZE: Final = 65_536
@@ -50,7 +51,7 @@ def keyword(value: object) -> str | None:
     if isinstance(value, FloatText):
         return value.text
     text = value if isinstance(value, str) else str(value)
-    if len(text) <= _KEYWORD_LIMIT // 2:
+    if len(text) <= SURELY_A_KEYWORD:
         return text
     units = len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2
     return text if units <= _KEYWORD_LIMIT else None
@@ -58,7 +59,7 @@ def keyword(value: object) -> str | None:
 
 def distinct_keywords(value: object) -> tuple[str, ...]:
     """The distinct values of a keyword field."""
-    if type(value) is str and len(value) <= _KEYWORD_LIMIT // 2:
+    if type(value) is str and len(value) <= SURELY_A_KEYWORD:
         return (value,)
     if value is None:
         return ()
