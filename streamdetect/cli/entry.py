@@ -16,6 +16,7 @@ import streamdetect
 from streamdetect.cli import logs
 from streamdetect.cli.options import Verbosity, common_options, example
 from streamdetect.errors import AlertOpened, StreamdetectError
+from streamdetect.sinks.files import write_error
 
 PROGRAM = "streamdetect"
 BUG = 1
@@ -94,11 +95,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _say("interrupted")
         return INTERRUPTED
     except AlertOpened as outcome:
-        _say(str(outcome))
+        _tell("info", str(outcome), verbosity)
         return outcome.exit_code
     except StreamdetectError as error:
         _report(error, verbosity)
         return error.exit_code
+    except BrokenPipeError as error:  # help, and whatever else click writes
+        failed = write_error("standard output", error)
+        _report(failed, verbosity)
+        return failed.exit_code
     except Exception:  # noqa: BLE001 - the last line of defence
         traceback.print_exc()
         _say(REPORT)
@@ -109,10 +114,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _report(error: StreamdetectError, verbosity: Verbosity) -> None:
     """The error on standard error: as a log record where logs are JSON, else as text, problems one a line."""
     _close_broken_stdout()
+    _tell("error", str(error), verbosity)
+
+
+def _tell(level: str, text: str, verbosity: Verbosity) -> None:
     if verbosity.log_format == "json" or logs.as_json():
-        click.echo(logs.json_line(PROGRAM, "error", str(error)), err=True)
+        with contextlib.suppress(BrokenPipeError):
+            click.echo(logs.json_line(PROGRAM, level, text), err=True)
     else:
-        _say(f"error: {error}")
+        _say(f"error: {text}" if level == "error" else text)
 
 
 def _say(text: str) -> None:
@@ -122,6 +132,8 @@ def _say(text: str) -> None:
 
 def _close_broken_stdout() -> None:
     """If the reader of standard output has gone, give its descriptor away, or Python complains again at exit."""
+    if sys.stdout is None:
+        return
     try:
         sys.stdout.flush()
     except OSError:

@@ -6,10 +6,12 @@ from typing import IO
 
 import click
 
+from streamdetect.cli import logs
 from streamdetect.cli.options import common_options, example, time_option, verbosity
 from streamdetect.cli.output import Meter, note
 from streamdetect.cli.signals import stopping
-from streamdetect.config import format_duration
+from streamdetect.config import LogSettings, format_duration
+from streamdetect.errors import UsageError
 from streamdetect.estate import SHAPES, Beacon, Placement, Plan, lines, parse_beacon, placements
 from streamdetect.sinks.packed import packed_file
 
@@ -75,7 +77,11 @@ def command(
 
     Stopped half-way, it leaves no file behind.
     """
-    plan = Plan(hosts=hosts, hours=hours, start_ms=start, beacons=beacons, seed=seed, shape=shape)
+    try:
+        plan = Plan(hosts=hosts, hours=hours, start_ms=start, beacons=beacons, seed=seed, shape=shape)
+    except ValueError as error:
+        raise UsageError(f"{error}.") from None
+    logs.configure(LogSettings(), verbosity())
     with Meter(quiet=verbosity().quiet) as meter, packed_file(output) as stream:
         written = _write(plan, stream, meter)
     if not verbosity().quiet:

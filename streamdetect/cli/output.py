@@ -12,25 +12,25 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from streamdetect.cli import logs
 from streamdetect.errors import SinkError
+from streamdetect.sinks.files import write_error
 
 LINE_SECONDS = 10.0
 BAR_SECONDS = 0.1
 
 
 def emit(text: str) -> None:
-    """A result on standard output. SinkError if its reader has gone."""
+    """A result on standard output. SinkError if it cannot be written."""
     try:
         click.echo(text)
-    except BrokenPipeError:
-        raise SinkError(
-            "standard output was closed by its reader, so not everything could be written."
-        ) from None
+    except OSError as error:
+        raise write_error("standard output", error) from None
 
 
 def note(text: str) -> None:
-    """A remark on standard error."""
-    click.echo(text, err=True)
+    """A remark on standard error; a log record where logs are JSON."""
+    click.echo(logs.json_line("streamdetect", "info", text) if logs.as_json() else text, err=True)
 
 
 class Meter:
@@ -129,5 +129,7 @@ class _BesideBar:
 
 def standard_output(meter: Meter) -> BinaryIO:
     """Standard output for bytes, in a way that does not tear the bar on the same terminal."""
+    if sys.stdout is None:  # started with >&-
+        raise SinkError("standard output is closed. Open it, or name a file with --output.")
     stream = sys.stdout.buffer
     return cast(BinaryIO, _BesideBar(stream, meter)) if sys.stdout.isatty() else stream

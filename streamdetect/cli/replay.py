@@ -84,13 +84,14 @@ def command(  # noqa: PLR0913 - one for each option
     written to Kafka.
     """
     _check_usage(paths, from_kafka, topics, start, end)
-    _check_outputs(paths, output, summary_json)
     required_for: RequiredFor = "kafka-replay" if from_kafka and not topics else "replay"
     settings = load_settings(config_path, sets, profile=profile, required_for=required_for)
     logs.configure(settings.log, verbosity())
     with ExitStack() as stack:
         source, read = _source(settings, paths, topics, start, end, from_kafka=from_kafka)
         stack.enter_context(closing(source))
+        if not from_kafka:
+            _check_outputs(source, output, summary_json, _dead_letter_path(settings))
         meter = stack.enter_context(Meter(quiet=verbosity().quiet))
         alert_sink = stack.enter_context(closing(_alert_sink(output, meter)))
         dead_letter_sink = stack.enter_context(closing(_dead_letter_sink(settings)))
@@ -127,12 +128,18 @@ def _check_usage(
         raise UsageError("--topic, --from and --to are for Kafka. Add --from-kafka, or leave them out.")
 
 
-def _check_outputs(paths: tuple[str, ...], *outputs: str | None) -> None:
-    """An output that is also an input would be emptied before it is read."""
-    inputs = [Path(path) for path in paths if path != "-" and Path(path).exists()]
+def _check_outputs(source: Source, *outputs: str | None) -> None:
+    """An output that is also an input would be emptied before it is read; two outputs in one file mix."""
+    inputs = [Path(path) for path, _ in source.partitions() if path != "-"]
+    seen: set[Path] = set()
     for output in outputs:
-        if output is not None and Path(output).exists() and any(map(Path(output).samefile, inputs)):
+        if output is None or (Path(output).exists() and not Path(output).is_file()):
+            continue  # a device, like /dev/null, takes all
+        if Path(output).exists() and any(map(Path(output).samefile, inputs)):
             raise UsageError(f"{output} is read and would be overwritten. Write to another file.")
+        if Path(output).resolve() in seen:
+            raise UsageError(f"{output} is named for two outputs. Write each to a file of its own.")
+        seen.add(Path(output).resolve())
 
 
 def _source(
@@ -162,8 +169,12 @@ def _alert_sink(output: str | None, meter: Meter) -> AlertSink:
 
 def _dead_letter_sink(settings: Settings) -> DeadLetterSink:
     """The configured file, else nothing: a replay counts dead letters, but never writes to Kafka."""
-    path = settings.dead_letters.path if settings.dead_letters.sink == "file" else None
+    path = _dead_letter_path(settings)
     return NullDeadLetterSink() if path is None else FileDeadLetterSink(path)
+
+
+def _dead_letter_path(settings: Settings) -> str | None:
+    return settings.dead_letters.path if settings.dead_letters.sink == "file" else None
 
 
 def _tell(summary: Summary, summary_json: str | None, *, stopped: bool) -> None:

@@ -94,7 +94,7 @@ class _File:
             self.raw = RawFile(partition.topic)
         except OSError as error:
             why = f"cannot be opened ({error.strerror}). {_advice(error)}"
-            raise InputError(f"{partition.topic} {why}") from None
+            raise InputError(f"{partition.topic or 'an empty path'} {why}") from None
         self._incoming = records(blocks(self.raw), max_record_bytes)
         self._exhausted = False
         self._failure: DamagedError | OSError | None = None
@@ -160,7 +160,7 @@ def _partitions(paths: Sequence[str]) -> Iterator[Partition]:
 
 def _files_of(path: str) -> list[str]:
     """The path itself, or the files of a directory by name; hidden files and directories within are left out."""
-    if path == "-" or not Path(path).is_dir():
+    if path in {"", "-"} or not Path(path).is_dir():  # Path("") would be the current directory
         return [path]
     try:
         names = sorted(entry.name for entry in Path(path).iterdir() if not entry.is_dir())

@@ -1,0 +1,81 @@
+"""Reading records: the product's decoder against untyped JSON decoders on the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import orjson
+from common import in_turns, pin, records, table
+
+from streamdetect.config import Settings
+from streamdetect.events import Decoder, Refusal
+
+COUNT = 30_000
+PROCESSES = frozenset(Settings().rules[0].processes)
+
+
+def product(raws: list[bytes]) -> Callable[[], None]:
+    """Every record is decoded; one whose process a rule wants is read on, as the engine does."""
+    decode = Decoder("resilient", 1_048_576).decode
+
+    def task() -> None:
+        for raw in raws:
+            event = decode(raw)
+            if not isinstance(event, Refusal) and event.process_name in PROCESSES:
+                event.connection()
+
+    return task
+
+
+def name_only(raws: list[bytes]) -> Callable[[], None]:
+    decode = Decoder("resilient", 1_048_576).decode
+
+    def task() -> None:
+        for raw in raws:
+            decode(raw)
+
+    return task
+
+
+def untyped(raws: list[bytes], decode: Callable[[bytes], object]) -> Callable[[], None]:
+    def task() -> None:
+        for raw in raws:
+            decode(raw)
+
+    return task
+
+
+def main() -> None:
+    pin()
+    rows = []
+    for shape in ("defend", "sysmon-raw", "mixed"):
+        raws = records(COUNT, shape)
+        tasks = {
+            "decode": name_only(raws),
+            "decode + connection": product(raws),
+            "orjson.loads": untyped(raws, orjson.loads),
+            "msgspec untyped": untyped(raws, msgspec.json.Decoder().decode),
+        }
+        seconds = in_turns(tasks, rounds=5)
+        baseline = seconds["orjson.loads"]
+        size = sum(map(len, raws)) / len(raws)
+        rows += [
+            (
+                f"{shape} ({size:.0f} B)" if place == 0 else "",
+                name,
+                f"{baseline / took:.2f}x",
+                f"{COUNT / took:,.0f}",
+                f"{took / COUNT * 1e6:.2f}",
+            )
+            for place, (name, took) in enumerate(seconds.items())
+        ]
+    table(
+        "decoding, speed against orjson.loads",
+        ("records", "reader", "ratio", "records/s", "us/record"),
+        rows,
+    )
+
+
+if __name__ == "__main__":
+    main()

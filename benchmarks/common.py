@@ -1,0 +1,71 @@
+"""What the benchmarks share: one core, invented records, fair turns, small tables."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from streamdetect.estate import Beacon, Plan, lines  # noqa: E402 - found by the path above
+
+HOUR_MS = 3_600_000
+MONDAY_8_MS = 1_772_409_600_000 + 8 * HOUR_MS
+ROUNDS = 3
+
+
+def pin() -> int:
+    """Keep this process, and threads it starts from now on, on one core; gives its number."""
+    core = max(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {core})
+    return core
+
+
+def records(count: int, shape: str, start_ms: int = MONDAY_8_MS, hosts: int = 300) -> list[bytes]:
+    """The first records of an invented estate's day, without line feeds."""
+    return [line.rstrip(b"\n") for line in islice(_lines(shape, start_ms, hosts), count)]
+
+
+def write_records(path: Path, count: int, shape: str, hosts: int) -> None:
+    with path.open("wb") as stream:
+        stream.writelines(islice(_lines(shape, MONDAY_8_MS, hosts), count))
+
+
+def _lines(shape: str, start_ms: int, hosts: int) -> Iterator[bytes]:
+    beacons = (Beacon(25_000, 5_000), Beacon(20_000, 2_000))
+    return lines(Plan(hosts=hosts, hours=24, start_ms=start_ms, beacons=beacons, shape=shape))
+
+
+def in_turns(
+    tasks: dict[str, Callable[[], object]],
+    rounds: int = ROUNDS,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, float]:
+    """Median seconds of each task. They take turns, so that a busy neighbour slows all of them alike.
+
+    CPU seconds of this process by default: on a shared machine they say more than the clock on the wall.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(rounds):
+        for name, task in tasks.items():
+            begun = clock()
+            task()
+            taken[name].append(clock() - begun)
+    return {name: median(seconds) for name, seconds in taken.items()}
+
+
+def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in columns: the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    print(f"\n{title}")
+    for row in (head, ["-" * width for width in widths], *rows):
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        print("  " + "  ".join(cells).rstrip())
+    sys.stdout.flush()
