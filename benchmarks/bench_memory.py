@@ -183,7 +183,16 @@ def main() -> None:
     base = results[SMALL]
     table(
         f"keys of one event, {HOSTS:,} hosts; ratio: cost of an event to one of the same {TOUCHED:,} keys",
-        ("live keys", "ratio", "us/event", "us/event, any key", "bytes/key", "tick ms", "full gc ms", "tracked"),
+        (
+            "live keys",
+            "ratio",
+            "us/event",
+            "us/event, any key",
+            "bytes/key",
+            "tick ms",
+            "full gc ms",
+            "tracked",
+        ),
         [
             (
                 f"{keys:,}",

@@ -147,6 +147,17 @@ class Connection:
         return None in (self.direction, self.category, self.os_family, self.port, self.ip, self.process_name)
 
 
+class Glance(NamedTuple):
+    """Values that are in the document, as they are compared; there may be more of them in the same field.
+
+    A wrong one is reason enough not to count, since a second value would only make the field multi-valued.
+    """
+
+    direction: str | None
+    port: int | None
+    ip: str | None
+
+
 class Event(Protocol):
     """A record with a usable time. The rest of it is read only as far as somebody asks."""
 
@@ -155,6 +166,9 @@ class Event(Protocol):
 
     @property
     def process_name(self) -> str | Many | None: ...
+
+    def glance(self) -> Glance:
+        """The three values that dismiss most events, each None where it is not at hand."""
 
     def connection(self) -> Connection:
         """The fields that rules and keys need.

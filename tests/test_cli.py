@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
 import json
 import logging
@@ -27,6 +26,7 @@ from streamdetect.cli.summary import summary_text
 from streamdetect.config import Settings, load_settings
 from streamdetect.errors import FencedError
 from streamdetect.service.summary import Summary
+from streamdetect.sinks.packed import packed_file
 
 COMMANDS = (
     "",
@@ -41,6 +41,7 @@ COMMANDS = (
 )
 SECRET = "hunter2-hunter2"
 START_MS = 1_772_409_600_000  # 2026-03-02T00:00:00Z
+SAMPLE = Path(__file__).parents[1] / "streamdetect" / "samples" / "day.jsonl.zst"
 
 
 class Outcome(NamedTuple):
@@ -144,13 +145,56 @@ def test_replay_finds_the_beacon(beacon: str, tmp_path: Path) -> None:
     assert "1 opened" in told.err
 
 
+def balanced(summary: Mapping[str, Any]) -> bool:
+    """Whether every record that was consumed is in one of the groups."""
+    parts = [*summary["filtered"].values(), *summary["dead_lettered"].values()]
+    return bool(summary["consumed"] == summary["counted"] + summary["late"] + sum(parts))
+
+
+def test_replay_of_the_sample_day(tmp_path: Path) -> None:
+    """One of three planted beacons is found, 04:35 and every 6 h; stdout is JSON with sorted keys and nothing else."""
+    summary_path = tmp_path / "summary.json"
+    told = call("replay", str(SAMPLE), "--summary-json", str(summary_path))
+    assert told.code == 0
+    alerts = [json.loads(line) for line in told.out.splitlines()]
+    assert {(alert["destination"]["address"], alert["process"]["name"]) for alert in alerts} == {
+        ("185.39.46.150", "chrome.exe")
+    }
+    assert [(alert["@timestamp"][11:16], alert["event"]["action"]) for alert in alerts] == [
+        ("04:35", "opened"),
+        ("10:35", "updated"),
+        ("16:35", "updated"),
+        ("22:35", "updated"),
+    ]
+    compact = [
+        json.dumps(alert, sort_keys=True, ensure_ascii=False, separators=(",", ":")) for alert in alerts
+    ]
+    assert told.out == "".join(f"{line}\n" for line in compact)
+    summary = json.loads(summary_path.read_text())
+    assert summary["consumed"] == 47_354
+    assert balanced(summary)
+    assert summary["alerts"] == {"opened": 1, "updated": 3}
+    # 24 h in panes of 5 min: the first tick at 00:05, the last at 24:00.
+    assert summary["ticks"] == 24 * 12
+
+
 def test_replay_takes_every_kind_of_input(beacon: str, tmp_path: Path) -> None:
-    """Standard input, gzip and a directory give the same bytes as the file."""
+    """However the same records are packed or laid out, the output is the same bytes."""
     content = Path(beacon).read_bytes()
-    (tmp_path / "day").mkdir()
-    (tmp_path / "day" / "a.jsonl.gz").write_bytes(gzip.compress(content))
+    array = b"[" + b",".join(content.splitlines()) + b"]"
     expected = call("replay", "-q", beacon)
-    assert expected.err == ""
+    assert (expected.code, expected.err, expected.out.count("\n")) == (0, "", 1)
+    (tmp_path / "day").mkdir()
+    files = {
+        "day/a.jsonl.gz": content,
+        "a.zst": content,
+        "a.json": array,
+        "e.json": b'{"events": %b}' % array,
+    }
+    for name, data in files.items():
+        with packed_file(str(tmp_path / name)) as stream:
+            stream.write(data)
+        assert call("replay", "-q", str(tmp_path / name)) == expected, name
     assert call("replay", "-q", "-", stdin=content) == expected
     assert call("replay", "-q", str(tmp_path / "day")) == expected
 
@@ -210,6 +254,12 @@ WRONG_USAGE = [
     (["generate"], "Missing option"),
     (["generate", "-o", "-", "--beacon", "often"], "PERIOD,JITTER"),
     (["generate", "-o", "-", "--hosts", "0"], "--hosts"),
+    (["generate", "-o", "-", "--hours", "nan"], "hours must be above 0"),
+    (["generate", "-o", "-", "--beacon", "0s,20%"], "at least 1 ms"),
+    (["generate", "-o", "-", "--beacon", "10s,200%"], "shorter than its period"),
+    (["explain", "--destination", "a", "--process", "b", "--checkpoint", "state"], "keeps no checkpoints"),
+    (["replay", "x", "--log-format", "xml"], "'xml' is not one of"),
+    (["replay", "x", "--profile", "lax"], "'lax' is not one of"),
 ]
 
 
@@ -225,11 +275,51 @@ def test_wrong_usage_is_2(arguments: list[str], text: str) -> None:
 
 
 def test_an_input_is_never_overwritten(beacon: str) -> None:
-    """Writing alerts or the summary over what is read is refused, and the file is unharmed."""
+    """Writing alerts, summary or dead letters over what is read is refused, also where a directory was named."""
     before = Path(beacon).read_bytes()
-    for option in ("-o", "--summary-json"):
-        assert call("replay", beacon, option, beacon).code == 2
+    dead_letters = ["--set", "dead_letters.sink=file", "--set", f"dead_letters.path={beacon}"]
+    for path in (beacon, str(Path(beacon).parent)):
+        for options in (["-o", beacon], ["--summary-json", beacon], dead_letters):
+            told = call("replay", path, *options)
+            assert (told.code, told.out) == (2, "")
+            assert "is read and would be overwritten" in told.err
     assert Path(beacon).read_bytes() == before
+
+
+def test_two_outputs_are_two_files(beacon: str, tmp_path: Path) -> None:
+    """One file for alerts and summary is refused, for the second would replace the first; a device takes both."""
+    both = str(tmp_path / "both")
+    told = call("replay", beacon, "-o", both, "--summary-json", both)
+    assert (told.code, Path(both).exists()) == (2, False)
+    assert "is named for two outputs" in told.err
+    assert call("replay", beacon, "-o", "/dev/null", "--summary-json", "/dev/null").code == 0
+
+
+WRONG_SETTINGS = [
+    (
+        "rules.0.min_duration_hour=2",
+        "rules.0.min_duration_hour: is not a setting; did you mean rules.0.min_duration_hours?",
+    ),
+    ("kafka.topik=a", "kafka.topik: is not a setting; did you mean kafka.topics?"),
+    (
+        "rules.0.extra_excluded_networks=[10.0.0/33]",
+        "rules.0.extra_excluded_networks.0: '10.0.0/33' is neither a network nor an address",
+    ),
+    ("rules.0.excluded_networks=[10.0.0.1/8]", "has bits set behind its prefix; write 10.0.0.0/8"),
+    ("time.lookback=7m", "time.lookback: 7m is no multiple of interval 5m; write for example 5m"),
+    ("time.lookback", 'has no "="; write --set path.to.key=value'),
+]
+
+
+@pytest.mark.parametrize(("override", "text"), WRONG_SETTINGS, ids=[text for text, _ in WRONG_SETTINGS])
+def test_a_wrong_setting_is_3(beacon: str, override: str, text: str) -> None:
+    """An override that is wrong is told as one problem, with what to write instead and where it stands."""
+    told = call("replay", beacon, "--set", override)
+    assert (told.code, told.out) == (3, "")
+    first, second = told.err.splitlines()
+    assert first == "streamdetect: error: the configuration is not valid, 1 problem:"
+    assert text in second
+    assert "--set number 1" in second
 
 
 def test_invalid_configuration_is_3(beacon: str, tmp_path: Path) -> None:
@@ -274,32 +364,166 @@ def test_failing_sink_is_8(beacon: str, tmp_path: Path) -> None:
         assert "Traceback" not in told.err
 
 
-def test_a_reader_that_goes_away_is_8_and_quiet(beacon: str) -> None:
-    """`replay | head -0` ends with one line, not with Python's own complaints about the pipe."""
+PRINTING = {
+    "alerts": ["replay", "-q", str(SAMPLE)],
+    "explain": ["explain", "--destination", "185.39.46.150", "--process", "chrome.exe", "/dev/null"],
+    "generate": ["generate", "-q", "--hosts", "2", "--hours", "1", "-o", "-"],
+    "config show": ["config", "show"],
+    "config schema": ["config", "schema"],
+}
+
+
+def call_into(stdout: Any, *arguments: str, environ: Mapping[str, str] | None = None) -> Outcome:
+    """Run the program with this standard output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "streamdetect.cli", *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=120,
+        env={**os.environ, **(environ or {})},
+    )
+    return Outcome(done.returncode, "", done.stderr.decode())
+
+
+@pytest.mark.parametrize(("name", "unbuffered"), [*((name, "") for name in PRINTING), ("config schema", "1")])
+def test_a_reader_that_goes_away_is_8_and_quiet(name: str, unbuffered: str) -> None:
+    """`... | head -c0` ends with one line, not with Python's own complaints about the pipe."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as stdout:
-        done = subprocess.run(
-            [sys.executable, "-m", "streamdetect.cli", "replay", "-q", beacon],
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            check=False,
-            timeout=120,
-        )
+        told = call_into(stdout, *PRINTING[name], environ={"PYTHONUNBUFFERED": unbuffered})
+    assert told.err == (
+        "streamdetect: error: standard output was closed by its reader, so not everything could be written.\n"
+    )
+    assert told.code == 8
+
+
+@pytest.mark.parametrize("name", PRINTING)
+def test_a_full_standard_output_is_8(name: str) -> None:
+    """A disk that is full under standard output is told in one line."""
+    with Path("/dev/full").open("wb") as stdout:
+        told = call_into(stdout, *PRINTING[name])
+    assert told.err == (
+        "streamdetect: error: standard output cannot be written (No space left on device). "
+        "Make room or make it writable, then start again.\n"
+    )
+    assert told.code == 8
+
+
+def test_a_full_disk_is_8_for_every_file(beacon: str) -> None:
+    """Summary and dead letters fail as alerts do, with the name of the file."""
+    letters = ["--set", "dead_letters.sink=file", "--set", "dead_letters.path=/dev/full"]
+    for arguments in (["--summary-json", "/dev/full", beacon], [*letters, "-"]):
+        told = call("replay", "-q", *arguments, stdin=b"no json\n")
+        assert told.code == 8
+        assert told.err.startswith("streamdetect: error: /dev/full cannot be written")
+        assert told.err.count("\n") == 1
+
+
+def test_no_standard_output_at_all_is_told(beacon: str) -> None:
+    """Started with `>&-`, a replay says that it has nowhere to write to."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'"{sys.executable}" -m streamdetect.cli replay -q "{beacon}" >&-'],
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 8
-    assert done.stderr.decode().count("\n") == 1
-    assert b"was closed by its reader" in done.stderr
+    assert done.stderr == (
+        b"streamdetect: error: standard output is closed. Open it, or name a file with --output.\n"
+    )
 
 
-def test_unreadable_input_is_10(beacon: str, tmp_path: Path) -> None:
-    """A missing path ends at once; a truncated one after the alerts that were found before the break."""
-    assert call("replay", str(tmp_path / "none")).code == 10
-    packed = tmp_path / "cut.gz"
-    content = Path(beacon).read_bytes() + os.urandom(50_000).hex().encode()
-    packed.write_bytes(gzip.compress(content)[:-1_000])
+def test_unreadable_input_is_10(tmp_path: Path) -> None:
+    """A path that is missing, empty or a directory without files ends at once with one line that names it."""
+    (tmp_path / "empty").mkdir()
+    for path, text in (
+        (str(tmp_path / "none"), "none cannot be opened (No such file or directory). Correct the path."),
+        (str(tmp_path / "empty"), "empty is a directory without files. Name one that has some, or files."),
+        ("", "an empty path cannot be opened"),
+    ):
+        told = call("replay", path)
+        assert (told.code, told.out, told.err.count("\n")) == (10, "", 1)
+        assert text in told.err
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_truncated_input_is_10_after_what_was_found(beacon: str, tmp_path: Path, suffix: str) -> None:
+    """Alerts before the break are written; then one line says how many records were read."""
+    packed = tmp_path / f"cut{suffix}"
+    with packed_file(str(packed)) as stream:
+        stream.write(Path(beacon).read_bytes() + os.urandom(200_000).hex().encode())
+    packed.write_bytes(packed.read_bytes()[:-1_000])
     told = call("replay", str(packed))
     assert told.code == 10
+    assert json.loads(told.out)["event"]["action"] == "opened"
+    assert told.err.count("\n") == 1
     assert "breaks off before its end; 900 records were read before that" in told.err
+
+
+def test_a_line_that_is_no_json_does_not_end_a_replay(beacon: str, tmp_path: Path) -> None:
+    """Between good records it is one dead letter of five kinds, and the beacon is found as before."""
+    bad = [b"no json", b"[1]", b'{"a":1}', b'{"@timestamp":"soon"}', b"\xff{}", b"x" * 1_048_577]
+    first, *rest = Path(beacon).read_bytes().splitlines()
+    summary_path = tmp_path / "summary.json"
+    stdin = b"\n".join([first, *bad, *rest])
+    told = call("replay", "-", "--summary-json", str(summary_path), stdin=stdin)
+    assert (told.code, told.out) == (0, call("replay", "-q", beacon).out)
+    summary = json.loads(summary_path.read_text())
+    assert summary["dead_lettered"] == {"no_time": 2, "not_an_object": 1, "not_json": 2, "too_large": 1}
+    assert summary["consumed"] == 906
+    assert balanced(summary)
+
+
+def test_json_logs_are_all_of_standard_error(beacon: str, tmp_path: Path) -> None:
+    """With --log-format json every line is an ECS object: summary, outcome, error, and what generate tells."""
+    generate = ["generate", "--hosts", "2", "--hours", "1", "--beacon", "20s,2s", "-o", str(tmp_path / "g")]
+    for arguments, code, text in (
+        (["replay", beacon], 0, "900 records in"),
+        (["replay", "-q", "--fail-on-alert", beacon], 20, "1 alert was opened"),
+        (["replay", "--fail-on-alert", beacon], 20, "1 alert was opened"),
+        (["replay", str(tmp_path / "none")], 10, "cannot be opened"),
+        (["replay", beacon, "--set", "a=b"], 3, "is not a setting"),
+        (generate, 0, "beacon: "),
+    ):
+        told = call("--log-format", "json", *arguments)
+        assert told.code == code
+        lines = [json.loads(line) for line in told.err.splitlines()]
+        assert all(
+            {"@timestamp", "log.level", "message", "ecs.version", "log.logger"} <= line.keys()
+            for line in lines
+        )
+        assert any(text in line["message"] for line in lines)
+
+
+def test_explain_shows_the_arithmetic() -> None:
+    """Over the sample: the figures at the tick before the alert and at it, beside what they are compared with."""
+    ask = ["explain", "--destination", "185.39.46.150", "--process", "CHROME.EXE", str(SAMPLE)]
+    before = call(*ask, "--at", "2026-03-02T04:30:00Z")
+    assert (before.code, before.err) == (0, "")
+    # The span from 01:00:10.769 is not yet 3 h 30 min at 04:30, so it rounds to 3 h.
+    assert "holds  504 connections // 3 h = 168 an hour, at least 120" in before.out
+    assert "rounded 3 h, at least 4" in before.out
+    assert before.out.count("FAILS") == 1
+    at = call(*ask, "--at", "2026-03-02T04:35:00Z").out
+    assert "holds  516 connections // 4 h = 129 an hour, at least 120" in at
+    assert (
+        "2026-03-02T01:00:10.769Z to 2026-03-02T04:34:45.595Z is 12874.826 s, rounded 4 h, at least 4" in at
+    )
+    assert "FAILS" not in at
+    assert "2026-03-02T04:35:00.000Z  true: the condition holds" in at
+
+
+def test_explain_of_something_unknown(beacon: str) -> None:
+    """A destination without events is told as that; a moment behind the last tick is wrong usage."""
+    ask = ["explain", "--process", "chrome.exe", beacon, "--destination"]
+    told = call(*ask, "192.0.2.77")
+    assert (told.code, told.err) == (0, "")
+    assert "No event of chrome.exe to 192.0.2.77 counts for any rule: 900 of 900 records count" in told.out
+    late = call(*ask, "45.83.64.1", "--at", "2027-01-01")
+    assert (late.code, late.out) == (2, "")
+    assert "the last tick of this input is 2026-03-02T05:00:00.000Z" in late.err
 
 
 def test_an_unexpected_error_is_1_and_asks_for_a_report(
@@ -401,6 +625,10 @@ def test_generate_makes_what_replay_finds(tmp_path: Path, name: str) -> None:
     first = path.read_bytes()
     assert call(*arguments, "-q", "-o", str(path)).err == ""
     assert path.read_bytes() == first
+    other = tmp_path / "other" / name
+    other.parent.mkdir()
+    assert call(*arguments, "-q", "--seed", "2", "-o", str(other)).code == 0
+    assert other.read_bytes() != first
     assert call("replay", "-q", "--fail-on-alert", str(path)).code == 20
 
 
@@ -438,6 +666,28 @@ def test_replay_stops_cleanly(number: int) -> None:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, b"")
     assert b"Stopped before the end" in err
+
+
+def test_a_replay_of_much_is_stopped_half_way(tmp_path: Path) -> None:
+    """SIGINT in the middle of eight days read side by side: exit 0, whole lines, and a summary that adds up."""
+    summary_path = tmp_path / "summary.json"
+    paths = [str(SAMPLE)] * 8
+    with subprocess.Popen(
+        [sys.executable, "-m", "streamdetect.cli", "replay", "--summary-json", str(summary_path), *paths],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,  # `communicate` would lose what `readline` had read ahead
+    ) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()  # of 04:35 or before: most is still to come
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert all(json.loads(line)["event"]["kind"] == "alert" for line in [first, *out.splitlines()])
+    assert b"Stopped before the end: the last windows were not evaluated." in err
+    summary = json.loads(summary_path.read_text())
+    assert 0 < summary["consumed"] < 8 * 47_354
+    assert balanced(summary)
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:

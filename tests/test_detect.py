@@ -17,7 +17,7 @@ from streamdetect.detect import COUNTED, LATE, Detector, KeyedStep, Lane, Listen
 from streamdetect.detect.alerts import Key
 from streamdetect.detect.networks import Networks
 from streamdetect.events import Decoder, Event
-from streamdetect.model import Alert, Connection, Details, Partition
+from streamdetect.model import Alert, Connection, Details, Glance, Partition
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
@@ -47,6 +47,9 @@ class Seen:
 
     def connection(self) -> Connection:
         return self.seen
+
+    def glance(self) -> Glance:
+        return Glance(None, None, None)
 
     def unsure(self) -> bool:
         return False
@@ -114,7 +117,7 @@ def keyed_lines(data_set: DataSet) -> list[str]:
                 continue
             seen = event.reread() if event.unsure() else event.connection()
             for index, rule in enumerate(rules):
-                if rule.objection(seen) is None and not rule.excepts(seen, event.details):
+                if rule.objection(seen) is None and not rule.excepts(seen, event.details()):
                     for address in seen.addresses:
                         key = Key(address, str(seen.process_name), seen.sensor)
                         step = KeyedStep(rule, key, states[index, key])

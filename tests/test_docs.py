@@ -194,8 +194,8 @@ def test_every_alert_field_is_told() -> None:
 def typed_lines() -> list[str]:
     """Every line of an indented or fenced block of the README and the reference that calls the program."""
     text = (ROOT / "README.md").read_text(encoding="utf-8") + REFERENCE
-    found = re.findall(r"^(?: {4})?(?:\S*/)?(streamdetect [a-z-].*)$", text, re.MULTILINE)
-    return [line for line in found if line.split()[1] in commands() or line.startswith("streamdetect -")]
+    blocks = re.findall(r"(?:^ {4}.*\n)+|^```.*?^```", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^(?: {4})?(?:\S*/)?(streamdetect .*)$", "".join(blocks), re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", typed_lines())

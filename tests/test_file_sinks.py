@@ -175,3 +175,24 @@ def test_packed_files_write_through_devices() -> None:
 
     with pytest.raises(SinkError, match="No space left"):
         fill()
+
+
+def test_dead_letters_begin_anew_or_go_on(tmp_path: Path) -> None:
+    """Without `append` older letters are gone, with it new ones come behind them."""
+    path = str(tmp_path / "d")
+    for append, expected in ((False, 1), (True, 2), (False, 1)):
+        sink = FileDeadLetterSink(path, append=append)
+        sink.write([letter(b"x")])
+        sink.close()
+        assert len(Path(path).read_bytes().splitlines()) == expected
+
+
+def test_a_full_disk_is_told_of_dead_letters() -> None:
+    """What a flush cannot write is a SinkError (exit 8) that names the file and says what to do."""
+    sink = FileDeadLetterSink("/dev/full")
+    sink.write([letter(b"x")])
+    with pytest.raises(SinkError, match=r"/dev/full cannot be written .* Make room") as told:
+        sink.flush()
+    assert told.value.exit_code == 8
+    with pytest.raises(SinkError):
+        sink.close()

@@ -311,3 +311,26 @@ def test_a_pipe_does_not_keep_others_waiting(write: Write, tmp_path: Path) -> No
         last += [value for batch in source.poll((), 100) for value in batch.values]
     assert last[-1] == b'{"b":2}'
     source.close()
+
+
+def test_a_file_that_shrinks_or_vanishes_while_it_is_read(write: Write) -> None:
+    """Opened is held: a file deleted meanwhile is read to its end, one cut off in place ends where it was cut."""
+    kept, cut = write("kept", b"1\n2\n"), write("cut", b"x" * PLAIN_BLOCK + b"\ny\n")
+    source = FileSource([kept, cut])
+    os.unlink(kept)  # noqa: PTH108 - the name goes, the open file stays
+    os.truncate(cut, 3)
+    first, second = drain(source).values()
+    assert (first, second) == ([b"1", b"2"], [b"xxx"])
+
+
+def test_a_path_twice_is_read_twice(write: Write) -> None:
+    """Both partitions give all records with offsets of their own, also when the path is compressed."""
+    path = write("f.gz", gzip.compress(b"1\n2\n"))
+    found = drain(FileSource([path, path], batch_records=1))
+    assert found == {Partition(path): [b"1", b"2"], Partition(path, 1): [b"1", b"2"]}
+
+
+def test_an_empty_path_is_no_directory() -> None:
+    """`replay "$UNSET"` must not read whatever lies in the current directory."""
+    with pytest.raises(InputError, match=r"an empty path cannot be opened \(No such file or directory\)"):
+        FileSource([""])

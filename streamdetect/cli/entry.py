@@ -16,7 +16,6 @@ import streamdetect
 from streamdetect.cli import logs
 from streamdetect.cli.options import Verbosity, common_options, example
 from streamdetect.errors import AlertOpened, StreamdetectError
-from streamdetect.sinks.files import write_error
 
 PROGRAM = "streamdetect"
 BUG = 1
@@ -100,10 +99,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except StreamdetectError as error:
         _report(error, verbosity)
         return error.exit_code
-    except BrokenPipeError as error:  # help, and whatever else click writes
-        failed = write_error("standard output", error)
-        _report(failed, verbosity)
-        return failed.exit_code
     except Exception:  # noqa: BLE001 - the last line of defence
         traceback.print_exc()
         _say(REPORT)

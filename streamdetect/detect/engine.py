@@ -129,6 +129,14 @@ class Lane:
 
     def _judge(self, event: Event, rules: tuple[Rule, ...], watermark_ms: int) -> str:
         """Count the event for each rule that wants it. `watermark_ms` is w_p before the event."""
+        glance = event.glance()
+        dismissal = None
+        for rule in rules:
+            dismissal = rule.dismisses(*glance)
+            if dismissal is None:
+                break
+        else:
+            return dismissal or PROCESS_NAME
         connection = event.connection()
         objections = [rule.objection(connection) for rule in rules]
         if (None in objections or connection.lacks_a_field()) and event.unsure():
@@ -139,7 +147,7 @@ class Lane:
         counting = [
             rule
             for rule, objection in zip(rules, objections, strict=True)
-            if objection is None and not rule.excepts(connection, event.details)
+            if objection is None and not (rule.exceptions and rule.excepts(connection, event.details()))
         ]
         if not counting:
             return EXCEPTION

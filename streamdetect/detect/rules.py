@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from streamdetect.config import RuleException, RuleSettings, Settings
@@ -12,14 +11,17 @@ from streamdetect.model import Connection, Details
 # Why a record is filtered: the field whose condition failed, or an exception of the rule.
 PROCESS_NAME = "process.name"
 EXCEPTION = "exception"
+DIRECTION = "network.direction"
+PORT = "destination.port"
+ADDRESS = "destination.ip"
 FILTER_REASONS = (
     PROCESS_NAME,
-    "network.direction",
+    DIRECTION,
     "event.category",
     "host.os.family",
     "data_stream.dataset",
-    "destination.port",
-    "destination.ip",
+    PORT,
+    ADDRESS,
     EXCEPTION,
 )
 
@@ -66,7 +68,17 @@ class Rule:
         self._datasets = frozenset(rule.datasets)
         self._ports = frozenset(rule.excluded_ports)
         self._networks = Networks(rule.networks())
-        self._exceptions = tuple(Exclusion(exception, resilient=resilient) for exception in rule.exceptions)
+        self.exceptions = tuple(Exclusion(exception, resilient=resilient) for exception in rule.exceptions)
+
+    def dismisses(self, direction: str | None, port: int | None, ip: str | None) -> str | None:
+        """Why an event with these values (`model.Glance`) cannot count, whatever else it holds; None if it may."""
+        if direction != "egress" and direction is not None:
+            return DIRECTION
+        if port in self._ports:
+            return PORT
+        if ip is not None and ip in self._networks:
+            return ADDRESS
+        return None
 
     def objection(self, event: Connection) -> str | None:
         """Why the event does not count for this rule (one of FILTER_REASONS), or None where it counts.
@@ -76,7 +88,7 @@ class Rule:
         if event.process_name not in self.processes:
             return PROCESS_NAME
         if event.direction != "egress":
-            return "network.direction"
+            return DIRECTION
         if event.category != "network":
             return "event.category"
         if event.os_family != "windows":
@@ -84,14 +96,14 @@ class Rule:
         if event.dataset is not None and event.dataset not in self._datasets:
             return "data_stream.dataset"
         if not isinstance(event.port, int) or event.port in self._ports:
-            return "destination.port"
+            return PORT
         if not isinstance(event.ip, str) or event.ip in self._networks:
-            return "destination.ip"
+            return ADDRESS
         return None
 
-    def excepts(self, event: Connection, details: Callable[[], Details]) -> bool:
+    def excepts(self, event: Connection, details: Details) -> bool:
         """Whether one of the rule's exceptions matches an event that would count."""
-        return bool(self._exceptions) and any(e.matches(event, details()) for e in self._exceptions)
+        return any(exclusion.matches(event, details) for exclusion in self.exceptions)
 
 
 class Exclusion:

@@ -17,12 +17,15 @@ from streamdetect.events import generic
 from streamdetect.events.generic import Fields
 from streamdetect.events.reading import Reading
 from streamdetect.events.times import TimeReader
-from streamdetect.events.typed import Document, EventData, fields_of, may_be_dotted, raw_sysmon
+from streamdetect.events.typed import Document, EventData, fields_of, glimpse, may_be_dotted, raw_sysmon
 from streamdetect.events.values import SURELY_A_KEYWORD, FloatText
 from streamdetect.model import Many
 
 # Logstash's plain codec writes "%{@timestamp} %{host} %{message}".
 _PLAIN_CODEC = re.compile(rb"\s*\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3,9}Z ")
+
+
+_NOTHING_SEEN = model.Glance(None, None, None)
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):
@@ -41,6 +44,12 @@ class Event(msgspec.Struct, gc=False):
     _raw: bytes
     _document: Document | None
     _fields: Fields | None
+
+    def glance(self) -> model.Glance:
+        document = self._document
+        if document is None:
+            return _NOTHING_SEEN
+        return self._decoder.reading.glance(*glimpse(document))
 
     def connection(self) -> model.Connection:
         return self._decoder.reading.connection(self._seen())

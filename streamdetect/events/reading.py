@@ -5,34 +5,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
 from streamdetect.events.generic import Fields
 from streamdetect.events.values import SURELY_A_KEYWORD, AddressReader, distinct_keywords, flatten, only, port
-from streamdetect.model import Connection, Details, Many, Shown
+from streamdetect.model import Connection, Details, Glance, Many, Shown
 
 _DIRECTIONS = {"outbound": "egress", "inbound": "ingress"}
-_POOL_SIZE = 262_144
+_SHARED_DETAILS = 262_144  # one object for equal details, so that keys of one process instance share it
+_KNOWN_ORIGINS = 32_768
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 
-class Pool:
-    """One object for equal details, so that keys of one process instance share it.
+class Pool(Generic[Key, Value]):
+    """A bounded memory in two generations: when the young one is full it becomes the old one.
 
-    Two generations: when the young one is full it becomes the old one, and what is still in use comes back young.
-    Bounded, and never wrong: equal details that are two objects only cost memory.
+    What is still in use comes back young; what is forgotten is only worked out, or kept, again.
     """
 
-    def __init__(self, size: int = _POOL_SIZE) -> None:
+    def __init__(self, size: int) -> None:
         self._size = size
-        self._young: dict[Details, Details] = {}
-        self._old: dict[Details, Details] = {}
+        self._young: dict[Key, Value] = {}
+        self._old: dict[Key, Value] = {}
 
-    def shared(self, details: Details) -> Details:
-        found = self._young.get(details)
+    def get(self, key: Key) -> Value | None:
+        found = self._young.get(key)
         if found is None:
-            found = self._old.get(details, details)
-            if len(self._young) >= self._size:
-                self._old, self._young = self._young, {}
-            self._young[found] = found
+            found = self._old.get(key)
+            if found is not None:
+                self.put(key, found)
         return found
+
+    def put(self, key: Key, value: Value) -> Value:
+        if len(self._young) >= self._size:
+            self._old, self._young = self._young, {}
+        self._young[key] = value
+        return value
 
 
 class Reading:
@@ -41,7 +52,8 @@ class Reading:
     def __init__(self, *, resilient: bool) -> None:
         self._resilient = resilient
         self._addresses = AddressReader()
-        self._pool = Pool()
+        self._shared: Pool[Details, Details] = Pool(_SHARED_DETAILS)
+        self._origins: Pool[tuple[Hashable, ...], Details] = Pool(_KNOWN_ORIGINS)
 
     def process_name(self, value: object) -> str | Many | None:
         """process.name as it is compared: without case in `resilient`."""
@@ -49,6 +61,17 @@ class Reading:
             return value.lower() if self._resilient else value
         names = distinct_keywords(value)
         return only(_distinct(name.lower() for name in names) if self._resilient else names)
+
+    def glance(self, direction: object, found_port: object, ip: object) -> Glance:
+        """The three values as they are compared; None for what is missing or malformed."""
+        if self._resilient:
+            direction = _DIRECTIONS.get(direction, direction)  # type: ignore[call-overload]  # any hashable
+        number = found_port if type(found_port) is int else port(found_port)
+        return Glance(
+            direction if type(direction) is str else None,
+            number if type(number) is int else None,
+            self._addresses.canonical(ip) if type(ip) is str else None,
+        )
 
     def connection(self, fields: Fields) -> Connection:
         """Everything that rules and keys need."""
@@ -78,7 +101,13 @@ class Reading:
         ips = self._addresses.distinct(fields.ip)
         found_port = port(fields.port)
         own_ip = ips[0] if ips and self._groups(fields, ips) != ips else None
-        return self._details(fields, found_port if isinstance(found_port, int) else 0, own_ip)
+        number = found_port if isinstance(found_port, int) else 0
+        if not fields.plain:
+            return self._details(fields, number, own_ip)
+        origin = fields.origin()
+        identity = (*origin, number, own_ip)
+        known = self._origins.get(identity)
+        return known or self._origins.put(identity, self._details(fields, number, own_ip))
 
     def leap_host(self, fields: Fields) -> str | None:
         """Whose clock a record shows: host.id as the profile reads it, else host.name, else the computer name."""
@@ -119,22 +148,21 @@ class Reading:
         domain = distinct_keywords(fields.domain)
         if self._resilient:
             domain = tuple(text for text in domain if text not in ("", "-"))
-        return self._pool.shared(
-            Details(
-                hosts=self._comparable(hosts),
-                processes=self._comparable(processes),
-                host_id=_shown(hosts),
-                host_name=_shown(distinct_keywords(host_name)),
-                entity_id=_shown(processes),
-                pid=_pid(fields.pid),
-                executable=_shown(distinct_keywords(fields.executable)),
-                user_name=_shown(distinct_keywords(fields.user_name)),
-                user_domain=_shown(distinct_keywords(fields.user_domain)),
-                domain=_shown(domain),
-                port=found_port,
-                ip=own_ip,
-            )
+        details = Details(
+            hosts=self._comparable(hosts),
+            processes=self._comparable(processes),
+            host_id=_shown(hosts),
+            host_name=_shown(distinct_keywords(host_name)),
+            entity_id=_shown(processes),
+            pid=_pid(fields.pid),
+            executable=_shown(distinct_keywords(fields.executable)),
+            user_name=_shown(distinct_keywords(fields.user_name)),
+            user_domain=_shown(distinct_keywords(fields.user_domain)),
+            domain=_shown(domain),
+            port=found_port,
+            ip=own_ip,
         )
+        return self._shared.get(details) or self._shared.put(details, details)
 
     def _comparable(self, ids: tuple[str, ...]) -> tuple[str, ...]:
         """Ids as they are compared: without braces and case in `resilient`; sorted, so that equal sets are equal."""

@@ -128,9 +128,23 @@ def raw_sysmon(document: Document) -> EventData | None:
     return data if any(member is not None and member != "" for member in members) else None
 
 
+def glimpse(document: Document) -> tuple[object, object, object]:
+    """(direction, port, ip) as they stand in the document, None where missing."""
+    data = raw_sysmon(document)
+    if data is not None:
+        initiated = data.initiated
+        direction = None if initiated is None else sysmon.direction(initiated)
+        return direction, data.port, data.ip
+    network, destination = document.network, document.destination
+    direction = None if network is None else network.direction
+    if destination is None:
+        return direction, None, None
+    return direction, destination.port, destination.ip
+
+
 def fields_of(document: Document) -> Fields:
     """All fields of a typed document."""
-    fields = Fields(timestamp=document.timestamp)
+    fields = Fields(timestamp=document.timestamp, plain=True)
     event = document.event
     if event is not None:
         fields.category = event.category

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from streamdetect.config import Settings
 from streamdetect.detect import Detector
 from streamdetect.model import Partition
+from streamdetect.service.collecting import collecting_rarely
 from streamdetect.service.pipeline import Pipeline, too_far_ahead
 from streamdetect.service.summary import Summary
 from streamdetect.sinks import AlertSink, DeadLetterSink
@@ -68,16 +69,17 @@ def run_live(
     detector = pipeline.detector
     silence = Silence(settings.time.idle_timeout_ms, clock)
     slack_ms = _HOLD_INTERVALS * settings.time.interval_ms
-    while not stop():
-        for partition in source.partitions():
-            detector.lane(partition)
-        batches = source.poll(too_far_ahead(detector.lanes, source.at_end(), slack_ms), _POLL_MS)
-        for batch in batches:
-            silence.heard(batch.partition)
-            pipeline.feed(batch, wall_ms())
-        silence.mark(detector, source.at_end())
-        pipeline.advance()
-        pipeline.flush()
+    with collecting_rarely():
+        while not stop():
+            for partition in source.partitions():
+                detector.lane(partition)
+            batches = source.poll(too_far_ahead(detector.lanes, source.at_end(), slack_ms), _POLL_MS)
+            for batch in batches:
+                silence.heard(batch.partition)
+                pipeline.feed(batch, wall_ms())
+            silence.mark(detector, source.at_end())
+            pipeline.advance()
+            pipeline.flush()
     pipeline.flush()
     summary = pipeline.summary()
     summary.seconds = round(clock() - started, 3)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from streamdetect.config import Settings
 from streamdetect.detect import Listener
+from streamdetect.service.collecting import collecting_rarely
 from streamdetect.service.pipeline import Pipeline, too_far_ahead
 from streamdetect.service.summary import Summary
 from streamdetect.sinks import AlertSink, DeadLetterSink
@@ -35,23 +36,24 @@ def run_replay(
     pipeline = Pipeline(settings, alert_sink, dead_letter_sink, listener)
     detector = pipeline.detector
     stopped = False
-    while True:
-        for partition in source.partitions():
-            detector.lane(partition)
-        ended = source.at_end()
-        for partition in ended:
-            detector.lane(partition).idle = True  # nothing more can come from there
-        if len(ended) == len(detector.lanes):
-            break
-        stopped = stop()
-        if stopped:
-            break
-        hold = too_far_ahead(detector.lanes, ended, settings.time.interval_ms)
-        for batch in source.poll(hold, _POLL_MS):
-            pipeline.feed(batch)
-        pipeline.advance()
-        if progress is not None:
-            progress(pipeline.summary())
+    with collecting_rarely():
+        while True:
+            for partition in source.partitions():
+                detector.lane(partition)
+            ended = source.at_end()
+            for partition in ended:
+                detector.lane(partition).idle = True  # nothing more can come from there
+            if len(ended) == len(detector.lanes):
+                break
+            stopped = stop()
+            if stopped:
+                break
+            hold = too_far_ahead(detector.lanes, ended, settings.time.interval_ms)
+            for batch in source.poll(hold, _POLL_MS):
+                pipeline.feed(batch)
+            pipeline.advance()
+            if progress is not None:
+                progress(pipeline.summary())
     if not stopped:
         pipeline.finish()
     pipeline.flush()
