@@ -9,7 +9,15 @@ from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 from streamdetect.events.generic import Fields
-from streamdetect.events.values import SURELY_A_KEYWORD, AddressReader, distinct_keywords, flatten, only, port
+from streamdetect.events.values import (
+    SURELY_A_KEYWORD,
+    AddressReader,
+    distinct_keywords,
+    flatten,
+    one,
+    only,
+    port,
+)
 from streamdetect.model import Connection, Details, Glance, Many, Shown
 
 _DIRECTIONS = {"outbound": "egress", "inbound": "ingress"}
@@ -75,26 +83,33 @@ class Reading:
 
     def connection(self, fields: Fields) -> Connection:
         """Everything that rules and keys need."""
-        resilient = self._resilient
         ips = self._addresses.distinct(fields.ip)
-        ip = only(ips)
-        family = distinct_keywords(fields.os_family)
-        direction = distinct_keywords(fields.direction)
-        if resilient:
-            if any(text in _DIRECTIONS for text in direction):
-                direction = _distinct(_DIRECTIONS.get(text, text) for text in direction)
-            family = family or distinct_keywords(fields.os_type) or (("windows",) if fields.sysmon else ())
+        family, direction = one(fields.os_family), one(fields.direction)
+        sensor = None
+        if self._resilient:
+            sensor = "sysmon" if fields.sysmon else "endpoint"
+            if family is None:
+                family = one(fields.os_type) or ("windows" if fields.sysmon else None)
+            direction = self._direction(direction, fields)
         return Connection(
-            dataset=only(distinct_keywords(fields.dataset)),
-            os_family=only(family),
-            category=only(distinct_keywords(fields.category)),
-            direction=only(direction),
+            dataset=one(fields.dataset),
+            os_family=family,
+            category=one(fields.category),
+            direction=direction,
             process_name=self.process_name(fields.process_name),
             port=port(fields.port),
-            ip=ip,
+            ip=only(ips),
             addresses=self._groups(fields, ips),
-            sensor=("sysmon" if fields.sysmon else "endpoint") if resilient else None,
+            sensor=sensor,
         )
+
+    def _direction(self, direction: str | Many | None, fields: Fields) -> str | Many | None:
+        """Older words for egress and ingress; several values may turn out to be one."""
+        if isinstance(direction, str):
+            return _DIRECTIONS.get(direction, direction)
+        if direction is None:
+            return None
+        return only(_distinct(_DIRECTIONS.get(text, text) for text in distinct_keywords(fields.direction)))
 
     def details(self, fields: Fields) -> Details:
         """What an alert shows of an event that counts: it has one port and one address."""

@@ -76,6 +76,13 @@ def only(values: tuple[str, ...]) -> str | Many | None:
     return MANY if values else None
 
 
+def one(value: object) -> str | Many | None:
+    """What a comparison sees of a keyword field."""
+    if type(value) is str and len(value) <= SURELY_A_KEYWORD:
+        return value
+    return None if value is None else only(distinct_keywords(value))
+
+
 def port(value: object) -> int | Many | None:
     """What a comparison sees of a `long` field: numbers do not de-duplicate, malformed ones vanish first."""
     if type(value) is int:
