@@ -147,15 +147,10 @@ class Connection:
         return None in (self.direction, self.category, self.os_family, self.port, self.ip, self.process_name)
 
 
-class Glance(NamedTuple):
-    """Values that are in the document, as they are compared; there may be more of them in the same field.
-
-    A wrong one is reason enough not to count, since a second value would only make the field multi-valued.
-    """
-
-    direction: str | None
-    port: int | None
-    ip: str | None
+# (direction, port, ip) that are in the document, as they are compared; there may be more values in the same field. A
+# wrong one is reason enough not to count, since a second value would only make the field multi-valued. A plain tuple:
+# one is made for most records.
+Glance = tuple[str | None, int | None, str | None]
 
 
 class Event(Protocol):

@@ -49,7 +49,7 @@ class Seen:
         return self.seen
 
     def glance(self) -> Glance:
-        return Glance(None, None, None)
+        return None, None, None
 
     def unsure(self) -> bool:
         return False

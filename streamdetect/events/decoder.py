@@ -25,7 +25,7 @@ from streamdetect.model import Many
 _PLAIN_CODEC = re.compile(rb"\s*\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3,9}Z ")
 
 
-_NOTHING_SEEN = model.Glance(None, None, None)
+_NOTHING_SEEN: model.Glance = (None, None, None)
 
 
 class Refusal(msgspec.Struct, frozen=True, gc=False):

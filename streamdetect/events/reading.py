@@ -75,7 +75,7 @@ class Reading:
         if self._resilient:
             direction = _DIRECTIONS.get(direction, direction)  # type: ignore[call-overload]  # any hashable
         number = found_port if type(found_port) is int else port(found_port)
-        return Glance(
+        return (
             direction if type(direction) is str else None,
             number if type(number) is int else None,
             self._addresses.canonical(ip) if type(ip) is str else None,

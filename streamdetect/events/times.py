@@ -25,38 +25,29 @@ _ORDINALS_IN_400_YEARS: Final = 146_097
 _HOUR_MS: Final = 3_600_000
 _MINUTE_MS: Final = 60_000
 _MAX_OFFSET_MS: Final = 18 * _HOUR_MS
-_MINUTES: Final = 4096  # minutes that a reader remembers at most
+_REMEMBERED: Final = 16_384  # texts that a reader remembers at most
 
 
 class TimeReader:
     """Reads `@timestamp` values for one profile.
 
-    Remembers the minutes it has seen: records of one batch share them, and the rest of the text is
-    two small numbers.
+    Remembers the seconds it has seen: records of one batch share them, and the rest of the text is a fraction.
     """
 
     def __init__(self, *, resilient: bool) -> None:
         self._pattern = _RESILIENT if resilient else _STRICT
-        self._minutes: dict[str, int] = {}
+        self._seconds: dict[str, int] = {}
         self._utc_minutes: dict[str, int] = {}  # apart: they have a blank that `strict` takes nowhere else
 
     def read(self, value: object) -> int | None:
         """Milliseconds of a JSON value: text, a number of epoch milliseconds, or a list holding exactly one."""
         if type(value) is str:
             # The shape that fleets send: 2026-03-02T00:00:00.123(4567)Z
-            base = self._minutes.get(value[:17])
-            if base is not None and value[-1] == "Z" and len(value) < 31:
+            base = self._seconds.get(value[:20])
+            if base is not None and value[-1] == "Z" and 24 <= len(value) < 31:
                 digits = value[20:-1]
-                seconds = value[17:19]
-                if (
-                    len(value) >= 24
-                    and value[19] == "."
-                    and value.isascii()
-                    and digits.isdigit()
-                    and seconds.isdigit()
-                    and seconds < "60"
-                ):
-                    return base + int(seconds) * 1000 + int(digits[:3])
+                if digits.isdigit() and digits.isascii():
+                    return base + int(digits[:3])
             return self._text(value)
         if isinstance(value, bool):
             return None
@@ -91,17 +82,15 @@ class TimeReader:
             match = _EPOCH_TEXT.fullmatch(text)
             return None if match is None else _bounded(int(match[1]))
         ms = _from_parts(match.groups())
-        if ms is not None and text[16:17] == ":" and text[10:11] == "T":
-            base = _from_parts((text[:4], text[5:7], text[8:10], text[11:13], text[14:16], None, None, None))
-            if base is not None:
-                _remember(self._minutes, text[:17], base)
+        if ms is not None and text[10:11] == "T" and text[19:20] == "." and text[-1] == "Z":
+            _remember(self._seconds, text[:20], ms - ms % 1000)
         return ms
 
 
-def _remember(minutes: dict[str, int], minute: str, base_ms: int) -> None:
-    if len(minutes) > _MINUTES:
-        minutes.clear()
-    minutes[minute] = base_ms
+def _remember(known: dict[str, int], text: str, ms: int) -> None:
+    if len(known) > _REMEMBERED:
+        known.clear()
+    known[text] = ms
 
 
 def read_utc_time(value: object) -> int | None:
