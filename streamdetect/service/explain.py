@@ -90,9 +90,11 @@ def explain_source(*, settings: Settings, source: Source, question: Question) ->
         listener=tracker,
     )
     if not tracker.tracks:
+        filtered = ", ".join(f"{count} by {reason}" for reason, count in summary.filtered.items()) or "none"
         return (
-            f"No event of {process} to {address} counts for any rule: {summary.counted} of {summary.consumed} records"
-            f" count at all. Is the name spelled as the events have it? Filtered: {summary.filtered}"
+            f"No event of {process} to {address} counts for any rule, or none is left in the window at the end.\n"
+            f"{summary.counted} of {summary.consumed} records count for some key; filtered: {filtered}.\n"
+            "Are destination and process spelled as the events have them?"
         )
     interval_ms = settings.time.interval_ms
     last_ms = tracker.last_tick_ms or 0
