@@ -23,6 +23,7 @@ from streamdetect.sources.kafka import KafkaSource
 
 COUNT = 200_000
 PARTITIONS = 3
+STALLED_SECONDS = 20
 
 
 class Counting:
@@ -31,11 +32,15 @@ class Counting:
     def __init__(self, inner: KafkaSource) -> None:
         self._inner = inner
         self.count = 0
+        self._since = time.monotonic()
         self.partitions, self.at_end, self.close = inner.partitions, inner.at_end, inner.close
 
     def poll(self, hold: Collection[Partition], timeout_ms: int) -> list[Batch]:
         batches = self._inner.poll(hold, timeout_ms)
         self.count += sum(map(len, batches))
+        self._since = time.monotonic() if batches else self._since
+        if time.monotonic() - self._since > STALLED_SECONDS:
+            raise SystemExit(f"stalled after {self.count:,} of {COUNT:,} records, held back: {sorted(hold)}")
         return batches
 
 

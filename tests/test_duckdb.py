@@ -65,7 +65,7 @@ CASES = {
     "the hunt as it is": make_case(1, 1, {}, 20, hours=9),
     "the hunt, three partitions": make_case(2, 3, {}, 20, hours=9),
     "a short lookback": make_case(3, 2, {}, 10, hours=9, lookback_ms=5 * HOUR_MS),
-    "easy": make_case(4, 3, EASY, 40, hours=4, lookback_ms=2 * HOUR_MS),
+    "easy": make_case(4, 3, EASY, 30, hours=4, lookback_ms=2 * HOUR_MS),
     "easy, no patience": make_case(
         5, 3, EASY, 40, hours=4, lookback_ms=HOUR_MS, interval_ms=MINUTE_MS, lateness_ms=0
     ),
@@ -218,7 +218,7 @@ def figures(alert: Json) -> Figures:
 def ticks_of(case: Case, rng: Random) -> list[int]:
     """Random ticks of the estate's time."""
     ticks = range(case.plan.start_ms, case.plan.end_ms, case.settings["interval_ms"])
-    return sorted(rng.sample(ticks, min(80, len(ticks))))
+    return sorted(rng.sample(ticks, min(60, len(ticks))))
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -147,6 +147,8 @@ def produce(
         {
             "bootstrap.servers": broker.bootstrap,
             "compression.type": compression,
+            # Else records that are sent again, as may happen on a topic just made, come behind later ones.
+            "enable.idempotence": True,
             "queue.buffering.max.messages": 1_000_000,
         }
     )
