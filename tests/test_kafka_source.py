@@ -798,3 +798,31 @@ def test_settings_of_the_other_client_are_left_out(
 def test_nearest_names() -> None:
     assert nearest("endpont", ["endpoint", "other"]) == " (there is endpoint)"
     assert nearest("zzz", ["endpoint"]) == ""
+
+
+def test_a_partition_held_in_the_middle_of_a_batch_goes_on(broker: Broker, opened: Any) -> None:
+    """A is held after its first batch, B is read to its end, then A must go on: kafka-python parks A's records."""
+    topic = broker.make_topic(partitions=2)
+    producer = ConfluentProducer({"bootstrap.servers": broker.bootstrap, "linger.ms": 100})
+    for index in range(100_000):
+        producer.produce(topic, b"%06d" % index, partition=index % 2)
+        producer.poll(0)
+    assert producer.flush(30) == 0
+    source = opened(KafkaRange(settings(broker, topic), [topic], "earliest", "latest"))
+    one, other = Partition(topic, 0), Partition(topic, 1)
+    seen: dict[Partition, list[bytes]] = {one: [], other: []}
+    deadline = time.monotonic() + WAIT
+    held = other
+    while source.at_end() != {one, other}:
+        assert time.monotonic() < deadline, {
+            partition.number: len(found) for partition, found in seen.items()
+        }
+        for batch in source.poll({held}, 100):
+            seen[batch.partition] += [bytes(value or b"") for value in batch.values]
+        if held == other and seen[one] and not seen[other]:
+            held = one
+        elif other in source.at_end():
+            held = other
+    assert seen == {
+        part: [b"%06d" % index for index in range(part.number, 100_000, 2)] for part in (one, other)
+    }
