@@ -20,7 +20,7 @@ from common import HOUR_MS, MONDAY_8_MS, ROUNDS, pin, table
 
 from streamdetect.config import Settings
 from streamdetect.detect import Detector, Lane
-from streamdetect.model import Connection, Details, Partition
+from streamdetect.model import Connection, Details, Facts, Partition
 
 HOSTS = 20_000
 PROCESSES = ("chrome.exe", "msedge.exe", "svchost.exe")
@@ -35,7 +35,7 @@ class Known:
 
     __slots__ = ("_connection", "_details", "process_name", "time_ms")
 
-    def __init__(self, time_ms: int, connection: Connection, details: Details) -> None:
+    def __init__(self, time_ms: int, connection: Connection, details: Facts) -> None:
         self.time_ms = time_ms
         self.process_name = connection.process_name
         self._connection = connection
@@ -50,11 +50,14 @@ class Known:
     def reread(self) -> Connection:
         return self._connection
 
-    def details(self) -> Details:
+    def glance(self) -> tuple[str, int, str]:
+        return "egress", 443, str(self._connection.ip)
+
+    def details(self) -> Facts:
         return self._details
 
     def host(self) -> str | None:
-        return self._details.hosts[0]
+        return str(self._details[0][0])
 
 
 def address(number: int) -> str:
@@ -65,7 +68,7 @@ class Estate:
     """Details are shared by all events of a process instance, as the decoder does."""
 
     def __init__(self) -> None:
-        self._details: dict[int, Details] = {}
+        self._details: dict[int, Facts] = {}
 
     def event(self, key: int, time_ms: int) -> Known:
         instance = key % (HOSTS * len(PROCESSES))
@@ -88,22 +91,24 @@ class Estate:
         return Known(time_ms, connection, details)
 
 
-def _details(instance: int, name: str) -> Details:
+def _details(instance: int, name: str) -> Facts:
     host = f"070a98ea-087a-5164-3e11-{instance // len(PROCESSES):012x}"
     entity = f"MjhhYzNmYzctY2ZiNS1hN2YxLWVjNGEtYWM3OGNjZjVkMGZmLTEyMjkyLTEz{instance:024x}"
-    return Details(
-        hosts=(host,),
-        processes=(entity.lower(),),
-        host_id=host,
-        host_name=f"HEL-WS-{instance // len(PROCESSES):05d}",
-        entity_id=entity,
-        pid=1000 + instance,
-        executable=f"C:\\Program Files\\Google\\Chrome\\Application\\{name}",
-        user_name=f"user{instance // len(PROCESSES)}",
-        user_domain="NORDHAVN".lower(),
-        domain=None,
-        port=443,
-        ip=None,
+    return tuple(
+        Details(
+            hosts=(host,),
+            processes=(entity.lower(),),
+            host_id=host,
+            host_name=f"HEL-WS-{instance // len(PROCESSES):05d}",
+            entity_id=entity,
+            pid=1000 + instance,
+            executable=f"C:\\Program Files\\Google\\Chrome\\Application\\{name}",
+            user_name=f"user{instance // len(PROCESSES)}",
+            user_domain="NORDHAVN".lower(),
+            domain=None,
+            port=443,
+            ip=None,
+        )
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class Partition(NamedTuple):
@@ -94,8 +94,8 @@ class Details(NamedTuple):
     """What an alert says of an event beyond its key, and the ids its hosts and processes are compared by.
 
     Shown values are as they arrived: a text, several distinct ones as a sorted tuple, None where missing.
-    One object is shared by all events of a process instance to a port; `ip` is None where it equals the key's
-    address, so that it can be.
+    `ip` is None where it equals the key's address. They travel as `Facts`, one object for all events of a process
+    instance to a port.
     """
 
     hosts: tuple[str, ...]
@@ -147,6 +147,11 @@ class Connection:
         return None in (self.direction, self.category, self.os_family, self.port, self.ip, self.process_name)
 
 
+# Details as an exact tuple, which Python's garbage collector leaves alone; `Details._make` gives them their names back.
+# The first two places are what hosts and processes are compared by.
+Facts = tuple[Any, ...]
+
+
 # (direction, port, ip) that are in the document, as they are compared; there may be more values in the same field. A
 # wrong one is reason enough not to count, since a second value would only make the field multi-valued. A plain tuple:
 # one is made for most records.
@@ -178,7 +183,7 @@ class Event(Protocol):
     def reread(self) -> Connection:
         """`connection()` from the whole document, for certain."""
 
-    def details(self) -> Details:
+    def details(self) -> Facts:
         """What an alert shows beyond the key. Ask only when the event is not unsure any more."""
 
     def host(self) -> str | None:

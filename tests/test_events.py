@@ -17,7 +17,7 @@ from streamdetect.detect import Rule
 from streamdetect.detect.alerts import iso
 from streamdetect.events import Decoder, Event, Refusal
 from streamdetect.events.times import TimeReader
-from streamdetect.model import MANY, Connection
+from streamdetect.model import MANY, Connection, Details
 
 DATA = Path(__file__).parent / "data"
 CAPTURES = Path(__file__).parents[2] / "shared" / "data"
@@ -81,7 +81,7 @@ def test_every_shape_means_what_a_person_says(
     """The shipped sample of each shape, against expectations worked out by hand."""
     event = event_of(line, "resilient")
     connection = certain(event)
-    details = event.details()
+    details = Details._make(event.details())
     found = {
         "time": iso(event.time_ms),
         "sensor": connection.sensor,
@@ -175,7 +175,7 @@ def test_numbers_in_text_fields_keep_their_text() -> None:
     raw = b'{"@timestamp": 1, "process": {"name": "chrome.exe", "entity_id": 1.50}, "host": {"id": [1e2, true]}}'
     event = event_of(raw)
     event.reread()
-    details = event.details()
+    details = Details._make(event.details())
     assert details.processes == ("1.50",)
     assert details.hosts == ("1e2", "true")
 

@@ -28,7 +28,7 @@ from streamdetect.detect.clocks import PartitionClock
 from streamdetect.detect.episodes import Episode, leaves_ms, look
 from streamdetect.detect.history import History, Partial
 from streamdetect.detect.rules import EXCEPTION, PROCESS_NAME, Rule
-from streamdetect.model import Alert, Connection, Details, Event, Partition
+from streamdetect.model import Alert, Connection, Event, Facts, Partition
 
 # Verdicts on a record. Any other verdict is the reason why it is filtered (`rules.FILTER_REASONS`).
 COUNTED: Final = "counted"
@@ -180,9 +180,7 @@ class Lane:
         return inbox
 
 
-def _put(
-    inbox: Inbox, group: Group, time_ms: int, addresses: tuple[str | None, ...], details: Details
-) -> None:
+def _put(inbox: Inbox, group: Group, time_ms: int, addresses: tuple[str | None, ...], details: Facts) -> None:
     """Add an event to an inbox, once for each key it falls into."""
     partials = inbox.get(group)
     if partials is None:

@@ -5,7 +5,7 @@ an immutable tuple `(panes, details, recent)`:
 
 * `panes`: packed bytes: a u32 with the events in all panes, then per pane with events, oldest first, 16 bytes:
   i64 first event time in ms, u32 last minus first in ms, u32 count.
-* `details`: of the latest event.
+* `details`: of the latest event (`model.Facts`).
 * `recent`: None while every event so far had just the hosts and processes of `details`; else
   `((host, last seen ms), …), ((process, last seen ms), …)`, newest first, one more than the limit at most: that many
   within the window are all known, and one more proves "too many" (§6).
@@ -22,11 +22,11 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from streamdetect.detect.rules import Limits
-from streamdetect.model import Details, Shown
+from streamdetect.model import Details, Facts, Shown
 
 Seen = tuple[tuple[str, int], ...]
 Recent = tuple[Seen, Seen]
-History = tuple[bytes, Details, Recent | None]
+History = tuple[bytes, Facts, Recent | None]
 
 # A partial's places: count, first ms, last ms, details of the latest, {host: last ms} and {process: last ms} or None
 # while all its events had the hosts and processes of `details`.
@@ -48,14 +48,14 @@ class Pane(NamedTuple):
     events: int
 
 
-def start_partial(time_ms: int, details: Details) -> Partial:
+def start_partial(time_ms: int, details: Facts) -> Partial:
     return [1, time_ms, time_ms, details, None, None]
 
 
-def add_event(partial: Partial, time_ms: int, details: Details, address: str | None, limits: Limits) -> None:
+def add_event(partial: Partial, time_ms: int, details: Facts, address: str | None, limits: Limits) -> None:
     """Add one event to a partial."""
     partial[COUNT] += 1
-    known: Details = partial[DETAILS]
+    known: Facts = partial[DETAILS]
     if details is not known:
         if partial[HOSTS] is not None or details[:2] != known[:2]:
             _spread(partial, time_ms, details, limits)
@@ -69,14 +69,14 @@ def add_event(partial: Partial, time_ms: int, details: Details, address: str | N
         partial[FIRST] = time_ms
 
 
-def _spread(partial: Partial, time_ms: int, details: Details, limits: Limits) -> None:
+def _spread(partial: Partial, time_ms: int, details: Facts, limits: Limits) -> None:
     """Note when each host and process was seen: they are not the same for all events any more."""
     if partial[HOSTS] is None:
-        known: Details = partial[DETAILS]
-        partial[HOSTS] = dict.fromkeys(known.hosts, partial[LAST])
-        partial[PROCESSES] = dict.fromkeys(known.processes, partial[LAST])
-    partial[HOSTS] = _note(partial[HOSTS], details.hosts, time_ms, limits.max_hosts)
-    partial[PROCESSES] = _note(partial[PROCESSES], details.processes, time_ms, limits.max_processes)
+        known: Facts = partial[DETAILS]
+        partial[HOSTS] = dict.fromkeys(known[0], partial[LAST])
+        partial[PROCESSES] = dict.fromkeys(known[1], partial[LAST])
+    partial[HOSTS] = _note(partial[HOSTS], details[0], time_ms, limits.max_hosts)
+    partial[PROCESSES] = _note(partial[PROCESSES], details[1], time_ms, limits.max_processes)
 
 
 def _note(seen: dict[str, int], names: Iterable[str], time_ms: int, limit: int) -> dict[str, int]:
@@ -98,7 +98,7 @@ def fold(
 ) -> History:
     """A key's history with a partial of one pane added; panes before `oldest_ms` are let go."""
     count, first_ms, last_ms = partial[COUNT], partial[FIRST], partial[LAST]
-    details: Details = partial[DETAILS]
+    details: Facts = partial[DETAILS]
     if history is None:
         recent = None if partial[HOSTS] is None else _merged_recent(None, partial, limits)
         return _ONE.pack(count, first_ms, last_ms - first_ms, count), details, recent
@@ -124,9 +124,9 @@ def _merged_recent(history: History | None, partial: Partial, limits: Limits) ->
 def _partial_seen(partial: Partial) -> tuple[Seen, Seen]:
     if partial[HOSTS] is not None:
         return tuple(partial[HOSTS].items()), tuple(partial[PROCESSES].items())
-    details: Details = partial[DETAILS]
+    details: Facts = partial[DETAILS]
     last_ms: int = partial[LAST]
-    return tuple((host, last_ms) for host in details.hosts), tuple((p, last_ms) for p in details.processes)
+    return tuple((host, last_ms) for host in details[0]), tuple((p, last_ms) for p in details[1])
 
 
 def _merge(one: Seen, other: Seen) -> Seen:
@@ -143,7 +143,7 @@ def seen(history: History) -> Recent:
     if recent is not None:
         return recent
     last_ms = newest_ms(panes)
-    return tuple((host, last_ms) for host in details.hosts), tuple((p, last_ms) for p in details.processes)
+    return tuple((host, last_ms) for host in details[0]), tuple((p, last_ms) for p in details[1])
 
 
 def _add_pane(packed: bytes, pane: Pane, oldest_ms: int, limits: Limits) -> bytes:
@@ -217,27 +217,28 @@ def newest_ms(packed: bytes) -> int:
     return last_ms
 
 
-def sorts_after(details: Details, other: Details, address: str | None) -> bool:
+def sorts_after(details: Facts, other: Facts, address: str | None) -> bool:
     """Of two events in the same millisecond, the one whose details sort last as JSON text is the latest (§5)."""
     return details_text(details, address) > details_text(other, address)
 
 
-def details_text(details: Details, address: str | None) -> str:
+def details_text(details: Facts, address: str | None) -> str:
     return json.dumps(
         shown_details(details, address), sort_keys=True, ensure_ascii=False, separators=(",", ":")
     )
 
 
-def shown_details(details: Details, address: str | None) -> dict[str, dict[str, object]]:
+def shown_details(details: Facts, address: str | None) -> dict[str, dict[str, object]]:
     """What an alert shows of an event, by ECS block; missing values and empty blocks are left out."""
+    shown = Details._make(details)
     blocks: dict[str, dict[str, Shown | int]] = {
-        "host": {"id": details.host_id, "name": details.host_name},
-        "process": {"entity_id": details.entity_id, "pid": details.pid, "executable": details.executable},
-        "user": {"name": details.user_name, "domain": details.user_domain},
+        "host": {"id": shown.host_id, "name": shown.host_name},
+        "process": {"entity_id": shown.entity_id, "pid": shown.pid, "executable": shown.executable},
+        "user": {"name": shown.user_name, "domain": shown.user_domain},
         "destination": {
-            "ip": address if details.ip is None else details.ip,
-            "port": details.port,
-            "domain": details.domain,
+            "ip": address if shown.ip is None else shown.ip,
+            "port": shown.port,
+            "domain": shown.domain,
         },
     }
     present: dict[str, dict[str, object]] = {}

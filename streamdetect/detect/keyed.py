@@ -15,7 +15,7 @@ from streamdetect.detect.alerts import Key, build
 from streamdetect.detect.episodes import Episode, leaves_ms, look
 from streamdetect.detect.history import History, Partial
 from streamdetect.detect.rules import Rule
-from streamdetect.model import Alert, Details
+from streamdetect.model import Alert, Facts
 
 
 class KeyedStep:
@@ -32,7 +32,7 @@ class KeyedStep:
         if state is not None:
             self._restore(state)
 
-    def on_event(self, time_ms: int, watermark_ms: int | None, details: Details) -> None:
+    def on_event(self, time_ms: int, watermark_ms: int | None, details: Facts) -> None:
         """Take an event that counts; `watermark_ms` is its partition's before it, None before the first event."""
         limits = self._rule.limits
         newest_ms = time_ms if watermark_ms is None else max(time_ms, watermark_ms)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from streamdetect.config import RuleException, RuleSettings, Settings
 from streamdetect.detect.networks import Networks
-from streamdetect.model import Connection, Details
+from streamdetect.model import Connection, Details, Facts
 
 # Why a record is filtered: the field whose condition failed, or an exception of the rule.
 PROCESS_NAME = "process.name"
@@ -101,8 +101,9 @@ class Rule:
             return ADDRESS
         return None
 
-    def excepts(self, event: Connection, details: Details) -> bool:
+    def excepts(self, event: Connection, facts: Facts) -> bool:
         """Whether one of the rule's exceptions matches an event that would count."""
+        details = Details._make(facts)
         return any(exclusion.matches(event, details) for exclusion in self.exceptions)
 
 

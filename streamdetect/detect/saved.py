@@ -13,7 +13,7 @@ from streamdetect.detect.alerts import Key
 from streamdetect.detect.clocks import LeapRun, PartitionClock
 from streamdetect.detect.episodes import Episode
 from streamdetect.detect.history import History, Pane, Partial
-from streamdetect.model import Details, Partition
+from streamdetect.model import Facts, Partition
 
 Row = dict[str, Any]
 
@@ -99,6 +99,5 @@ def episode_of(row: Row) -> Episode | None:
     return None if row["episode"] is None else Episode(*row["episode"])
 
 
-def _details(values: list[Any]) -> Details:
-    restored: list[Any] = [tuple(value) if isinstance(value, list) else value for value in values]
-    return Details(*restored)
+def _details(values: list[Any]) -> Facts:
+    return tuple(tuple(value) if isinstance(value, list) else value for value in values)

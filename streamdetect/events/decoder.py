@@ -62,7 +62,7 @@ class Event(msgspec.Struct, gc=False):
         self._fields = self._decoder.read_generic(self._raw)
         return self._decoder.reading.connection(self._fields)
 
-    def details(self) -> model.Details:
+    def details(self) -> model.Facts:
         return self._decoder.reading.details(self._seen())
 
     def host(self) -> str | None:

@@ -18,7 +18,7 @@ from streamdetect.events.values import (
     only,
     port,
 )
-from streamdetect.model import Connection, Details, Glance, Many, Shown
+from streamdetect.model import Connection, Details, Facts, Glance, Many, Shown
 
 _DIRECTIONS = {"outbound": "egress", "inbound": "ingress"}
 _SHARED_DETAILS = 262_144  # one object for equal details, so that keys of one process instance share it
@@ -60,8 +60,8 @@ class Reading:
     def __init__(self, *, resilient: bool) -> None:
         self._resilient = resilient
         self._addresses = AddressReader()
-        self._shared: Pool[Details, Details] = Pool(_SHARED_DETAILS)
-        self._origins: Pool[tuple[Hashable, ...], Details] = Pool(_KNOWN_ORIGINS)
+        self._shared: Pool[Facts, Facts] = Pool(_SHARED_DETAILS)
+        self._origins: Pool[tuple[Hashable, ...], Facts] = Pool(_KNOWN_ORIGINS)
 
     def process_name(self, value: object) -> str | Many | None:
         """process.name as it is compared: without case in `resilient`."""
@@ -111,7 +111,7 @@ class Reading:
             return None
         return only(_distinct(_DIRECTIONS.get(text, text) for text in distinct_keywords(fields.direction)))
 
-    def details(self, fields: Fields) -> Details:
+    def details(self, fields: Fields) -> Facts:
         """What an alert shows of an event that counts: it has one port and one address."""
         ips = self._addresses.distinct(fields.ip)
         found_port = port(fields.port)
@@ -156,38 +156,45 @@ class Reading:
                 return value, name
         return None, name
 
-    def _details(self, fields: Fields, found_port: int, own_ip: str | None) -> Details:
+    def _details(self, fields: Fields, found_port: int, own_ip: str | None) -> Facts:
         host_id, host_name = self._host(fields)
         hosts = distinct_keywords(host_id)
         processes = distinct_keywords(fields.entity_id)
         domain = distinct_keywords(fields.domain)
         if self._resilient:
             domain = tuple(text for text in domain if text not in ("", "-"))
-        details = Details(
-            hosts=self._comparable(hosts),
-            processes=self._comparable(processes),
-            host_id=_shown(hosts),
-            host_name=_shown(distinct_keywords(host_name)),
-            entity_id=_shown(processes),
-            pid=_pid(fields.pid),
-            executable=_shown(distinct_keywords(fields.executable)),
-            user_name=_shown(distinct_keywords(fields.user_name)),
-            user_domain=_shown(distinct_keywords(fields.user_domain)),
-            domain=_shown(domain),
-            port=found_port,
-            ip=own_ip,
+        details: Facts = tuple(
+            Details(
+                hosts=self._comparable(hosts),
+                processes=self._comparable(processes),
+                host_id=_shown(hosts),
+                host_name=_shown(distinct_keywords(host_name)),
+                entity_id=_shown(processes),
+                pid=_pid(fields.pid),
+                executable=_shown(distinct_keywords(fields.executable)),
+                user_name=_shown(distinct_keywords(fields.user_name)),
+                user_domain=_shown(distinct_keywords(fields.user_domain)),
+                domain=_shown(domain),
+                port=found_port,
+                ip=own_ip,
+            )
         )
         return self._shared.get(details) or self._shared.put(details, details)
 
     def _comparable(self, ids: tuple[str, ...]) -> tuple[str, ...]:
         """Ids as they are compared: without braces and case in `resilient`; sorted, so that equal sets are equal."""
         if self._resilient:
-            ids = _distinct(text.strip("{}").lower() for text in ids)
+            ids = _distinct(_same_or(text, text.strip("{}").lower()) for text in ids)
         return ids if len(ids) < 2 else tuple(sorted(ids))
 
 
 def _distinct(texts: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(texts))  # type: ignore[call-overload]  # an iterator of str
+
+
+def _same_or(text: str, changed: str) -> str:
+    """The text itself where nothing changed: one object less for each process instance."""
+    return text if changed == text else changed
 
 
 def _names_differ(host_name: object, computer_name: object) -> bool:
