@@ -362,7 +362,8 @@ class Broker:
             "kafka.tools.StorageTool",
             "format",
         ]
-        command += ["-t", cluster, "-c", str(self._properties_path)]
+        # One word: an id may begin with a dash.
+        command += [f"--cluster-id={cluster}", "-c", str(self._properties_path)]
         for mechanism in MECHANISMS[1:] if self._secure else ():
             command += ["--add-scram", f"{mechanism}=[name={USER},password={PASSWORD}]"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kafka import KafkaProducer  # type: ignore[import-untyped]  # it has no types at all
@@ -13,6 +12,7 @@ from kafka import errors as client_errors
 from kafka.serializer import Serializer  # type: ignore[import-untyped]
 
 from streamdetect.broker import Catalogue, connect, nearest
+from streamdetect.broker.quiet import client_unheard
 from streamdetect.errors import SinkError
 from streamdetect.model import Alert, DeadLetter, Record
 
@@ -155,27 +155,12 @@ class Outbox:
         """Its `close` flushes, so after a failure it may raise and has to be called again."""
         for _ in range(2):
             try:
-                with _client_unheard():
+                with client_unheard():
                     self._producer.close(timeout=1.0)
             except client_errors.KafkaError as error:
                 log.debug("closing the producer: %s", error)
             else:
                 return
-
-
-@contextmanager
-def _client_unheard() -> Iterator[None]:
-    """Without the client's log, unless that is wanted in full: while it closes it reads from connections that it
-    has just closed, and tells of that as an error with a traceback. What matters was confirmed or raised before.
-    """
-    client = logging.getLogger("kafka")
-    before = client.level
-    if client.getEffectiveLevel() > logging.DEBUG:
-        client.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        client.setLevel(before)
 
 
 _ADVICE: tuple[tuple[tuple[type[Exception], ...], str], ...] = (

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]  # it has no types at all
 from kafka import errors as client_errors
 
 from streamdetect.broker import Catalogue, bootstrap_seconds, connect, reaching
+from streamdetect.broker.quiet import client_unheard
 from streamdetect.config import parse_time_ms
 from streamdetect.errors import KafkaError, LostOffsetsError
 from streamdetect.model import Batch, Partition
@@ -229,7 +229,7 @@ class _Reader:
         return {_partition(where): offset for where, offset in answer.items()}
 
     def close(self) -> None:
-        with _client_unheard():
+        with client_unheard():
             self._consumer.close()
 
     # -- records that are gone
@@ -457,21 +457,6 @@ class KafkaRange:
 
     def close(self) -> None:
         self._reader.close()
-
-
-@contextmanager
-def _client_unheard() -> Iterator[None]:
-    """Without the client's log, unless that is wanted in full: closing cancels a refresh of metadata that is on its
-    way, and the client tells of that as an error.
-    """
-    client = logging.getLogger("kafka")
-    before = client.level
-    if client.getEffectiveLevel() > logging.DEBUG:
-        client.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        client.setLevel(before)
 
 
 def _moment(text: str) -> Moment:
