@@ -20,6 +20,7 @@ FLOORS = {
     "sinks": 3,
     "estate": 3,
     "service": 4,
+    "testing": 4,
     "cli": 5,
 }
 # On the ground floor, words come before settings.

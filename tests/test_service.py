@@ -1,0 +1,204 @@
+"""The live loop and the replay loop on shipped fakes: time by hand, no broker, no waiting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from product import settings_from
+
+from oracle import replay, to_line
+from strategies import DataSet, data_sets
+from streamdetect.config import Settings
+from streamdetect.errors import SinkError
+from streamdetect.model import Partition
+from streamdetect.service.live import run_live
+from streamdetect.service.replay import run_replay
+from streamdetect.service.summary import Summary
+from streamdetect.testing import ManualClock, MemoryAlertSink, MemoryDeadLetterSink, MemorySource
+
+MINUTE_MS = 60_000
+T0_MS = 1_772_409_600_000  # 2026-03-02T00:00:00Z
+A, B = Partition("events", 0), Partition("events", 1)
+
+
+def event(time_ms: int, **more: Any) -> bytes:
+    document = {
+        "@timestamp": time_ms,
+        "event": {"category": ["network"]},
+        "host": {"id": "h1", "os": {"family": "windows"}},
+        "network": {"direction": "egress"},
+        "process": {"name": "chrome.exe", "entity_id": "p1"},
+        "destination": {"ip": "45.83.64.1", "port": 443},
+    }
+    return json.dumps(document | more).encode()
+
+
+class Live:
+    """A live run that is driven turn by turn: `turns` are called before each poll, then it stops."""
+
+    def __init__(self, source: MemorySource, **changed: Any) -> None:
+        self.clock = ManualClock()
+        self.wall_ms = T0_MS + 10**9
+        self.source = source
+        self.sink = MemoryAlertSink()
+        self.letters = MemoryDeadLetterSink()
+        rule = {"id": "r", "name": "r", "min_connections_per_hour": 1, "min_duration_hours": 0}
+        self.settings = Settings.model_validate({"rules": [rule], **changed})
+
+    def run(self, *turns: Callable[[], object]) -> Summary:
+        waiting = list(turns)
+
+        def stop() -> bool:
+            if not waiting:
+                return True
+            waiting.pop(0)()
+            return False
+
+        return run_live(
+            settings=self.settings,
+            source=self.source,
+            alert_sink=self.sink,
+            dead_letter_sink=self.letters,
+            stop=stop,
+            wall_ms=lambda: self.wall_ms,
+            clock=self.clock,
+        )
+
+
+def ticks(live: Live) -> list[int]:
+    return [alert.tick_ms - T0_MS for alert in live.sink.alerts]
+
+
+def nothing() -> None:
+    """A turn in which nothing new happens."""
+
+
+def test_an_empty_partition_holds_time_back_until_it_is_idle() -> None:
+    """B never had an event: A's tick goes only after idle_timeout of silence, and then at once."""
+    live = Live(MemorySource([A, B]))
+    before: list[list[int]] = []
+
+    def look_and_wait() -> None:
+        before.append(ticks(live))
+        live.clock.move(0.1)
+
+    summary = live.run(
+        lambda: live.source.add(A, event(T0_MS), event(T0_MS + 10 * MINUTE_MS)),
+        lambda: live.clock.move(59.9),
+        look_and_wait,
+    )
+    # A's watermark is 00:08, so the ticks up to 00:05 are done once B is idle.
+    assert before == [[]]
+    assert ticks(live) == [5 * MINUTE_MS]
+    assert summary.counted == 2
+
+
+def test_a_partition_with_records_ahead_is_never_idle() -> None:
+    """B has unread records: however much time passes, it holds A's ticks back."""
+    source = MemorySource([A, B], batch_records=1)
+    source.add(A, event(T0_MS), event(T0_MS + 30 * MINUTE_MS))
+    source.add(B, *(event(T0_MS + i) for i in range(5)))
+    live = Live(source)
+    live.run(*[lambda: live.clock.move(600)] * 4)
+    assert ticks(live) == []
+
+
+def test_a_partition_far_ahead_is_held() -> None:
+    """A is more than two intervals ahead of B, which still has records: A is not read on until B has caught up."""
+    source = MemorySource([A, B], batch_records=1)
+    source.add(A, event(T0_MS + 11 * MINUTE_MS), event(T0_MS + 12 * MINUTE_MS))
+    source.add(B, *(event(T0_MS + minute * MINUTE_MS) for minute in (0, 1, 2, 3)))
+    live = Live(source)
+    live.run(*[nothing] * 4)
+    # Clocks before each poll: none; A 11, B 0 (11 > 0 + 10: A held); A 11, B 1 (not held: 11 = 1 + 10).
+    assert source.polls[:3] == [frozenset(), frozenset({A}), frozenset()]
+
+
+def test_an_event_ahead_of_the_wall_clock_is_a_dead_letter_and_moves_no_clock() -> None:
+    """10 minutes ahead is taken, 1 ms more is refused, live only."""
+    source = MemorySource([A])
+    source.add(A, event(T0_MS + 10 * MINUTE_MS), event(T0_MS + 10 * MINUTE_MS + 1))
+    live = Live(source)
+    live.wall_ms = T0_MS
+    summary = live.run(nothing)
+    assert (summary.counted, summary.dead_lettered) == (1, {"future_time": 1})
+    assert [letter.record.offset for letter in live.letters.letters] == [1]
+    assert "600001 ms ahead of this machine's clock" in live.letters.letters[0].detail
+
+
+def test_an_idle_partition_that_returns_is_told_as_late_arrivals() -> None:
+    """B comes back with an event of a tick already evaluated: it counts from the next tick on."""
+    live = Live(MemorySource([A, B]))
+    summary = live.run(
+        lambda: live.source.add(A, event(T0_MS), event(T0_MS + 30 * MINUTE_MS)),
+        lambda: live.clock.move(60),
+        lambda: live.source.add(B, event(T0_MS + MINUTE_MS)),
+        lambda: live.source.add(A, event(T0_MS + 45 * MINUTE_MS)),
+    )
+    assert summary.late_arrivals == 1
+    assert summary.consumed == summary.counted == 4
+
+
+def test_a_failing_sink_ends_the_run() -> None:
+    """SinkError comes out as it is, for the command to give its exit code."""
+    live = Live(MemorySource([A]))
+    live.sink = MemoryAlertSink(fail_at=1)
+    with pytest.raises(SinkError):
+        live.run(lambda: live.source.add(A, event(T0_MS), event(T0_MS + 10 * MINUTE_MS)), nothing)
+
+
+def test_a_turn_is_finished_before_a_stop_and_everything_is_safe() -> None:
+    """After a stop each alert has been flushed."""
+    live = Live(MemorySource([A]))
+    live.run(lambda: live.source.add(A, event(T0_MS), event(T0_MS + 10 * MINUTE_MS)))
+    assert live.sink.safe == len(live.sink.alerts) == 1
+
+
+def filled(data_set: DataSet, batch_records: int) -> MemorySource:
+    source = MemorySource([Partition("p", n) for n in range(len(data_set.partitions))], batch_records)
+    for number, records in enumerate(data_set.partitions):
+        for document, at in records:
+            raw = document.encode() if isinstance(document, str) else json.dumps(document).encode()
+            source.add(Partition("p", number), (raw, at))
+    return source
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data_sets(timestamps=True), st.sampled_from([1, 7, 10_000]))
+def test_the_replay_loop_gives_the_oracles_answer_in_any_batch_size(
+    data_set: DataSet, batch_records: int
+) -> None:
+    """Holding back, batches and all: the alerts are the oracle's bytes, and the accounting identity holds."""
+    expected = replay(data_set.partitions, data_set.settings)
+    sink, letters = MemoryAlertSink(), MemoryDeadLetterSink()
+    summary = run_replay(
+        settings=settings_from(data_set.settings),
+        source=filled(data_set, batch_records),
+        alert_sink=sink,
+        dead_letter_sink=letters,
+    )
+    assert sink.lines() == [to_line(alert) for alert in expected.alerts]
+    refused = sum(summary.dead_lettered.values())
+    assert refused == len(letters.letters)
+    assert summary.consumed == summary.counted + sum(summary.filtered.values()) + summary.late + refused
+    assert (summary.consumed, summary.ticks) == (expected.consumed, expected.ticks)
+
+
+def test_a_replay_stopped_early_gives_no_final_ticks() -> None:
+    """Its answer would not be that of the whole input."""
+    source = MemorySource([A], batch_records=1)
+    source.add(A, event(T0_MS), event(T0_MS + 10 * MINUTE_MS))
+    sink = MemoryAlertSink()
+    summary = run_replay(
+        settings=Live(source).settings,
+        source=source,
+        alert_sink=sink,
+        dead_letter_sink=MemoryDeadLetterSink(),
+        stop=iter([False, True]).__next__,
+    )
+    assert (summary.consumed, sink.alerts) == (1, [])
