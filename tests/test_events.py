@@ -180,6 +180,19 @@ def test_numbers_in_text_fields_keep_their_text() -> None:
     assert details.hosts == ("1e2", "true")
 
 
+def test_a_host_that_is_a_text_is_no_host_name() -> None:
+    """NXLog through Logstash: `host` names the receiver; the endpoint is `Hostname`, also for whose clock it is."""
+    document = {
+        "EventID": 3,
+        "SourceName": "Microsoft-Windows-Sysmon",
+        "UtcTime": "2026-03-02 00:00:00.000",
+        "Image": "C:\\x\\chrome.exe",
+        "Hostname": "ws-1",
+        "host": "10.1.2.3",
+    }
+    assert [event_of(document, profile).host() for profile in ("strict", "resilient")] == ["ws-1", "ws-1"]
+
+
 def test_dotted_and_nested_values_add_up() -> None:
     """A field given nested and dotted has both values, also where the typed reader sees only one."""
     document = {"@timestamp": 1, "process": {"name": "chrome.exe"}, "process.name": "evil.exe"}

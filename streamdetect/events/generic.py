@@ -103,9 +103,6 @@ def read(document: JsonObject, *, dotted: bool = True) -> Fields:
     fields.dataset = find(("event", "dataset")) if dataset is None else dataset
     fields.forwarded = "forwarded" in _texts(find(("tags",)))
     fields.computer_name = find(("winlog", "computer_name"))
-    host = document.get("host")
-    if isinstance(host, str) and fields.host_name is None:
-        fields.host_name = host  # NXLog through Logstash: `host` is the collector's name, a text
     fields.sysmon = (
         sysmon.PROVIDER in _texts(find(("winlog", "provider_name")))
         or sysmon.PROVIDER in _texts(find(("event", "provider")))
