@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from streamdetect.config import Settings
-from streamdetect.detect import COUNTED, FUTURE, LATE, Detector, Lane
+from streamdetect.detect import COUNTED, FUTURE, LATE, Changes, Detector, Lane
 from streamdetect.events import Decoder, Refusal
 from streamdetect.model import Partition
 
@@ -26,6 +26,35 @@ def settings_from(plain: Json) -> Settings:
     return Settings.model_validate({"profile": plain["profile"], "time": text, "rules": rules})
 
 
+class Saved:
+    """The plainest checkpoint: rows by what they are of, brought up to date by changes."""
+
+    def __init__(self) -> None:
+        self.progress: Json = {}
+        self.partitions: list[Json] = []
+        self.keys: dict[str, Json] = {}
+        self.waiting: list[Json] = []
+
+    def apply(self, changes: Changes) -> None:
+        self.progress, self.partitions = changes.progress, changes.partitions
+        for row in changes.key_rows():
+            name = json.dumps([row["rule"], row["key"]])
+            if row["kind"] == "forgotten":
+                self.keys.pop(name, None)
+            else:
+                self.keys[name] = row
+        done_ms = changes.progress["evaluated_ms"]
+        self.waiting = [row for row in (*self.waiting, *changes.waiting_rows()) if not_done(row, done_ms)]
+
+    def rows(self) -> list[Json]:
+        rows = [self.progress, *self.partitions, *self.keys.values(), *self.waiting]
+        return [json.loads(json.dumps(row)) for row in rows]
+
+
+def not_done(row: Json, done_ms: int | None) -> bool:
+    return done_ms is None or int(row["tick_ms"]) > done_ms
+
+
 class Run:
     """Feeds records one by one; counts verdicts as a summary would."""
 
@@ -36,6 +65,8 @@ class Run:
         self.counted = self.late = self.filtered = 0
         self.dead: dict[str, int] = {}
         self.lines: list[str] = []
+        self.saved = Saved()
+        self.detector.track_changes()
 
     def lane(self, number: int) -> Lane:
         return self.detector.lane(Partition(f"file-{number}"))
@@ -61,6 +92,14 @@ class Run:
     def finish(self) -> None:
         self.lines += [alert.body.decode() for alert in self.detector.finish()]
 
+    def checkpoint(self, *, restore: bool) -> None:
+        """Write what has changed; then go on with a new detector made from all that was ever written."""
+        self.saved.apply(self.detector.take_changes())
+        if restore:
+            self.detector = Detector(self.settings)
+            self.detector.import_state(self.saved.rows())
+            self.detector.track_changes()
+
     def save_and_restore(self) -> None:
         """Go through the exported state, as text, into a new detector."""
         rows = [json.loads(json.dumps(row)) for row in self.detector.export_state()]
@@ -69,7 +108,11 @@ class Run:
 
 
 def run(
-    partitions: Sequence[Sequence[Any]], plain: Json, rng: Random | None = None, saves: float = 0.0
+    partitions: Sequence[Sequence[Any]],
+    plain: Json,
+    rng: Random | None = None,
+    saves: float = 0.0,
+    checkpoints: float = 0.0,
 ) -> Run:
     """Run all partitions: one after the other, or interleaved by `rng` with a save before a record now and then."""
     product = Run(settings_from(plain))
@@ -83,6 +126,8 @@ def run(
             if ahead[number]:
                 if rng is not None and rng.random() < saves:
                     product.save_and_restore()
+                if rng is not None and rng.random() < checkpoints:
+                    product.checkpoint(restore=rng.random() < 0.5)
                 product.feed(number, ahead[number].pop(0))
         for index, records in enumerate(ahead):
             product.lane(index).idle = not records

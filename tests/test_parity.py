@@ -20,10 +20,12 @@ THOROUGH = settings(
 )
 
 
-def compare(data_set: DataSet, rng: Random | None = None, saves: float = 0.0) -> None:
+def compare(
+    data_set: DataSet, rng: Random | None = None, saves: float = 0.0, checkpoints: float = 0.0
+) -> None:
     """Same alerts, byte for byte, and the same numbers."""
     expected = replay(data_set.partitions, data_set.settings)
-    found = run(data_set.partitions, data_set.settings, rng, saves)
+    found = run(data_set.partitions, data_set.settings, rng, saves, checkpoints)
     assert found.lines == [to_line(alert) for alert in expected.alerts]
     assert (found.counted, found.filtered, found.late) == (
         expected.counted,
@@ -39,6 +41,13 @@ def compare(data_set: DataSet, rng: Random | None = None, saves: float = 0.0) ->
 def test_replay_equals_the_oracle(data_set: DataSet) -> None:
     """Files one after the other."""
     compare(data_set)
+
+
+@THOROUGH
+@given(data_sets(timestamps=True), st.integers(0, 2**32))
+def test_incremental_checkpoints_hold_everything(data_set: DataSet, seed: int) -> None:
+    """Only changes are written, at random records; now and then a new detector goes on from all that was written."""
+    compare(data_set, Random(seed), checkpoints=0.1)
 
 
 @THOROUGH

@@ -8,8 +8,10 @@ functions of that key's state alone (`history`, `episodes`, `keyed`), so that th
 The door of sortedcontainers.
 """
 
-from streamdetect.detect.engine import COUNTED, FUTURE, LATE, Detector, Lane, Listener
+from streamdetect.detect.engine import Detector, Listener
+from streamdetect.detect.groups import Changes
 from streamdetect.detect.keyed import KeyedStep
+from streamdetect.detect.lanes import COUNTED, FUTURE, LATE, Lane
 from streamdetect.detect.rules import Rule
 
-__all__ = ["COUNTED", "FUTURE", "LATE", "Detector", "KeyedStep", "Lane", "Listener", "Rule"]
+__all__ = ["COUNTED", "FUTURE", "LATE", "Changes", "Detector", "KeyedStep", "Lane", "Listener", "Rule"]

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from heapq import nsmallest
-from typing import Final
 
 from sortedcontainers import SortedSet  # type: ignore[import-untyped]  # it has no type hints
 
@@ -24,21 +23,12 @@ from streamdetect.config import Settings
 from streamdetect.detect import history as past
 from streamdetect.detect import saved
 from streamdetect.detect.alerts import Key, build
-from streamdetect.detect.clocks import PartitionClock
-from streamdetect.detect.episodes import Episode, leaves_ms, look
+from streamdetect.detect.episodes import leaves_ms, look
+from streamdetect.detect.groups import Changes, Group, Inbox, part_rows
 from streamdetect.detect.history import History, Partial
-from streamdetect.detect.rules import EXCEPTION, PROCESS_NAME, Rule
-from streamdetect.model import Alert, Connection, Event, Facts, Partition
-
-# Verdicts on a record. Any other verdict is the reason why it is filtered (`rules.FILTER_REASONS`).
-COUNTED: Final = "counted"
-LATE: Final = "late"
-FUTURE: Final = "future_time"
-
-NEVER: Final = -(1 << 70)  # before any time: minus infinity of §4
-
-# {group: {address: partial}} of one inclusion tick and pane
-Inbox = dict["Group", dict[str | None, Partial]]
+from streamdetect.detect.lanes import NEVER, Lane
+from streamdetect.detect.rules import Rule
+from streamdetect.model import Alert, Connection, Partition
 
 
 class Listener:
@@ -55,142 +45,6 @@ class Listener:
 
     def evicted(self, rule_id: str, keys: int) -> None:
         """`limits.max_keys` was reached and keys were given up (docs/semantics.md, memory)."""
-
-
-class Group:
-    """The keys of one rule, process name and sensor, and when each is due for a look."""
-
-    __slots__ = ("due", "episodes", "expiries", "histories", "process", "rule", "sensor", "watched")
-
-    def __init__(self, rule: Rule, process: str, sensor: str | None) -> None:
-        self.rule = rule
-        self.process = process
-        self.sensor = sensor
-        self.histories: dict[str | None, History] = {}
-        self.episodes: dict[str | None, Episode] = {}
-        self.watched: dict[str | None, int] = {}
-        self.due: dict[int, set[str | None]] = {}
-        # One entry a key: at its tick the key is forgotten, or moved to where its newest pane leaves.
-        self.expiries: dict[int, list[str | None]] = {}
-
-    def key(self, address: str | None) -> Key:
-        return Key(address, self.process, self.sensor)
-
-    def take_due(self, tick_ms: int) -> set[str | None]:
-        """Keys whose planned look is now; a look that was planned anew for another tick is not one."""
-        due = {address for address in self.due.pop(tick_ms, ()) if self.watched.get(address) == tick_ms}
-        for address in due:
-            del self.watched[address]
-        return due
-
-
-class Lane:
-    """One partition's way into the engine. `idle` lanes do not hold time back: silent live, or read to their end."""
-
-    __slots__ = ("_engine", "_high_ms", "_inbox", "_low_ms", "clock", "idle", "partition")
-
-    def __init__(self, engine: Detector, partition: Partition) -> None:
-        self._engine = engine
-        self.partition = partition
-        self.clock = PartitionClock(engine.max_jump_ms)
-        self.idle = False
-        # The inbox that the last event went to, and its pane: the next event nearly always goes there too.
-        self._inbox: Inbox = {}
-        self._low_ms = self._high_ms = NEVER
-
-    @property
-    def watermark_ms(self) -> int | None:
-        """w_p, None before the first event."""
-        now_ms = self.clock.now_ms
-        return None if now_ms is None else now_ms - self._engine.lateness_ms
-
-    def accept(self, event: Event, record_ms: int | None = None, now_ms: int | None = None) -> str:
-        """Take the partition's next event; gives the verdict on it.
-
-        `record_ms` is the record's own timestamp where it has one, `now_ms` the wall clock of a live run; an event
-        too far ahead of either is FUTURE: refused, and moves no clock (§4).
-        """
-        engine = self._engine
-        time_ms = event.time_ms
-        if record_ms is not None and time_ms > record_ms + engine.max_skew_ms:
-            return FUTURE
-        if now_ms is not None and time_ms > now_ms + engine.max_skew_ms:
-            return FUTURE
-        clock = self.clock
-        before_ms = clock.now_ms
-        if (
-            before_ms is None or time_ms > before_ms or clock.run is not None
-        ):  # else the clock has nothing to note
-            clock.observe(time_ms, event.host)
-        rules = engine.rules_by_name.get(event.process_name)
-        if rules is None:
-            return PROCESS_NAME
-        return self._judge(event, rules, NEVER if before_ms is None else before_ms - engine.lateness_ms)
-
-    def _judge(self, event: Event, rules: tuple[Rule, ...], watermark_ms: int) -> str:
-        """Count the event for each rule that wants it. `watermark_ms` is w_p before the event."""
-        glance = event.glance()
-        dismissal = None
-        for rule in rules:
-            dismissal = rule.dismisses(*glance)
-            if dismissal is None:
-                break
-        else:
-            return dismissal or PROCESS_NAME
-        connection = event.connection()
-        objections = [rule.objection(connection) for rule in rules]
-        if (None in objections or connection.lacks_a_field()) and event.unsure():
-            connection = event.reread()
-            objections = [rule.objection(connection) for rule in rules]
-        if None not in objections:
-            return objections[0] or PROCESS_NAME
-        counting = [
-            rule
-            for rule, objection in zip(rules, objections, strict=True)
-            if objection is None and not (rule.exceptions and rule.excepts(connection, event.details()))
-        ]
-        if not counting:
-            return EXCEPTION
-        if event.time_ms < watermark_ms - self._engine.lookback_ms:
-            return LATE
-        inbox = self._inbox_for(event.time_ms, watermark_ms)
-        details = event.details()
-        for rule in counting:
-            _put(inbox, self._engine.group(rule, connection), event.time_ms, connection.addresses, details)
-        return COUNTED
-
-    def _inbox_for(self, time_ms: int, watermark_ms: int) -> Inbox:
-        """The inbox of the first tick T with `T > t`, `T > w_p(e)` that is still to come, and of t's pane (§4)."""
-        engine = self._engine
-        high_ms = self._high_ms
-        if self._low_ms <= time_ms < high_ms and watermark_ms < high_ms > engine.evaluated_ms:
-            return self._inbox
-        interval_ms = engine.interval_ms
-        pane_ms = time_ms - time_ms % interval_ms
-        newest_ms = max(time_ms, watermark_ms)
-        tick_ms = newest_ms - newest_ms % interval_ms + interval_ms
-        if tick_ms <= engine.evaluated_ms:
-            tick_ms = engine.evaluated_ms + interval_ms
-            engine.listener.late_arrival(self.partition)
-        if tick_ms > pane_ms + engine.lookback_ms:
-            return {}  # no tick is left whose window holds it: counted, and in no window
-        inbox = engine.inbox(tick_ms, pane_ms)
-        if tick_ms == pane_ms + interval_ms:
-            self._inbox, self._low_ms, self._high_ms = inbox, pane_ms, tick_ms
-        return inbox
-
-
-def _put(inbox: Inbox, group: Group, time_ms: int, addresses: tuple[str | None, ...], details: Facts) -> None:
-    """Add an event to an inbox, once for each key it falls into."""
-    partials = inbox.get(group)
-    if partials is None:
-        partials = inbox[group] = {}
-    for address in addresses:
-        partial = partials.get(address)
-        if partial is None:
-            partials[address] = past.start_partial(time_ms, details)
-        else:
-            past.add_event(partial, time_ms, details, address, group.rule.limits)
 
 
 class Detector:
@@ -215,7 +69,10 @@ class Detector:
         self.ticks = 0
         self.keys_peak = 0
         self._groups: dict[tuple[Rule, object, str | None], Group] = {}
-        self._waiting: dict[int, dict[int, Inbox]] = {}
+        # {tick: {pane: parts}}: events are added to the last part; a saved part is never changed again.
+        self._waiting: dict[int, dict[int, list[Inbox]]] = {}
+        self._unsaved: dict[tuple[int, int], Inbox] = {}
+        self._tracking = False
         self._agenda = SortedSet()  # ticks at which something is waiting, due, or may expire
         self._first_tick_ms: int | None = None
 
@@ -290,7 +147,14 @@ class Detector:
         identity = (rule, connection.process_name, connection.sensor)
         group = self._groups.get(identity)
         if group is None:
-            group = self._groups[identity] = Group(rule, str(connection.process_name), connection.sensor)
+            group = self._add_group(identity, rule, str(connection.process_name), connection.sensor)
+        return group
+
+    def _add_group(
+        self, identity: tuple[Rule, object, str | None], rule: Rule, process: str, sensor: str | None
+    ) -> Group:
+        group = self._groups[identity] = Group(rule, process, sensor)
+        group.changed = {} if self._tracking else None
         return group
 
     def inbox(self, tick_ms: int, pane_ms: int) -> Inbox:
@@ -301,15 +165,46 @@ class Detector:
             self._agenda.add(tick_ms)
             if self._first_tick_ms is None or tick_ms < self._first_tick_ms:
                 self._first_tick_ms = tick_ms
-        return panes.setdefault(pane_ms, {})
+        part = self._unsaved.get((tick_ms, pane_ms))
+        if part is None:
+            part = self._unsaved[tick_ms, pane_ms] = {}
+            panes.setdefault(pane_ms, []).append(part)
+        return part
+
+    def track_changes(self) -> None:
+        """Note from now on what changes, for `take_changes`. What is there already counts as saved."""
+        self._tracking = True
+        self._unsaved = {}
+        self._let_go()
+        for group in self._groups.values():
+            group.changed = {}
+
+    def take_changes(self) -> Changes:
+        """What has changed since the last call, or since `track_changes`.
+
+        Takes no longer with more keys: dicts change hands. What is in the answer is never changed again, so it may be
+        written from another thread.
+        """
+        keys = {group: group.changed for group in self._groups.values() if group.changed}
+        for group in keys:
+            group.changed = {}
+        parts, self._unsaved = self._unsaved, {}
+        self._let_go()
+        return Changes(self._progress_row(), [lane.row() for lane in self.lanes.values()], keys, parts)
+
+    def _let_go(self) -> None:
+        for lane in self.lanes.values():
+            lane.let_go()
 
     def _evaluate(self, tick_ms: int) -> list[Alert]:
         """One tick: fold what has waited for it, then look at every key that may have changed its mind."""
         changed: dict[Group, set[str | None]] = {}
         inboxes = self._waiting.pop(tick_ms, {})
         for pane_ms in sorted(inboxes):
-            for group, partials in inboxes[pane_ms].items():
-                changed.setdefault(group, set()).update(self._fold(group, partials, tick_ms))
+            self._unsaved.pop((tick_ms, pane_ms), None)
+            for part in inboxes[pane_ms]:
+                for group, partials in part.items():
+                    changed.setdefault(group, set()).update(self._fold(group, partials, tick_ms))
         found: list[tuple[tuple[object, ...], int, Alert]] = []
         for group in self._groups.values():
             addresses = changed.get(group, set()) | group.take_due(tick_ms)
@@ -329,13 +224,15 @@ class Detector:
         limits = group.rule.limits
         need = limits.need
         oldest_ms = tick_ms - limits.lookback_ms
-        histories, episodes = group.histories, group.episodes
+        histories, episodes, noted = group.histories, group.episodes, group.changed
         changed: set[str | None] = set()
         for address, partial in partials.items():
             known = histories.get(address)
             history = histories[address] = past.fold(known, partial, address, oldest_ms, limits)
             if known is None:
                 self._expect(group, address, history)
+            if noted is not None:
+                noted[address] = (history, episodes.get(address))
             if past.total(history[0]) >= need or address in episodes:
                 changed.add(address)
         return changed
@@ -358,19 +255,11 @@ class Detector:
             if leaves_ms(past.newest_ms(history[0]), group.rule.limits) > tick_ms:
                 self._expect(group, address, history)
             elif address not in group.episodes:
-                del group.histories[address]
-                group.watched.pop(address, None)
+                group.forget(address)
 
     def _look(self, group: Group, address: str | None, tick_ms: int) -> Alert | None:
         found = look(group.histories.get(address), group.episodes.get(address), tick_ms, group.rule.limits)
-        if found.history is None:
-            group.histories.pop(address, None)
-        else:
-            group.histories[address] = found.history
-        if found.episode is None:
-            group.episodes.pop(address, None)
-        else:
-            group.episodes[address] = found.episode
+        group.keep(address, found.history, found.episode)
         if found.again_ms is not None:
             self._watch(group, address, found.again_ms)
         return None if found.action is None else build(group.rule, group.key(address), tick_ms, found)
@@ -405,31 +294,32 @@ class Detector:
         lost: dict[str, int] = {}
         for _, _, _, number, address in nsmallest(excess + limit // 100, candidates, key=lambda c: c[:4]):
             group = groups[number]
-            del group.histories[address]
-            group.watched.pop(address, None)
+            group.forget(address)
             lost[group.rule.id] = lost.get(group.rule.id, 0) + 1
         for rule_id, keys in lost.items():
             self.listener.evicted(rule_id, keys)
 
     def export_state(self) -> Iterator[saved.Row]:
         """The whole state as rows of plain JSON data, one for each partition, inbox entry and key."""
-        yield {
+        yield self._progress_row()
+        for lane in self.lanes.values():
+            yield lane.row()
+        for tick_ms, panes in self._waiting.items():
+            for pane_ms, parts in panes.items():
+                for part in parts:
+                    yield from part_rows(tick_ms, pane_ms, part)
+        for group in self._groups.values():
+            for address, history in group.histories.items():
+                yield saved.key_row(group.rule.id, group.key(address), history, group.episodes.get(address))
+
+    def _progress_row(self) -> saved.Row:
+        return {
             "kind": "progress",
             "evaluated_ms": None if self.evaluated_ms == NEVER else self.evaluated_ms,
             "first_tick_ms": self._first_tick_ms,
             "ticks": self.ticks,
             "keys_peak": self.keys_peak,
         }
-        for lane in self.lanes.values():
-            yield saved.partition_row(lane.partition, lane.clock, lane.idle)
-        for tick_ms, panes in self._waiting.items():
-            for pane_ms, inbox in panes.items():
-                for group, partials in inbox.items():
-                    for address, partial in partials.items():
-                        yield saved.waiting_row(group.rule.id, group.key(address), tick_ms, pane_ms, partial)
-        for group in self._groups.values():
-            for address, history in group.histories.items():
-                yield saved.key_row(group.rule.id, group.key(address), history, group.episodes.get(address))
 
     def import_state(self, rows: Iterable[saved.Row]) -> None:
         """Take up an exported state, its `progress` row first. The detector must be new and have the same settings.
@@ -443,13 +333,23 @@ class Detector:
             elif kind == "partition":
                 saved.restore_partition(row, self.lane(saved.partition_of(row)))
             elif kind == "waiting":
-                group, address = self._group_of(row)
-                inbox = self.inbox(int(row["tick_ms"]), int(row["pane_ms"]))
-                inbox.setdefault(group, {})[address] = saved.partial_of(row)
+                self._import_waiting(row)
             elif kind == "key":
                 self._import_key(row)
             else:
                 raise ValueError(f"unknown kind of state: {kind!r}")
+
+    def _import_waiting(self, row: saved.Row) -> None:
+        """A key may have several partials in a pane, saved at different times: each goes into a part of its own."""
+        group, address = self._group_of(row)
+        tick_ms, pane_ms = int(row["tick_ms"]), int(row["pane_ms"])
+        self.inbox(tick_ms, pane_ms)
+        parts = self._waiting[tick_ms][pane_ms]
+        part = next((part for part in parts if address not in part.get(group, ())), None)
+        if part is None:
+            part = {}
+            parts.insert(0, part)
+        part.setdefault(group, {})[address] = saved.partial_of(row)
 
     def _import_progress(self, row: saved.Row) -> None:
         self.evaluated_ms = NEVER if row["evaluated_ms"] is None else row["evaluated_ms"]
@@ -474,9 +374,8 @@ class Detector:
             raise KeyError(row["rule"])
         key = Key(*row["key"])
         identity = (rule, key.process, key.sensor)
-        if identity not in self._groups:
-            self._groups[identity] = Group(rule, key.process, key.sensor)
-        return self._groups[identity], key.address
+        group = self._groups.get(identity) or self._add_group(identity, rule, key.process, key.sensor)
+        return group, key.address
 
     def inspect(self, address: str | None, process: str) -> Iterator[tuple[Rule, Key, History]]:
         """What is remembered of a destination and process: one for each rule and sensor that knows it."""

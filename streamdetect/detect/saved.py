@@ -86,6 +86,10 @@ def key_row(rule_id: str, key: Key, history: History, episode: Episode | None) -
     }
 
 
+def forgotten_row(rule_id: str, key: Key) -> Row:
+    return {"kind": "forgotten", "rule": rule_id, "key": list(key)}
+
+
 def history_of(row: Row) -> History:
     panes = past.pack_panes(Pane(*pane) for pane in row["panes"])
     recent = row["recent"]

@@ -1,0 +1,111 @@
+"""The keys of one rule, process name and sensor; inboxes; and what has changed in both since the last checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from streamdetect.detect import saved
+from streamdetect.detect.alerts import Key
+from streamdetect.detect.episodes import Episode
+from streamdetect.detect.history import History, Partial
+from streamdetect.detect.rules import Rule
+
+# {group: {address: partial}} of one inclusion tick and pane
+Inbox = dict["Group", dict[str | None, Partial]]
+
+# A key after a change: its history and open episode, or None where it was forgotten.
+After = tuple[History, Episode | None] | None
+
+
+class Group:
+    """The keys of one rule, process name and sensor, and when each is due for a look."""
+
+    __slots__ = (
+        "changed",
+        "due",
+        "episodes",
+        "expiries",
+        "histories",
+        "process",
+        "rule",
+        "sensor",
+        "watched",
+    )
+
+    def __init__(self, rule: Rule, process: str, sensor: str | None) -> None:
+        self.rule = rule
+        self.process = process
+        self.sensor = sensor
+        self.histories: dict[str | None, History] = {}
+        self.episodes: dict[str | None, Episode] = {}
+        self.watched: dict[str | None, int] = {}
+        self.due: dict[int, set[str | None]] = {}
+        # One entry a key: at its tick the key is forgotten, or moved to where its newest pane leaves.
+        self.expiries: dict[int, list[str | None]] = {}
+        # Keys that changed since the last `take_changes`; None while nobody wants to know.
+        self.changed: dict[str | None, After] | None = None
+
+    def key(self, address: str | None) -> Key:
+        return Key(address, self.process, self.sensor)
+
+    def keep(self, address: str | None, history: History | None, episode: Episode | None) -> None:
+        """A key's state after a look; without a history it is forgotten."""
+        if history is None:
+            self.forget(address)
+            return
+        self.histories[address] = history
+        if episode is None:
+            self.episodes.pop(address, None)
+        else:
+            self.episodes[address] = episode
+        if self.changed is not None:
+            self.changed[address] = (history, episode)
+
+    def forget(self, address: str | None) -> None:
+        self.histories.pop(address, None)
+        self.episodes.pop(address, None)
+        self.watched.pop(address, None)
+        if self.changed is not None:
+            self.changed[address] = None
+
+    def take_due(self, tick_ms: int) -> set[str | None]:
+        """Keys whose planned look is now; a look that was planned anew for another tick is not one."""
+        due = {address for address in self.due.pop(tick_ms, ()) if self.watched.get(address) == tick_ms}
+        for address in due:
+            del self.watched[address]
+        return due
+
+
+class Changes(NamedTuple):
+    """What a checkpoint has to write: rows of progress and partitions, changed keys, and new parts of inboxes.
+
+    Parts of ticks up to `progress["evaluated_ms"]` that were written earlier are obsolete.
+    """
+
+    progress: saved.Row
+    partitions: list[saved.Row]
+    keys: dict[Group, dict[str | None, After]]
+    parts: dict[tuple[int, int], Inbox]
+
+    def key_rows(self) -> Iterator[saved.Row]:
+        """A `key` row for each changed key, or a `forgotten` row."""
+        for group, changed in self.keys.items():
+            for address, after in changed.items():
+                key = group.key(address)
+                if after is None:
+                    yield saved.forgotten_row(group.rule.id, key)
+                else:
+                    yield saved.key_row(group.rule.id, key, *after)
+
+    def waiting_rows(self) -> Iterator[saved.Row]:
+        """A `waiting` row for each partial of the new parts."""
+        for (tick_ms, pane_ms), part in self.parts.items():
+            yield from part_rows(tick_ms, pane_ms, part)
+
+
+def part_rows(tick_ms: int, pane_ms: int, part: Inbox) -> Iterator[saved.Row]:
+    """A `waiting` row for each partial of a part of an inbox."""
+    for group, partials in part.items():
+        for address, partial in partials.items():
+            yield saved.waiting_row(group.rule.id, group.key(address), tick_ms, pane_ms, partial)

@@ -1,0 +1,139 @@
+"""One partition's way into the engine: its clock, its verdicts, and the inbox an event goes to (semantics.md §4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from streamdetect.detect import history as past
+from streamdetect.detect import saved
+from streamdetect.detect.clocks import PartitionClock
+from streamdetect.detect.groups import Group, Inbox
+from streamdetect.detect.rules import EXCEPTION, PROCESS_NAME, Rule
+from streamdetect.model import Event, Facts, Partition
+
+if TYPE_CHECKING:
+    from streamdetect.detect.engine import Detector
+
+# Verdicts on a record. Any other verdict is the reason why it is filtered (`rules.FILTER_REASONS`).
+COUNTED: Final = "counted"
+LATE: Final = "late"
+FUTURE: Final = "future_time"
+
+NEVER: Final = -(1 << 70)  # before any time: minus infinity of §4
+
+
+class Lane:
+    """One partition's way into the engine. `idle` lanes do not hold time back: silent live, or read to their end."""
+
+    __slots__ = ("_engine", "_high_ms", "_inbox", "_low_ms", "clock", "idle", "partition")
+
+    def __init__(self, engine: Detector, partition: Partition) -> None:
+        self._engine = engine
+        self.partition = partition
+        self.clock = PartitionClock(engine.max_jump_ms)
+        self.idle = False
+        # The inbox that the last event went to, and its pane: the next event nearly always goes there too.
+        self._inbox: Inbox = {}
+        self._low_ms = self._high_ms = NEVER
+
+    def let_go(self) -> None:
+        """The inbox at hand takes no more events."""
+        self._inbox = {}
+        self._low_ms = self._high_ms = NEVER
+
+    def row(self) -> saved.Row:
+        return saved.partition_row(self.partition, self.clock, self.idle)
+
+    @property
+    def watermark_ms(self) -> int | None:
+        """w_p, None before the first event."""
+        now_ms = self.clock.now_ms
+        return None if now_ms is None else now_ms - self._engine.lateness_ms
+
+    def accept(self, event: Event, record_ms: int | None = None, now_ms: int | None = None) -> str:
+        """Take the partition's next event; gives the verdict on it.
+
+        `record_ms` is the record's own timestamp where it has one, `now_ms` the wall clock of a live run; an event
+        too far ahead of either is FUTURE: refused, and moves no clock (§4).
+        """
+        engine = self._engine
+        time_ms = event.time_ms
+        if record_ms is not None and time_ms > record_ms + engine.max_skew_ms:
+            return FUTURE
+        if now_ms is not None and time_ms > now_ms + engine.max_skew_ms:
+            return FUTURE
+        clock = self.clock
+        before_ms = clock.now_ms
+        if (
+            before_ms is None or time_ms > before_ms or clock.run is not None
+        ):  # else the clock has nothing to note
+            clock.observe(time_ms, event.host)
+        rules = engine.rules_by_name.get(event.process_name)
+        if rules is None:
+            return PROCESS_NAME
+        return self._judge(event, rules, NEVER if before_ms is None else before_ms - engine.lateness_ms)
+
+    def _judge(self, event: Event, rules: tuple[Rule, ...], watermark_ms: int) -> str:
+        """Count the event for each rule that wants it. `watermark_ms` is w_p before the event."""
+        glance = event.glance()
+        dismissal = None
+        for rule in rules:
+            dismissal = rule.dismisses(*glance)
+            if dismissal is None:
+                break
+        else:
+            return dismissal or PROCESS_NAME
+        connection = event.connection()
+        objections = [rule.objection(connection) for rule in rules]
+        if (None in objections or connection.lacks_a_field()) and event.unsure():
+            connection = event.reread()
+            objections = [rule.objection(connection) for rule in rules]
+        if None not in objections:
+            return objections[0] or PROCESS_NAME
+        counting = [
+            rule
+            for rule, objection in zip(rules, objections, strict=True)
+            if objection is None and not (rule.exceptions and rule.excepts(connection, event.details()))
+        ]
+        if not counting:
+            return EXCEPTION
+        if event.time_ms < watermark_ms - self._engine.lookback_ms:
+            return LATE
+        inbox = self._inbox_for(event.time_ms, watermark_ms)
+        details = event.details()
+        for rule in counting:
+            _put(inbox, self._engine.group(rule, connection), event.time_ms, connection.addresses, details)
+        return COUNTED
+
+    def _inbox_for(self, time_ms: int, watermark_ms: int) -> Inbox:
+        """The inbox of the first tick T with `T > t`, `T > w_p(e)` that is still to come, and of t's pane (§4)."""
+        engine = self._engine
+        high_ms = self._high_ms
+        if self._low_ms <= time_ms < high_ms and watermark_ms < high_ms > engine.evaluated_ms:
+            return self._inbox
+        interval_ms = engine.interval_ms
+        pane_ms = time_ms - time_ms % interval_ms
+        newest_ms = max(time_ms, watermark_ms)
+        tick_ms = newest_ms - newest_ms % interval_ms + interval_ms
+        if tick_ms <= engine.evaluated_ms:
+            tick_ms = engine.evaluated_ms + interval_ms
+            engine.listener.late_arrival(self.partition)
+        if tick_ms > pane_ms + engine.lookback_ms:
+            return {}  # no tick is left whose window holds it: counted, and in no window
+        inbox = engine.inbox(tick_ms, pane_ms)
+        if tick_ms == pane_ms + interval_ms:
+            self._inbox, self._low_ms, self._high_ms = inbox, pane_ms, tick_ms
+        return inbox
+
+
+def _put(inbox: Inbox, group: Group, time_ms: int, addresses: tuple[str | None, ...], details: Facts) -> None:
+    """Add an event to an inbox, once for each key it falls into."""
+    partials = inbox.get(group)
+    if partials is None:
+        partials = inbox[group] = {}
+    for address in addresses:
+        partial = partials.get(address)
+        if partial is None:
+            partials[address] = past.start_partial(time_ms, details)
+        else:
+            past.add_event(partial, time_ms, details, address, group.rule.limits)
