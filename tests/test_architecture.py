@@ -18,6 +18,7 @@ FLOORS = {
     "broker": 2,
     "sources": 3,
     "sinks": 3,
+    "checkpoint": 3,
     "estate": 3,
     "service": 4,
     "testing": 4,
@@ -28,7 +29,8 @@ GROUND = {"config": {"errors", "model"}, "model": set(), "errors": set()}
 DOORS = {
     "kafka": {"broker", "sources", "sinks"},
     "msgspec": {"events"},
-    "orjson": {"events", "estate", "sinks"},
+    "orjson": {"events", "estate", "sinks", "checkpoint"},
+    "sqlite3": {"checkpoint"},
     "sortedcontainers": {"detect"},
     "pydantic": {"config"},
     "pydantic_core": {"config"},
