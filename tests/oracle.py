@@ -365,8 +365,8 @@ def comparable_ids(ids: list[str], resilient: bool) -> frozenset[str]:
 
 
 def clock_host(reading: Reading) -> frozenset[str]:
-    """§4: host.id (as the profile reads it), else host.name, else the computer name; none is one host."""
-    found = host_ids(reading) or reading.keywords("host.name") or computer_names(reading)
+    """§4: host.id, else host.name, else the computer name; none is one host."""
+    found = reading.keywords("host.id") or reading.keywords("host.name") or computer_names(reading)
     return comparable_ids(found, reading.resilient)
 
 

@@ -527,6 +527,50 @@ def test_explain_of_something_unknown(beacon: str) -> None:
     assert "the last tick of this input is 2026-03-02T05:00:00.000Z" in late.err
 
 
+def test_explain_ends_after_a_leap_of_a_million_years(beacon: str) -> None:
+    """Wild clocks that are believed: the verdicts are told where they change, not at every tick."""
+    wild = b"".join(
+        json.dumps({"@timestamp": 9 * 10**18 + number, "host": {"id": f"h{number}"}}).encode() + b"\n"
+        for number in range(4)
+    )
+    Path(beacon).write_bytes(Path(beacon).read_bytes() + wild)
+    told = call("explain", "--destination", "45.83.64.1", "--process", "chrome.exe", beacon)
+    assert (told.code, told.err) == (0, "")
+    assert "false: expired" in told.out
+
+
+def test_explain_finds_the_null_group(tmp_path: Path) -> None:
+    """In strict, events without a destination.address share a key: `null` asks for it."""
+    path = tmp_path / "null.jsonl"
+    document = json.loads(events(1, 1_000).splitlines()[0])
+    document["destination"].pop("address", None)
+    path.write_text(json.dumps(document))
+    told = call(
+        "explain", "--profile", "strict", "--destination", "null", "--process", "chrome.exe", str(path)
+    )
+    assert "chrome.exe to no address (null)" in told.out
+
+
+def test_evictions_are_told_even_when_quiet(tmp_path: Path) -> None:
+    """What limits.max_keys costs is never silent."""
+    path = tmp_path / "many.jsonl"
+    documents = [json.loads(line) for line in events(20, 60_000).splitlines()]
+    for number, document in enumerate(documents):
+        document["destination"] |= {"ip": f"9.9.9.{number}", "address": f"9.9.9.{number}"}
+    path.write_text("\n".join(map(json.dumps, documents)))
+    told = call("-q", "replay", "--set", "limits.max_keys=1", str(path))
+    assert told.code == 0
+    assert "limits.max_keys" in told.err
+
+
+@pytest.mark.parametrize("start", ["9999-12-31T23:00:00Z", "0001-01-01T00:00:00Z"])
+def test_generate_refuses_years_it_cannot_write(tmp_path: Path, start: str) -> None:
+    """One line and exit code 2, no traceback."""
+    told = call("generate", "--start", start, "--hours", "2", "-o", str(tmp_path / "x.jsonl"))
+    assert told.code == 2
+    assert "Traceback" not in told.err
+
+
 def test_an_unexpected_error_is_1_and_asks_for_a_report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from oracle import to_line
 from strategies import DataSet, data_sets
 from streamdetect.config import Settings
-from streamdetect.detect import Rule
+from streamdetect.detect import COUNTED, Detector, Rule
 from streamdetect.detect.alerts import iso
 from streamdetect.events import Decoder, Event, Refusal
 from streamdetect.events.times import TimeReader
-from streamdetect.model import MANY, Connection, Details
+from streamdetect.model import MANY, Connection, Details, Partition
 
 DATA = Path(__file__).parent / "data"
 CAPTURES = Path(__file__).parents[2] / "shared" / "data"
@@ -178,6 +178,95 @@ def test_numbers_in_text_fields_keep_their_text() -> None:
     details = Details._make(event.details())
     assert details.processes == ("1.50",)
     assert details.hosts == ("1e2", "true")
+
+
+@pytest.mark.parametrize("depth", [300, 700, 1000, 5000])
+@pytest.mark.parametrize(
+    "field", ["@timestamp", "process.name", "process.entity_id", "event.category", "destination.port"]
+)
+def test_deep_nesting_is_no_crash_anywhere(field: str, depth: int) -> None:
+    """Arrays in arrays, where every reader walks: an event, no time or no JSON, and details can be read."""
+    base = '"@timestamp":"2026-03-02T00:00:00Z",' if field != "@timestamp" else ""
+    nested = "[" * depth + '"443"' + "]" * depth
+    raw = f'{{{base}"process":{{"name":"chrome.exe","pid":1.5}},"x":{nested},"{field}":{nested}}}'.encode()
+    for profile in ("strict", "resilient"):
+        event = Decoder(profile, LIMIT).decode(raw)
+        if isinstance(event, Event):
+            certain(event)
+            event.details()
+            event.host()
+
+
+def test_objects_in_nested_arrays_are_found() -> None:
+    """A thousand arrays around an object do not hide its fields."""
+    raw = b'{"@timestamp":1,"destination":' + b"[" * 900 + b'{"port":443}' + b"]" * 900 + b"}"
+    assert certain(event_of(raw)).port == 443
+
+
+def test_integers_of_thousands_of_digits_are_json() -> None:
+    """Python does not read them, Elasticsearch does: malformed as a port, missing as a keyword, ignored elsewhere."""
+    digits = b"9" * 5000
+    raw = (
+        b'{"@timestamp":1,"process":{"name":"chrome.exe"},"destination":{"port":[443,'
+        + digits
+        + b']},"x":'
+        + digits
+        + b"}"
+    )
+    assert certain(event_of(raw)).port == 443
+
+
+def test_utf16_is_no_json() -> None:
+    """A record is UTF-8; no reader guesses."""
+    refusal = decode('{"@timestamp": 1, "x": 1e400}'.encode("utf-16"))
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason == "not_json"
+
+
+@pytest.mark.parametrize("first", [[], [None], None, "x" * 1025])
+def test_an_empty_dataset_falls_back(first: object) -> None:
+    """data_stream.dataset that holds no value is missing, so event.dataset decides (semantics.md §1)."""
+    document = {"@timestamp": 1, "data_stream": {"dataset": first}, "event": {"dataset": "other"}}
+    assert certain(event_of(document)).dataset == "other"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {
+            "data_stream.dataset": "endpoint.events.network",
+            "event": {"category": ["network"], "dataset": "x"},
+        },
+        {"host": {"id": "h", "os": {"type": "x"}}, "host.os.family": "windows"},
+        {"network": {"direction": "e" * 1025}, "network.direction": "egress"},
+    ],
+)
+def test_a_fallback_does_not_hide_a_dotted_first_choice(more: dict[str, Any]) -> None:
+    """What the typed reader does not see may still make the event count."""
+    document = {
+        "@timestamp": 1,
+        "event": {"category": ["network"]},
+        "host": {"id": "h", "os": {"family": "windows"}},
+        "network": {"direction": "egress"},
+        "process": {"name": "chrome.exe", "entity_id": "e"},
+        "destination": {"ip": "45.83.64.1", "port": 443},
+    }
+    lane = Detector(Settings()).lane(Partition("a"))
+    assert lane.accept(event_of(document | more, "resilient")) == COUNTED
+
+
+def test_an_empty_image_is_a_missing_one() -> None:
+    """Beats drops empty values, so the ECS name stays."""
+    document = {
+        "@timestamp": 1,
+        "process": {"name": "chrome.exe"},
+        "winlog": {
+            "provider_name": "Microsoft-Windows-Sysmon",
+            "event_id": 3,
+            "event_data": {"Image": "", "UtcTime": "2026-03-02 00:00:00.000"},
+        },
+    }
+    assert event_of(document).process_name == "chrome.exe"
 
 
 def test_a_host_that_is_a_text_is_no_host_name() -> None:

@@ -30,7 +30,11 @@ from streamdetect.sources.files import FileSource
 )
 @click.argument("paths", nargs=-1, type=click.Path(allow_dash=True), metavar="[PATH]...")
 @config_option()
-@click.option("--destination", required=True, help="Destination address, as an alert gives it.")
+@click.option(
+    "--destination",
+    required=True,
+    help="Destination address, as an alert gives it; null for events without one.",
+)
 @click.option("--process", required=True, help="Process name.")
 @time_option("--at", "at_ms", help="The tick to look at.  [default: the last one]")
 @click.option(

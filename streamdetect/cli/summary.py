@@ -37,8 +37,8 @@ def _remarks(summary: Summary, *, stopped: bool) -> list[str]:
         remarks.append("Stopped before the end: the last windows were not evaluated.")
     if summary.suspect_leaps:
         remarks.append(
-            f"{summary.suspect_leaps:,} records far ahead of all others did not move the clock "
-            "(time.max_future_jump); look at their hosts' clocks."
+            f"{summary.suspect_leaps:,} partition{'s' if summary.suspect_leaps > 1 else ''} ended with records too far "
+            "ahead to be believed (time.max_future_jump); look at their hosts' clocks."
         )
     if summary.evicted:
         remarks.append(

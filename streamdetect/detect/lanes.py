@@ -8,7 +8,7 @@ from streamdetect.detect import history as past
 from streamdetect.detect import saved
 from streamdetect.detect.clocks import PartitionClock
 from streamdetect.detect.groups import Group, Inbox
-from streamdetect.detect.rules import EXCEPTION, PROCESS_NAME, Rule
+from streamdetect.detect.rules import EXCEPTION, MAY_HIDE, PROCESS_NAME, Rule
 from streamdetect.model import Event, Facts, Partition
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Lane:
             return dismissal or PROCESS_NAME
         connection = event.connection()
         objections = [rule.objection(connection) for rule in rules]
-        if (None in objections or connection.lacks_a_field()) and event.unsure():
+        if (not MAY_HIDE.isdisjoint(objections) or connection.lacks_a_field()) and event.unsure():
             connection = event.reread()
             objections = [rule.objection(connection) for rule in rules]
         if None not in objections:

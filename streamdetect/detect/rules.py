@@ -14,16 +14,23 @@ EXCEPTION = "exception"
 DIRECTION = "network.direction"
 PORT = "destination.port"
 ADDRESS = "destination.ip"
+FAMILY = "host.os.family"
+DATASET = "data_stream.dataset"
 FILTER_REASONS = (
     PROCESS_NAME,
     DIRECTION,
     "event.category",
-    "host.os.family",
-    "data_stream.dataset",
+    FAMILY,
+    DATASET,
     PORT,
     ADDRESS,
     EXCEPTION,
 )
+
+
+# Verdicts that an event read in full may change: that it counts (None), and those on fields with a fallback, which
+# may have hidden the first choice.
+MAY_HIDE = frozenset({None, FAMILY, DATASET})
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +99,9 @@ class Rule:
         if event.category != "network":
             return "event.category"
         if event.os_family != "windows":
-            return "host.os.family"
+            return FAMILY
         if event.dataset is not None and event.dataset not in self._datasets:
-            return "data_stream.dataset"
+            return DATASET
         if not isinstance(event.port, int) or event.port in self._ports:
             return PORT
         if not isinstance(event.ip, str) or event.ip in self._networks:

@@ -14,6 +14,9 @@ _DURATION = re.compile(r"([0-9]+)(ms|s|m|h|d)")
 _PERCENT = re.compile(r"([0-9]+)%")
 
 
+_LAST_MS = 253_370_764_800_000  # 9999-01-01T00:00:00Z: local times are written too
+
+
 @dataclass(frozen=True, slots=True)
 class Beacon:
     """A call every `period_ms`; the gap between two calls is `period_ms` give or take `jitter_ms`.
@@ -56,6 +59,9 @@ def _duration_ms(text: str, what: str, whole: str) -> int:
     return int(match[1]) * _UNITS_MS[match[2]]
 
 
+_LAST_MS = 253_370_764_800_000  # 9999-01-01T00:00:00Z: local times are written too
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """An estate. `events_per_host_hour` is the mean over a day; nights are quieter. Beacons come on top."""
@@ -72,7 +78,9 @@ class Plan:
         if self.hosts < 1:
             raise ValueError(f"an estate needs at least one host, not {self.hosts}")
         if not 0 < self.hours < 1_000_000:
-            raise ValueError(f"hours must be above 0, not {self.hours}")
+            raise ValueError(f"hours must be above 0 and below 1,000,000, not {self.hours:g}")
+        if self.start_ms < 0 or self.end_ms > _LAST_MS:
+            raise ValueError("an estate must begin in 1970 or later and end before the year 9999")
         if not 0 <= self.events_per_host_hour < 1_000_000:
             raise ValueError(f"events per host and hour must be 0 or more, not {self.events_per_host_hour}")
         if any(beacon.hosts > self.hosts for beacon in self.beacons):

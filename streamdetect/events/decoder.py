@@ -5,9 +5,11 @@ Most records end at the process name, so everything else is read only when `Even
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
+from typing import Any, Final
 
 import msgspec
 import orjson
@@ -18,12 +20,14 @@ from streamdetect.events.generic import Fields
 from streamdetect.events.reading import Reading
 from streamdetect.events.times import TimeReader
 from streamdetect.events.typed import Document, EventData, fields_of, glimpse, may_be_dotted, raw_sysmon
-from streamdetect.events.values import SURELY_A_KEYWORD, FloatText
+from streamdetect.events.values import SURELY_A_KEYWORD, FloatText, flatten
 from streamdetect.model import Many
 
 # Logstash's plain codec writes "%{@timestamp} %{host} %{message}".
 _PLAIN_CODEC = re.compile(rb"\s*\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3,9}Z ")
 
+
+_LONGEST_INTEGER: Final = 4_000  # digits
 
 _NOTHING_SEEN: model.Glance = (None, None, None)
 
@@ -90,6 +94,9 @@ class Decoder:
         self._max_record_bytes = max_record_bytes
         self._times = TimeReader(resilient=resilient)
         self._typed: Callable[[bytes], Document] = msgspec.json.Decoder(Document).decode
+        self._with_texts: Callable[[bytes], dict[str, object]] = msgspec.json.Decoder(
+            dict[str, Any], float_hook=FloatText.parse
+        ).decode
         self._untyped: Callable[[bytes], object] = msgspec.json.Decoder().decode
 
     def decode(self, raw: bytes | None) -> Event | Refusal:
@@ -118,7 +125,7 @@ class Decoder:
 
     def _decode_raw(self, raw: bytes, document: Document, data: EventData) -> Event | Refusal:
         """A raw Sysmon record: its name is in Image, its time in UtcTime."""
-        if data.image is None or data.utc_time is None:
+        if not data.image or not data.utc_time:  # an empty member is a missing one
             return self._decode_generic(raw)
         slash = data.image.rfind("\\")
         time_ms = self._times.read_utc(data.utc_time)
@@ -180,31 +187,35 @@ class Decoder:
     def _fields(self, raw: bytes, document: object) -> Fields:
         fields = generic.read(document if isinstance(document, dict) else {}, dotted=may_be_dotted(raw))
         if _has_float(fields):
-            again = json.loads(raw, parse_float=FloatText.parse)
-            fields = generic.read(again)
+            with contextlib.suppress(
+                ValueError, RecursionError
+            ):  # then the number is shown as Python writes it
+                fields = generic.read(self._with_texts(raw))
         return fields
 
 
 def _has_float(fields: Fields) -> bool:
     """Whether a keyword may need a number's own text, which the fast decoders do not keep."""
-    values = [getattr(fields, name) for name in Fields.__struct_fields__]
-    return any(
-        isinstance(value, float) or (isinstance(value, list) and _float_within(value)) for value in values
-    )
-
-
-def _float_within(values: list[object]) -> bool:
-    return any(isinstance(v, float) or (isinstance(v, list) and _float_within(v)) for v in values)
+    values: list[object] = [getattr(fields, name) for name in Fields.__struct_fields__]
+    return any(isinstance(value, float) for value in flatten(values))
 
 
 def _parse_huge_numbers(raw: bytes) -> object:
     """JSON whose only oddity is a number beyond a double (`1e400`): valid, and neither fast decoder takes it."""
     try:
-        document: object = json.loads(raw, parse_constant=_refuse_constant)
-        json.dumps(document, ensure_ascii=False).encode()  # a lone surrogate is no text
+        text = raw.decode()  # or json would guess an encoding
+        document: object = json.loads(
+            text, parse_constant=_refuse_constant, parse_int=_whole_number, parse_float=FloatText.parse
+        )
+        json.dumps(document, ensure_ascii=False, default=str).encode()  # a lone surrogate is no text
     except (ValueError, RecursionError):
         raise NotJsonError(_json_problem(raw)) from None
     return document
+
+
+def _whole_number(text: str) -> int | FloatText:
+    """Python refuses to read integers of thousands of digits; no field takes them, but they are JSON."""
+    return int(text) if len(text) < _LONGEST_INTEGER else FloatText.parse(text)
 
 
 def _refuse_constant(text: str) -> object:
@@ -233,12 +244,14 @@ def _json_problem(raw: bytes) -> str:
 def _no_time(value: object) -> Refusal:
     if value is None:
         return Refusal("no_time", "the document has no @timestamp")
-    return Refusal("no_time", f"@timestamp is no time that Elasticsearch takes: {str(value)[:100]!r}")
+    shown = repr(value)[:100] if isinstance(value, (str, int, float)) else f"a JSON {_kind(value)}"
+    return Refusal("no_time", f"@timestamp is no time that Elasticsearch takes: {shown}")
 
 
 def _kind(value: object) -> str:
     kinds = {
         list: "array",
+        dict: "object",
         str: "string",
         bool: "boolean",
         int: "number",

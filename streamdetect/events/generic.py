@@ -12,6 +12,7 @@ import msgspec
 
 from streamdetect.events import sysmon
 from streamdetect.events.lookup import Finder
+from streamdetect.events.values import first_present
 
 JsonObject = dict[str, object]
 
@@ -99,8 +100,7 @@ def read(document: JsonObject, *, dotted: bool = True) -> Fields:
     fields = Fields(timestamp=sysmon.written(document) if timestamp is None else timestamp)
     for name, path in _ECS_PATHS.items():
         setattr(fields, name, find(path))
-    dataset = find(("data_stream", "dataset"))
-    fields.dataset = find(("event", "dataset")) if dataset is None else dataset
+    fields.dataset = first_present(find(("data_stream", "dataset")), find(("event", "dataset")))
     fields.forwarded = "forwarded" in _texts(find(("tags",)))
     fields.computer_name = find(("winlog", "computer_name"))
     fields.sysmon = (

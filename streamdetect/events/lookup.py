@@ -33,14 +33,15 @@ class Finder:
 
 
 def _values(value: object, path: tuple[str, ...]) -> Iterator[object]:
-    if not path:
-        if value is not None:
-            yield value
-    elif isinstance(value, list):
-        for item in value:
-            yield from _values(item, path)
-    elif isinstance(value, dict):
-        for length in range(1, len(path) + 1):
-            key = ".".join(path[:length])
-            if key in value:
-                yield from _values(value[key], path[length:])
+    """Every value at a path, in document order. Not by recursion, as `values.flatten`."""
+    ahead = [(value, path)]
+    while ahead:
+        value, path = ahead.pop()
+        if not path:
+            if value is not None:
+                yield value
+        elif isinstance(value, list):
+            ahead += [(item, path) for item in reversed(value)]
+        elif isinstance(value, dict):
+            keys = [(".".join(path[:length]), path[length:]) for length in range(len(path), 0, -1)]
+            ahead += [(value[key], rest) for key, rest in keys if key in value]

@@ -76,7 +76,7 @@ class Reading:
             direction = _DIRECTIONS.get(direction, direction)  # type: ignore[call-overload]  # any hashable
         number = found_port if type(found_port) is int else port(found_port)
         return (
-            direction if type(direction) is str else None,
+            direction if type(direction) is str and len(direction) <= SURELY_A_KEYWORD else None,
             number if type(number) is int else None,
             self._addresses.canonical(ip) if type(ip) is str else None,
         )
@@ -125,8 +125,8 @@ class Reading:
         return known or self._origins.put(identity, self._details(fields, number, own_ip))
 
     def leap_host(self, fields: Fields) -> str | None:
-        """Whose clock a record shows: host.id as the profile reads it, else host.name, else the computer name."""
-        for value in (self._host(fields)[0], fields.host_name, fields.computer_name):
+        """Whose clock a record shows: host.id, else host.name, else the computer name; compared as ids are."""
+        for value in (fields.host_id, fields.host_name, fields.computer_name):
             names = self._comparable(distinct_keywords(value))
             if names:
                 return "\0".join(names)

@@ -10,6 +10,8 @@ import re
 from datetime import date
 from typing import Final
 
+from streamdetect.events.values import flatten
+
 _LONG: Final = 2**63
 
 # ISO 8601 as strict_date_optional_time takes it: each part optional from the right.
@@ -73,7 +75,7 @@ class TimeReader:
 
     def _only(self, values: list[object]) -> int | None:
         """A date field of a data stream takes one value; an array of exactly one is that value."""
-        present = [value for value in values if value is not None]
+        present = list(flatten(values))
         return self.read(present[0]) if len(present) == 1 else None
 
     def _text(self, text: str) -> int | None:

@@ -14,6 +14,7 @@ import msgspec
 
 from streamdetect.events import sysmon
 from streamdetect.events.generic import Fields, apply_sysmon
+from streamdetect.events.values import first_present
 
 # The last part of a field name that matters is made of these; a backslash begins an escaped letter.
 _DOTTED_NAME = re.compile(rb'\.[A-Za-z0-9_\\]*"\s*:')
@@ -151,8 +152,8 @@ def fields_of(document: Document) -> Fields:
         fields.category = event.category
         fields.dataset = event.dataset
         fields.sysmon = event.provider == sysmon.PROVIDER or event.module == "sysmon"
-    if document.data_stream is not None and document.data_stream.dataset is not None:
-        fields.dataset = document.data_stream.dataset
+    if document.data_stream is not None:
+        fields.dataset = first_present(document.data_stream.dataset, fields.dataset)
     host = document.host
     if host is not None:
         fields.host_id = host.id

@@ -36,12 +36,25 @@ class FloatText(float):
 
 
 def flatten(value: object) -> Iterator[object]:
-    """The non-null scalars of a field's value; objects are no values of a scalar field."""
-    if isinstance(value, list):
-        for item in value:
-            yield from flatten(item)
-    elif value is not None and not isinstance(value, dict):
-        yield value
+    """The non-null scalars of a field's value, in order; objects are no values of a scalar field.
+
+    Not by recursion: how deep a record may be nested must not depend on Python's stack.
+    """
+    ahead = [value]
+    while ahead:
+        value = ahead.pop()
+        if isinstance(value, list):
+            ahead += reversed(value)
+        elif value is not None and not isinstance(value, dict):
+            yield value
+
+
+def first_present(*values: object) -> object:
+    """The first value that holds a keyword: null, `[]` and what is too long are missing. None if there is none."""
+    for value in values:
+        if distinct_keywords(value):
+            return value
+    return None
 
 
 def keyword(value: object) -> str | None:

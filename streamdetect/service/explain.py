@@ -5,14 +5,16 @@ Reads what `replay` reads and evaluates with the same code; only the key asked f
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from streamdetect.config import Settings
 from streamdetect.detect import Detector, Listener, Rule
 from streamdetect.detect.alerts import Key, iso
-from streamdetect.detect.episodes import Look, look, objection
-from streamdetect.detect.history import History, unpack_panes
+from streamdetect.detect.episodes import Look, leaves_ms, look, objection
+from streamdetect.detect.history import History, seen, unpack_panes
+from streamdetect.detect.rules import Limits
 from streamdetect.errors import UsageError
 from streamdetect.events.values import parse_address
 from streamdetect.service.replay import run_replay
@@ -56,10 +58,16 @@ class Tracker(Listener):
         self.last_tick_ms = tick_ms
         if self.detector is None:
             return
-        for rule, key, history in self.detector.inspect(self._address, self._process):
+        for rule, key, history in self._found(self.detector):
             track = self.tracks.setdefault((rule.id, key), Track(rule, key))
             if not track.states or track.states[-1][1] is not history:
                 track.states.append((tick_ms, history))
+
+    def _found(self, detector: Detector) -> Iterator[tuple[Rule, Key, History]]:
+        """The destination's keys; `null` is also the key of events without a destination.address (§2)."""
+        yield from detector.inspect(self._address, self._process)
+        if self._address == "null":
+            yield from detector.inspect(None, self._process)
 
 
 class _NoAlerts:
@@ -114,7 +122,8 @@ def explain_checkpoint(*, settings: Settings, path: str, question: Question) -> 
 
 def _explain(track: Track, at_ms: int, last_ms: int) -> str:
     sensor = f" (sensor {track.key.sensor})" if track.key.sensor else ""
-    lines = [f"{track.key.process} to {track.key.address}{sensor}, rule {track.rule.name} [{track.rule.id}]"]
+    whither = "no address (null)" if track.key.address is None else track.key.address
+    lines = [f"{track.key.process} to {whither}{sensor}, rule {track.rule.name} [{track.rule.id}]"]
     history = next((state for tick_ms, state in reversed(track.states) if tick_ms <= at_ms), None)
     found = look(history, None, at_ms, track.rule.limits)
     lines.append(
@@ -165,18 +174,28 @@ def _panes(rule: Rule, found: Look) -> list[str]:
 
 
 def _verdicts(track: Track, last_ms: int) -> list[str]:
-    """One line for each change of the verdict, at every tick, those without a new event included."""
+    """One line for each change of the verdict, at whatever tick it was."""
     limits = track.rule.limits
     lines: list[str] = []
     before: str | None = None
     states = [*track.states, (last_ms + limits.interval_ms, track.states[-1][1])]
-    for (from_ms, history), (to_ms, _) in itertools.pairwise(states):
-        for tick_ms in range(from_ms, to_ms, limits.interval_ms):
+    for (from_ms, history), (to_ms, _) in pairwise(states):
+        tick_ms: int | None = from_ms
+        while tick_ms is not None and tick_ms < to_ms:
             verdict = _verdict(history, tick_ms, track.rule)
             if verdict != before:
                 lines.append(f"    {iso(tick_ms)}  {verdict}")
                 before = verdict
+            tick_ms = _next_change(history, tick_ms, limits)
     return lines
+
+
+def _next_change(history: History, tick_ms: int, limits: Limits) -> int | None:
+    """The next tick at which an event, host or process leaves the window, None when none is left in it."""
+    hosts, processes = seen(history)
+    times = [pane.first_ms for pane in unpack_panes(history[0])]
+    times += [last_ms for _, last_ms in (*hosts, *processes)]
+    return min((left for time_ms in times if (left := leaves_ms(time_ms, limits)) > tick_ms), default=None)
 
 
 def _verdict(history: History, tick_ms: int, rule: Rule) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from streamdetect.config import Settings
 from streamdetect.detect import COUNTED, FUTURE, LATE, Detector, Lane, Listener
 from streamdetect.events import Decoder, Refusal
 from streamdetect.model import Alert, Batch, DeadLetter, Partition
 from streamdetect.service.summary import Summary
 from streamdetect.sinks import AlertSink, DeadLetterSink
+
+log = logging.getLogger(__name__)
 
 
 class _Ear(Listener):
@@ -26,6 +30,13 @@ class _Ear(Listener):
         self._next.evaluated(tick_ms, keys)
 
     def evicted(self, rule_id: str, keys: int) -> None:
+        if self.keys_evicted == 0:  # the sum is in the summary
+            log.warning(
+                "limits.max_keys is reached and keys are being given up, first %d of rule %s; a beacon among them is "
+                "found later or not at all. Raise limits.max_keys, or exclude busy networks.",
+                keys,
+                rule_id,
+            )
         self.keys_evicted += keys
         self._next.evicted(rule_id, keys)
 
