@@ -1,5 +1,5 @@
 # Everything runs in .venv, which is made on first use. `make PYTHON=/path/to/python` takes another Python.
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench chaos clean
 .DEFAULT_GOAL := help
 
 VENV = .venv
@@ -14,6 +14,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
 	@echo "make bench   the benchmarks"
+	@echo "make chaos   kill the run 200 times against a real broker, for each kind of sink; half an hour"
 	@echo "make clean   remove what these made"
 
 $(BIN)/python:
@@ -49,6 +50,11 @@ format: $(VENV)/installed-test
 
 bench: $(VENV)/installed-test
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+chaos: $(VENV)/installed-test
+	$(BIN)/python scripts/run_chaos.py --kills 200 --sink kafka
+	$(BIN)/python scripts/run_chaos.py --kills 200 --sink file
+	STREAMDETECT_EXAMPLES=500 $(BIN)/python -m pytest tests/test_commit.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

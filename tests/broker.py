@@ -32,7 +32,10 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from jgo.maven import MavenContext, PythonResolver
 from jgo.parse import Coordinate
-from kafka.admin import (  # type: ignore[import-untyped]  # it has no types at all
+from kafka import TopicPartition  # type: ignore[import-untyped]  # it has no types at all
+from kafka.admin import (  # type: ignore[import-untyped]
+    ConfigResource,
+    ConfigResourceType,
     KafkaAdminClient,
     NewPartitions,
     NewTopic,
@@ -269,6 +272,15 @@ class Broker:
 
     def add_partitions(self, topic: str, total: int) -> None:
         self.admin.create_partitions({topic: NewPartitions(total)})
+
+    def configure(self, topic: str, **configs: str) -> None:
+        """Change settings of a topic, given with underscores."""
+        changes = {key.replace("_", "."): value for key, value in configs.items()}
+        self.admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, changes)])
+
+    def delete_records(self, topic: str, partition: int, before: int) -> None:
+        """As retention does it."""
+        self.admin.delete_records({TopicPartition(topic, partition): before})
 
     def delete_topic(self, topic: str) -> None:
         self.admin.delete_topics([topic])

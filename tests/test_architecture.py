@@ -21,7 +21,7 @@ FLOORS = {
     "checkpoint": 3,
     "estate": 3,
     "service": 4,
-    "testing": 4,
+    "testing": 5,
     "cli": 5,
 }
 # On the ground floor, words come before settings.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,11 +17,13 @@ from product import settings_from
 
 from oracle import replay, to_line
 from strategies import DataSet, data_sets
-from streamdetect.checkpoint import Checkpoint, CheckpointStore, Stored
+from streamdetect.checkpoint import Checkpoint, CheckpointStore, Row, Stored
+from streamdetect.checkpoint.lock import DirectoryLock
 from streamdetect.checkpoint.memory import MemoryStore
-from streamdetect.checkpoint.sqlite import FILE, SqliteStore, reset
+from streamdetect.checkpoint.sqlite import SqliteStore
+from streamdetect.checkpoint.sqlitefile import FILE, reset
 from streamdetect.detect import Detector
-from streamdetect.errors import CheckpointError, StateError
+from streamdetect.errors import CheckpointError, FencedError, StateError
 from streamdetect.events import Decoder, Event
 from streamdetect.model import Partition
 
@@ -61,9 +63,16 @@ def checkpoint(number: int, **more: Any) -> Checkpoint:
 
 
 def loaded(store: CheckpointStore) -> Stored:
+    """All of it, as the JSON it is."""
     found = store.load()
     assert found is not None
+    found.keys, found.waiting = plain(found.keys), plain(found.waiting)
     return found
+
+
+def plain(rows: Iterable[Row]) -> list[Row]:
+    answer: list[Row] = json.loads(json.dumps(list(rows)))
+    return answer
 
 
 def test_nothing_was_ever_saved(store: CheckpointStore) -> None:
@@ -111,6 +120,71 @@ def test_a_file_is_found_again_by_the_next_process(tmp_path: Path) -> None:
     )
 
 
+def test_marks_state_and_settings_are_kept(store: CheckpointStore) -> None:
+    """How long output files were, and the name of the state, which stays."""
+    store.save(checkpoint(1, marks={"alerts": {"path": "a", "length": 7}}))
+    assert loaded(store).marks == {"alerts": {"path": "a", "length": 7}}
+    store.save(checkpoint(2))
+    assert loaded(store).marks == {}
+    assert len(store.state) == 32
+
+
+def test_only_the_newest_owner_may_save(tmp_path: Path) -> None:
+    """A process that was stopped while another took the directory over finds out at its next save, and changes
+    nothing.
+    """
+    memory = MemoryStore()
+    for older, newer in (
+        (memory, memory.opened_again()),
+        (SqliteStore(str(tmp_path), SETTINGS), SqliteStore(str(tmp_path), SETTINGS)),
+    ):
+        older.claim("first")
+        older.save(checkpoint(1))
+        newer.claim("second")
+        with pytest.raises(FencedError, match="taken over"):
+            older.save(checkpoint(2))
+        assert newer.state == older.state
+        assert loaded(newer).number == 1
+        newer.save(checkpoint(2))
+
+
+def test_a_directory_is_locked_by_one(tmp_path: Path) -> None:
+    """The lock goes with whoever holds it."""
+    first, second = DirectoryLock(str(tmp_path / "a")), DirectoryLock(str(tmp_path / "a"))
+    assert (first.acquire(), second.acquire()) == (True, False)
+    first.close()
+    assert second.acquire()
+    second.close()
+    assert not second.acquire()
+
+
+def test_a_store_is_looked_into_while_it_is_written(tmp_path: Path) -> None:
+    """Without settings it opens whatever is there, and never writes; no directory is CheckpointError."""
+    store = SqliteStore(str(tmp_path), SETTINGS)
+    store.save(checkpoint(1, keys=[key("x")]))
+    looking = SqliteStore(str(tmp_path), None)
+    store.save(checkpoint(2))
+    found = loaded(looking)
+    assert (found.number, found.settings, looking.state) == (2, SETTINGS, store.state)
+    with pytest.raises(StateError):
+        looking.claim("me")
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        SqliteStore(str(tmp_path / "none"), None)
+
+
+def test_the_file_shrinks_after_many_keys_are_forgotten(tmp_path: Path) -> None:
+    """Old versions and forgotten keys are pruned: 20,000 keys of some 300 bytes, then none."""
+    store = SqliteStore(str(tmp_path), SETTINGS)
+    names = [f"name-{index}" for index in range(20_000)]
+    store.save(checkpoint(1, keys=[key(name, name) for name in names]))
+    store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    large = store.size_bytes()
+    store.save(checkpoint(99, keys=[key(name, kind="forgotten") for name in names]))
+    store.save(checkpoint(100))
+    store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert store.size_bytes() < large / 10
+
+
 def test_facts_are_stored_once_and_given_up_when_unused(tmp_path: Path) -> None:
     """1,000 keys of one process share one row; after the last is forgotten, a hundredth checkpoint drops it."""
     store = SqliteStore(str(tmp_path), SETTINGS)
@@ -155,7 +229,10 @@ def filled(folder: Path) -> bytes:
 def attempt(folder: Path) -> Stored | None:
     store = SqliteStore(str(folder), SETTINGS)
     try:
-        return store.load()
+        found = store.load()
+        if found is not None:
+            found.keys, found.waiting = plain(found.keys), plain(found.waiting)
+        return found
     finally:
         store.close()
 

@@ -19,7 +19,7 @@ import yaml
 from rich.console import Console
 
 import streamdetect
-from streamdetect.cli import entry
+from streamdetect.cli import entry, logs
 from streamdetect.cli.output import Meter
 from streamdetect.cli.signals import stopping
 from streamdetect.cli.summary import summary_text
@@ -27,6 +27,7 @@ from streamdetect.config import Settings, load_settings
 from streamdetect.errors import FencedError
 from streamdetect.service.summary import Summary
 from streamdetect.sinks.packed import packed_file
+from streamdetect.testing import ManualClock
 
 COMMANDS = (
     "",
@@ -34,6 +35,10 @@ COMMANDS = (
     "replay",
     "explain",
     "generate",
+    "state",
+    "state show",
+    "state verify",
+    "state export",
     "config",
     "config check",
     "config show",
@@ -257,7 +262,12 @@ WRONG_USAGE = [
     (["generate", "-o", "-", "--hours", "nan"], "hours must be above 0"),
     (["generate", "-o", "-", "--beacon", "0s,20%"], "at least 1 ms"),
     (["generate", "-o", "-", "--beacon", "10s,200%"], "shorter than its period"),
-    (["explain", "--destination", "a", "--process", "b", "--checkpoint", "state"], "keeps no checkpoints"),
+    (
+        ["explain", "--destination", "a", "--process", "b", "--checkpoint", "state", "x"],
+        "PATHs or --checkpoint",
+    ),
+    (["state", "verify", "state", "x", "--from-kafka"], "exclude each other"),
+    (["state", "show"], "Missing argument"),
     (["replay", "x", "--log-format", "xml"], "'xml' is not one of"),
     (["replay", "x", "--profile", "lax"], "'lax' is not one of"),
 ]
@@ -823,3 +833,23 @@ def test_summary_text_tells_what_to_wonder_about() -> None:
 def test_defaults_need_no_file() -> None:
     """The built-in settings are what an empty environment gives."""
     assert load_settings(None, environ={}) == Settings()
+
+
+def test_the_kafka_client_is_heard_once_in_a_while() -> None:
+    """Each of its messages at most every 30 seconds and without a traceback; others are left alone."""
+    clock = ManualClock()
+    calm = logs.CalmClient(30.0, clock)
+
+    def record(name: str, text: str) -> logging.LogRecord:
+        return logging.LogRecord(name, logging.ERROR, "", 0, text, None, (ValueError, ValueError("x"), None))
+
+    first = record("kafka.cluster", "no node %s")
+    assert calm.filter(first)
+    assert first.exc_info is None
+    assert not calm.filter(record("kafka.cluster", "no node %s"))
+    assert calm.filter(record("kafka.cluster", "another thing"))
+    clock.move(30)
+    assert calm.filter(record("kafka.cluster", "no node %s"))
+    ours = record("streamdetect.service", "mine")
+    assert all(calm.filter(ours) for _ in range(3))
+    assert ours.exc_info is not None

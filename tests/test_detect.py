@@ -7,14 +7,18 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from product import run, settings_from
 
 from strategies import DataSet, data_sets
 from streamdetect.config import Settings
 from streamdetect.detect import COUNTED, LATE, Detector, KeyedStep, Lane, Listener, Rule
+from streamdetect.detect import history as past
 from streamdetect.detect.alerts import Key
 from streamdetect.detect.networks import Networks
 from streamdetect.events import Decoder, Event
@@ -237,6 +241,196 @@ def test_memory_is_bounded_and_open_episodes_are_kept() -> None:
     assert sum(detector.open_episodes().values()) == 1
     assert ear.lost == 1_001 - detector.keys
     assert detector.keys_peak <= 100
+
+
+Left = frozenset[tuple[str, Key]]  # (rule id, key) of every key that is alive
+HALF_HOUR_MS = 30 * MINUTE_MS
+
+
+class Judged(Detector):
+    """A detector whose every eviction is compared with the slow one."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.left: dict[int, Left] = {}
+
+    def _evict(self, tick_ms: int) -> None:
+        expected = left_after(self, tick_ms)
+        super()._evict(tick_ms)
+        self.left[tick_ms] = frozenset(map(name, key_rows(self)))
+        assert self.left[tick_ms] == expected
+        for group in self._groups.values():  # each key has its one place in the order
+            places = [*group.expiries.values(), *group.spared.values()]
+            noted = [address for addresses in places for address in addresses]
+            assert len(noted) == len(group.histories)
+            assert set(noted) == set(group.histories)
+
+
+def key_rows(detector: Detector) -> list[Any]:
+    return [row for row in detector.export_state() if row["kind"] == "key"]
+
+
+def name(row: Any) -> tuple[str, Key]:
+    return row["rule"], Key(*row["key"])
+
+
+def left_after(detector: Detector, tick_ms: int) -> Left:
+    """The oracle of semantics.md §6: all keys without an open episode in the order in which they go."""
+    time = detector.settings.time
+    ranks = {rule.id: number for number, rule in enumerate(detector.settings.rules)}
+    need = [r.min_connections_per_hour * max(1, r.min_duration_hours) for r in detector.settings.rules]
+
+    def order(row: Any) -> tuple[Any, ...]:
+        panes = [pane for pane in row["panes"] if pane[0] >= tick_ms - time.lookback_ms]
+        events = sum(pane[2] for pane in panes)
+        rank = ranks[row["rule"]]
+        return (
+            2 * events >= need[rank],
+            panes[-1][1] // time.interval_ms,
+            events,
+            Key(*row["key"]).order(),
+            rank,
+        )
+
+    rows = key_rows(detector)
+    may_go = sorted((row for row in rows if row["episode"] is None), key=order)
+    gone = may_go[: max(0, len(rows) - detector.settings.limits.max_keys)]
+    return frozenset(map(name, rows)) - frozenset(map(name, gone))
+
+
+CROWDS = st.fixed_dictionaries(
+    {
+        "profile": st.sampled_from(["strict", "resilient"]),
+        "time": st.fixed_dictionaries(
+            {
+                "interval": st.just("30m"),
+                "lookback": st.sampled_from(["1h", "2h", "4h"]),
+                "lateness": st.sampled_from(["0s", "30m", "1h"]),
+            }
+        ),
+        "limits": st.fixed_dictionaries({"max_keys": st.integers(1, 8)}),
+        "rules": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "name": st.just("crowded"),
+                    "processes": st.sampled_from([["chrome.exe"], ["chrome.exe", "svchost.exe"]]),
+                    "min_connections_per_hour": st.integers(1, 6),
+                    "min_duration_hours": st.integers(0, 1),
+                }
+            ),
+            min_size=1,
+            max_size=2,
+        ),
+    }
+)
+# Time since the event before in quarters of an hour, address, process, process instance, sensor.
+ARRIVALS = st.lists(
+    st.tuples(
+        st.sampled_from([0, 0, 0, 0, 1, 1, 2, 5, -3, -9]),
+        st.sampled_from([None, "", *"abcdefgh"]),
+        st.sampled_from(["chrome.exe", "chrome.exe", "svchost.exe"]),
+        st.sampled_from(["p1", "p1", "p1", "p2"]),
+        st.sampled_from(["endpoint", "sysmon"]),
+    ),
+    min_size=20,
+    max_size=120,
+)
+
+
+def crowd(chosen: Settings, arrivals: list[Any], rng: Random | None) -> tuple[Judged, list[bytes]]:
+    """All arrivals in one go; or in batches, with the state saved, shuffled and restored between some of them."""
+    detector, alerts = Judged(chosen), []
+    time_ms = T0_MS
+    for quarters, address, process, instance, sensor in arrivals:
+        time_ms += quarters * 15 * MINUTE_MS
+        seen = replace(CONNECTION, addresses=(address,), process_name=process, sensor=sensor)
+        if chosen.profile == "strict":
+            seen = replace(seen, sensor=None)
+        known = tuple(DETAILS._replace(processes=(instance,)))
+        detector.lane(Partition("a")).accept(Seen(time_ms, seen, known, process))
+        if rng is not None and rng.random() < 0.5:
+            alerts += detector.advance()
+        if rng is not None and rng.random() < 0.1:
+            detector = restored(detector, rng)
+    alerts += detector.finish()
+    return detector, [alert.body for alert in alerts]
+
+
+def restored(detector: Judged, rng: Random) -> Judged:
+    progress, *rows = [json.loads(json.dumps(row)) for row in detector.export_state()]
+    rng.shuffle(rows)
+    again = Judged(detector.settings)
+    again.import_state([progress, *rows])
+    again.left = detector.left
+    return again
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(CROWDS, ARRIVALS, st.integers(0, 2**32))
+def test_evictions_equal_the_slow_ones(plain: Any, arrivals: list[Any], seed: int) -> None:
+    """At every tick the right keys go, and the same ones whatever the batches, saves and order of keys."""
+    plain["rules"] = [rule | {"id": f"rule-{number}"} for number, rule in enumerate(plain["rules"])]
+    chosen = Settings.model_validate(plain)
+    at_once, alerts = crowd(chosen, arrivals, None)
+    in_parts, same_alerts = crowd(chosen, arrivals, Random(seed))
+    assert alerts == same_alerts
+    assert frozenset(map(name, key_rows(at_once))) == frozenset(map(name, key_rows(in_parts)))
+    for tick_ms in at_once.left.keys() & in_parts.left.keys():
+        assert at_once.left[tick_ms] == in_parts.left[tick_ms]
+
+
+def test_the_longest_silent_go_first_and_those_near_the_thresholds_last() -> None:
+    """480 = 120 x 4 events are needed, so 240 are near; with room for two keys, each new one pushes another out."""
+    detector, lane, _ = make(limits={"max_keys": 2})
+    alive = []
+    for pane, (address, events) in enumerate(
+        [("near", 240), ("239", 239), ("one", 1), ("two", 2), ("new", 240), ("newer", 240)]
+    ):
+        for index in range(events):
+            seen = replace(CONNECTION, addresses=(address,))
+            lane.accept(Seen(T0_MS + pane * 5 * MINUTE_MS + index, seen))
+        detector.advance_to(T0_MS + (pane + 1) * 5 * MINUTE_MS)
+        alive.append([row["key"][0] for row in key_rows(detector)])
+    assert alive[2:] == [["near", "one"], ["near", "two"], ["near", "new"], ["new", "newer"]]
+
+
+def test_a_checkpoint_hears_of_evicted_keys() -> None:
+    """A key that was given up is among the changes, as forgotten."""
+    detector, lane, ear = make(limits={"max_keys": 2})
+    detector.track_changes()
+    lane.accept(Seen(T0_MS, to("9.9.9.1")))
+    lane.accept(Seen(T0_MS, to("9.9.9.2")))
+    detector.advance_to(T0_MS + 5 * MINUTE_MS)
+    assert {row["kind"] for row in detector.take_changes().key_rows()} == {"key"}
+    lane.accept(Seen(T0_MS + 5 * MINUTE_MS, to("9.9.9.3")))
+    detector.advance_to(T0_MS + 10 * MINUTE_MS)
+    changes = [(row["kind"], row["key"][0]) for row in detector.take_changes().key_rows()]
+    assert changes == [("key", "9.9.9.3"), ("forgotten", "9.9.9.1")]
+    assert ear.lost == 1
+
+
+def test_an_eviction_looks_at_no_pane_that_does_not_concern_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten panes of 100 keys, the oldest all near (2 of 4 events), and 10 new keys too many at each of two ticks."""
+    rule = {"name": "small", "min_connections_per_hour": 4, "min_duration_hours": 1}
+    detector, lane, ear = make(limits={"max_keys": 1_000}, rules=[rule])
+    looks: list[bytes] = []
+    standing = past.standing
+
+    def counted(panes: bytes, oldest_ms: int) -> tuple[int, int]:
+        looks.append(panes)
+        return standing(panes, oldest_ms)
+
+    monkeypatch.setattr(past, "standing", counted)
+    found = []
+    for pane in range(12):
+        for index in range(100 if pane < 10 else 10):
+            for _ in range(2 if pane == 0 else 1):
+                lane.accept(Seen(T0_MS + pane * 5 * MINUTE_MS, to(f"9.9.{pane}.{index}")))
+        detector.advance_to(T0_MS + (pane + 1) * 5 * MINUTE_MS)
+        found.append(len(looks))
+        looks.clear()
+    assert found[10:] == [200, 90]  # the oldest pane is met once, of the second 10 keys have gone
+    assert ear.lost == 20
 
 
 def test_keys_are_forgotten_when_their_events_leave() -> None:

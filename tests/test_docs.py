@@ -88,13 +88,18 @@ def shared_options() -> set[str]:
 
 
 def test_every_command_and_option_is_told() -> None:
-    """Each command has its heading or stands under its group's, with a table of exactly its own options."""
+    """Each command has its heading or stands under its group's, with a table of exactly its own options.
+
+    In a group whose commands have options of their own, each has a heading below the group's.
+    """
     before = section("## Commands").partition("\n### ")[0]
     told = {option for row in rows(before) for option in _OPTION.findall(row[0])}
     assert told | {"--version"} == shared_options()
     for name, command in commands().items():
-        text = section(f"### `streamdetect {name.split()[0]}`")
-        assert f"streamdetect {name}" in text or " " not in name
+        own = f"#### `streamdetect {name}`"
+        title = own if own in REFERENCE else f"### `streamdetect {name.split()[0]}`"
+        text = section(title).partition("\n#### ")[0]
+        assert title == own or f"streamdetect {name}" in text or " " not in name
         told = {option for row in rows(text) for option in _OPTION.findall(row[0])}
         assert told == options(command) - shared_options(), name
 
@@ -103,6 +108,7 @@ def test_every_heading_is_a_command() -> None:
     """The reference tells no command that is not there."""
     told = re.findall(r"^### `streamdetect (.+)`$", REFERENCE, re.MULTILINE)
     assert told == [name for name in commands() if " " not in name]
+    assert set(re.findall(r"^#### `streamdetect (.+)`$", REFERENCE, re.MULTILINE)) <= commands().keys()
 
 
 def schema_settings() -> dict[str, dict[str, Any]]:
@@ -251,3 +257,48 @@ def test_links_lead_somewhere(document: Path) -> None:
         path = document.parent / file if file else document
         assert path.exists(), f"{document.name} links to {target}"
         assert not anchor or anchor in anchors(path), f"{document.name} links to {target}"
+
+
+# -- operations
+
+
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+SOURCE = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "streamdetect").rglob("*.py"))
+
+
+def test_operations_tells_what_to_do_for_every_exit_code() -> None:
+    """Its table has the codes of the error tree, in order."""
+    begin = OPERATIONS.index("## Exit codes")
+    told = [int(row[0]) for row in rows(OPERATIONS[begin : OPERATIONS.index("## Kafka is away")])]
+    tree = {
+        kind.exit_code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.StreamdetectError)
+    }
+    assert told == sorted(tree | {0})
+
+
+def test_messages_that_operations_quotes_are_said() -> None:
+    """What stands in the first column of "the message says" is a piece of a message of the program."""
+    begin = OPERATIONS.index("| the message says")
+    quoted = [
+        piece for row in rows(OPERATIONS[begin:]) for text in codes(row[0]) for piece in text.split(" ... ")
+    ]
+    assert len(quoted) >= 8
+    said = re.sub(r'"\s*\n\s*f?"', "", SOURCE)
+    assert [piece for piece in quoted if piece not in said] == []
+
+
+def test_the_protocol_is_the_same_list_in_docs_and_docstring() -> None:
+    """Five numbered steps, word for word."""
+    from streamdetect.service import commit  # noqa: PLC0415
+
+    def steps(text: str, mark: str) -> list[str]:
+        found = re.findall(
+            r"^(?:\d)\. (.+?)(?=^\d\. |^$)", text[text.index(mark) :], re.MULTILINE | re.DOTALL
+        )
+        return [" ".join(step.replace("**", "").split()) for step in found][:5]
+
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    assert steps(design, "## The commit protocol") == steps(commit.__doc__ or "", "One checkpoint")
+    assert len(steps(design, "## The commit protocol")) == 5

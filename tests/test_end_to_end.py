@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,9 +135,14 @@ def written(folder: Path, document: Mapping[str, Any]) -> str:
 
 
 def configured(folder: Path, broker: Broker, *topics: str, **sections: Mapping[str, Any]) -> str:
-    """A configuration file for the shared broker. Partitions are idle after a second: tests write, then wait."""
-    kafka = {"bootstrap_servers": [broker.bootstrap], "topics": [*topics]}
-    return written(folder, {"kafka": kafka, "time": {"idle_timeout": "1s"}, **sections})
+    """A configuration file for the shared broker, with a group and a checkpoint of its own.
+
+    Partitions are idle after a second: tests write, then wait.
+    """
+    group = f"{folder.name}-{uuid.uuid4().hex[:8]}"
+    kafka = {"bootstrap_servers": [broker.bootstrap], "topics": [*topics], "group_id": group}
+    state = {"path": str(folder / "state")}
+    return written(folder, {"kafka": kafka, "time": {"idle_timeout": "1s"}, "checkpoint": state, **sections})
 
 
 def produce(

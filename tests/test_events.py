@@ -42,6 +42,16 @@ def certain(event: Event) -> Connection:
     return event.reread() if event.unsure() else event.connection()
 
 
+def read_in_both_profiles(raw: bytes) -> None:
+    """Decode a record, and ask an event for all that it can tell."""
+    for profile in ("strict", "resilient"):
+        event = Decoder(profile, LIMIT).decode(raw)
+        if isinstance(event, Event):
+            certain(event)
+            event.details()
+            event.host()
+
+
 def default_rule(profile: str) -> Rule:
     chosen = Settings.model_validate({"profile": profile})
     return Rule(chosen.rules[0], chosen)
@@ -189,12 +199,7 @@ def test_deep_nesting_is_no_crash_anywhere(field: str, depth: int) -> None:
     base = '"@timestamp":"2026-03-02T00:00:00Z",' if field != "@timestamp" else ""
     nested = "[" * depth + '"443"' + "]" * depth
     raw = f'{{{base}"process":{{"name":"chrome.exe","pid":1.5}},"x":{nested},"{field}":{nested}}}'.encode()
-    for profile in ("strict", "resilient"):
-        event = Decoder(profile, LIMIT).decode(raw)
-        if isinstance(event, Event):
-            certain(event)
-            event.details()
-            event.host()
+    read_in_both_profiles(raw)
 
 
 def test_objects_in_nested_arrays_are_found() -> None:
@@ -343,9 +348,4 @@ def test_no_bytes_raise(noise: bytes, case: dict[str, Any], place: int, byte: in
     changed = bytearray(to_line(case["document"]).encode())
     changed[place % len(changed)] = byte
     for raw in (noise, bytes(changed), bytes(changed[:place])):
-        for profile in ("strict", "resilient"):
-            event = Decoder(profile, LIMIT).decode(raw)
-            if isinstance(event, Event):
-                certain(event)
-                event.details()
-                event.host()
+        read_in_both_profiles(raw)

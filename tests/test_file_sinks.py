@@ -6,10 +6,14 @@ import base64
 import gzip
 import io
 import json
+import logging
 import os
+import resource
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -39,6 +43,24 @@ def test_alerts_are_lines_in_order(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b'{"n":1}\n{"n":2}\n{"n":3}\n'
     sink.close()
     sink.close()
+
+
+Opened = Callable[..., Any]
+FILE_SINKS = [(FileAlertSink, alert), (FileDeadLetterSink, lambda number: letter(b"%d" % number))]
+"""How each file sink is opened, and what it is given."""
+
+
+@contextmanager
+def file_size_limit(size_bytes: int) -> Iterator[None]:
+    """No file of this process grows beyond so many bytes: the system refuses as it does on a full disk, after it has
+    written what still fits.
+    """
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_replay_begins_its_file_anew_and_a_run_goes_on(tmp_path: Path) -> None:
@@ -196,3 +218,180 @@ def test_a_full_disk_is_told_of_dead_letters() -> None:
     assert told.value.exit_code == 8
     with pytest.raises(SinkError):
         sink.close()
+
+
+# -- marks, and cutting back to them
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["same process", "next process"])
+@pytest.mark.parametrize(("opened", "made"), FILE_SINKS)
+def test_cut_back_takes_exactly_what_came_after(
+    tmp_path: Path, opened: Opened, made: Callable[[int], Any], anew: bool
+) -> None:
+    """A mark says where the file was; cutting back leaves that and no more, and what is written next follows it."""
+    path = str(tmp_path / "a")
+    sink = opened(path, append=True)
+    sink.write([made(1), made(2)])
+    sink.flush()
+    mark, before = json.loads(json.dumps(sink.mark())), Path(path).read_bytes()
+    sink.write([made(3), made(4)])
+    sink.flush()
+    if anew:
+        sink.close()
+        sink = opened(path, append=True)
+    sink.cut_back(mark)
+    assert Path(path).read_bytes() == before
+    sink.write([made(5)])
+    sink.close()
+    lines = Path(path).read_bytes().splitlines(keepends=True)
+    assert (b"".join(lines[:2]), len(lines)) == (before, 3)
+
+
+def test_a_mark_of_an_empty_file(tmp_path: Path) -> None:
+    """Everything goes, the file stays."""
+    sink = FileAlertSink(str(tmp_path / "a"))
+    mark = sink.mark()
+    sink.write([alert(1)])
+    sink.flush()
+    sink.cut_back(mark)
+    assert (tmp_path / "a").read_bytes() == b""
+    assert mark == {"path": str(tmp_path / "a"), "length": 0}
+
+
+def test_a_mark_of_another_file(tmp_path: Path) -> None:
+    """A file under another name, set in the configuration since, is not cut by the old one's mark."""
+    (tmp_path / "a").write_bytes(b"old\n")
+    mark = FileAlertSink(str(tmp_path / "a"), append=True).mark()
+    other = FileAlertSink(str(tmp_path / "b"))
+    other.write([alert(1), alert(2)])
+    other.flush()
+    other.cut_back(mark)
+    assert (tmp_path / "b").read_bytes() == b'{"n":1}\n{"n":2}\n'
+    assert (tmp_path / "a").read_bytes() == b"old\n"
+
+
+def test_a_file_that_was_rotated_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Under the old name there is a shorter, new file: nothing is cut or filled up, and the log says so."""
+    path = tmp_path / "a"
+    sink = FileAlertSink(str(path))
+    sink.write([alert(1), alert(2)])
+    sink.close()
+    mark = FileAlertSink(str(path), append=True).mark()
+    path.rename(tmp_path / "a.1")
+    path.write_bytes(b"new\n")
+    sink = FileAlertSink(str(path), append=True)
+    with caplog.at_level(logging.WARNING):
+        sink.cut_back(mark)
+    sink.write([alert(3)])
+    sink.close()
+    assert path.read_bytes() == b'new\n{"n":3}\n'
+    assert (tmp_path / "a.1").read_bytes() == b'{"n":1}\n{"n":2}\n'
+    assert "shorter than when we left it" in caplog.text
+
+
+def test_a_line_cut_by_a_crash_is_left_alone_until_we_write(tmp_path: Path) -> None:
+    """Opening, marking, flushing and closing change nothing, as the file may be another program's; a mark takes the
+    half line away; and without a mark for it, the next line begins on a line of its own.
+    """
+    path = tmp_path / "a"
+    whole, torn = b'{"n":0}\n', b'{"n":0}\n{"cut'
+    path.write_bytes(torn)
+    sink = FileAlertSink(str(path), append=True)
+    assert sink.mark() == {"path": str(path), "length": len(torn)}
+    sink.flush()
+    sink.close()
+    assert path.read_bytes() == torn
+    sink = FileAlertSink(str(path), append=True)
+    sink.cut_back({"path": str(path), "length": len(whole)})
+    assert path.read_bytes() == whole
+    sink.write([alert(1)])
+    sink.close()
+    assert path.read_bytes() == whole + b'{"n":1}\n'
+    path.write_bytes(torn)
+    sink = FileAlertSink(str(path), append=True)
+    for number in (1, 2):
+        sink.write([alert(number)])
+    sink.close()
+    assert path.read_bytes() == torn + b'\n{"n":1}\n{"n":2}\n'
+
+
+@pytest.mark.parametrize(
+    "sink", [StdoutAlertSink(io.BytesIO()), NullDeadLetterSink()], ids=["stdout", "none"]
+)
+def test_what_cannot_be_cut_back_does_not_pretend(sink: object) -> None:
+    """Standard output has gone to its reader: it has no mark. Neither has the sink that drops."""
+    assert not hasattr(sink, "mark")
+    assert not hasattr(sink, "cut_back")
+
+
+def test_a_device_has_no_length() -> None:
+    """A path that is no regular file can be written, and is never cut."""
+    sink = FileAlertSink("/dev/null", append=True)
+    mark = sink.mark()
+    assert mark == {"path": "/dev/null", "length": None}
+    sink.write([alert(1)])
+    sink.cut_back(mark)
+    sink.cut_back({"path": "/dev/null", "length": 0})
+    sink.close()
+
+
+def test_marks_that_say_nothing(tmp_path: Path) -> None:
+    """A mark without path or length, as another version may have left, cuts nothing."""
+    sink = FileAlertSink(str(tmp_path / "a"))
+    sink.write([alert(1)])
+    sink.flush()
+    for mark in ({}, {"path": str(tmp_path / "a")}, {"length": 0}):
+        sink.cut_back(mark)
+    assert (tmp_path / "a").read_bytes() == b'{"n":1}\n'
+
+
+# -- a disk that is full
+
+
+@pytest.mark.parametrize("size", [10, 5_000, 20_000], ids=["short", "long", "longer than the buffer"])
+def test_a_disk_full_at_any_byte(tmp_path: Path, size: int) -> None:
+    """Wherever the disk is full, writing is a SinkError (exit 8) that says to make room; and when there is room the
+    next start cuts back to its mark and writes again: every line is there once, whole.
+    """
+    path = tmp_path / "a"
+    kept, again = b'{"n":1}\n', [Alert(str(n), "e", "r", "opened", 0, b"%d" % n * size) for n in (2, 3)]
+    expected = kept + b"".join(each.body + b"\n" for each in again)
+    for limit in range(len(kept), len(expected), max(1, size // 7)):
+        path.write_bytes(kept)
+        mark = FileAlertSink(str(path), append=True).mark()
+        told = _written_within(limit, path, again)
+        assert told is not None
+        assert (told.exit_code, "cannot be written" in str(told), "Make room" in str(told)) == (8, True, True)
+        assert path.stat().st_size <= limit
+        sink = FileAlertSink(str(path), append=True)
+        sink.cut_back(mark)
+        assert path.read_bytes() == kept
+        sink.write(again)
+        sink.close()
+        assert path.read_bytes() == expected
+
+
+def _written_within(limit: int, path: Path, alerts: list[Alert]) -> SinkError | None:
+    """One process writes until it fails, and ends. Nothing is printed here: what takes the output may be a file too."""
+    sink = FileAlertSink(str(path), append=True)
+    told = None
+    with file_size_limit(limit):
+        try:
+            sink.write(alerts)
+            sink.flush()
+        except SinkError as error:
+            told = error
+        try:
+            sink.close()
+        except SinkError as error:
+            told = told or error
+    return told
+
+
+def test_a_full_disk_when_a_torn_line_is_ended(tmp_path: Path) -> None:
+    """Not even the one byte that ends another's half line fits: a SinkError, and the file as it was."""
+    path = tmp_path / "a"
+    path.write_bytes(b'{"cut')
+    told = _written_within(5, path, [alert(1)])
+    assert told is not None
+    assert path.read_bytes() == b'{"cut'

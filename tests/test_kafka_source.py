@@ -41,11 +41,13 @@ def producer(broker: Broker) -> Iterator[KafkaProducer]:
 
 @pytest.fixture
 def opened() -> Iterator[Callable[[Any], Any]]:
-    """`opened(KafkaSource(...))`: closed again after the test."""
+    """`opened(KafkaSource(...), positions)`: begun, and closed again after the test."""
     sources: list[Any] = []
 
-    def remember(source: Any) -> Any:
+    def remember(source: Any, *where: Any) -> Any:
         sources.append(source)
+        if isinstance(source, KafkaSource):
+            source.begin(*where)
         return source
 
     yield remember
@@ -202,7 +204,7 @@ def test_positions_of_a_checkpoint_come_before_start(
     topic = make_topic(partitions=2)
     produce(producer, topic, numbers(0, 5))
     produce(producer, topic, ["unknown"], partition=1)
-    source = opened(KafkaSource(settings(broker, topic, start="latest"), positions={Partition(topic, 0): 3}))
+    source = opened(KafkaSource(settings(broker, topic, start="latest")), {Partition(topic, 0): 3})
     assert sorted(values(read(source, 3))) == ["3", "4", "unknown"]
 
 
@@ -433,7 +435,7 @@ def test_lost_offsets(
     """Retention overtook us: stop, or jump with a warning, but never jump in silence."""
     topic = make_topic()
     positions = overtaken(broker, topic, producer)
-    source = opened(KafkaSource(settings(broker, topic, on_lost_offsets=kind), positions=positions))
+    source = opened(KafkaSource(settings(broker, topic, on_lost_offsets=kind)), positions)
     if kind == "fail":
         with pytest.raises(
             LostOffsetsError, match=f"{topic} partition 0 was to go on at offset 2, the first .* is 5"
@@ -455,8 +457,8 @@ def test_position_beyond_the_end(broker: Broker, make_topic: MakeTopic, producer
     produce(producer, topic, numbers(0, 3))
     positions = {Partition(topic, 0): 100}
     with pytest.raises(LostOffsetsError, match=r"was to go on at offset 100, the first .* is 0"):
-        poll_until(opened(KafkaSource(settings(broker, topic), positions)), lambda: False)
-    source = opened(KafkaSource(settings(broker, topic, on_lost_offsets="earliest"), positions))
+        poll_until(opened(KafkaSource(settings(broker, topic)), positions), lambda: False)
+    source = opened(KafkaSource(settings(broker, topic, on_lost_offsets="earliest")), positions)
     assert values(read(source, 3)) == numbers(0, 3)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from threading import Event
 from typing import Any
 
 import pytest
@@ -13,13 +14,26 @@ from product import settings_from
 
 from oracle import replay, to_line
 from strategies import DataSet, data_sets
+from streamdetect.checkpoint.memory import MemoryStore
 from streamdetect.config import Settings
 from streamdetect.errors import SinkError
-from streamdetect.model import Partition
+from streamdetect.model import Batch, Partition
+from streamdetect.service import live as live_service
+from streamdetect.service.commit import CommitListener
 from streamdetect.service.live import run_live
+from streamdetect.service.local import LocalSinks
 from streamdetect.service.replay import run_replay
 from streamdetect.service.summary import Summary
-from streamdetect.testing import ManualClock, MemoryAlertSink, MemoryDeadLetterSink, MemorySource
+from streamdetect.service.surroundings import Surroundings
+from streamdetect.service.walltime import WallClock
+from streamdetect.testing import (
+    ManualClock,
+    MemoryAlertSink,
+    MemoryDeadLetterSink,
+    MemoryLedger,
+    MemoryLock,
+    MemorySource,
+)
 
 MINUTE_MS = 60_000
 T0_MS = 1_772_409_600_000  # 2026-03-02T00:00:00Z
@@ -38,40 +52,54 @@ def event(time_ms: int, **more: Any) -> bytes:
     return json.dumps(document | more).encode()
 
 
+class Turned(MemorySource):
+    """A source before whose polls something happens: the next of `turns`."""
+
+    def __init__(self, source: MemorySource) -> None:
+        self.__dict__ = source.__dict__
+        self.turns: list[Callable[[], object]] = []
+
+    def poll(self, hold: Collection[Partition], timeout_ms: int) -> list[Batch]:
+        self.turns.pop(0)()
+        return super().poll(hold, timeout_ms)
+
+
 class Live:
-    """A live run that is driven turn by turn: `turns` are called before each poll, then it stops."""
+    """A live run that is driven turn by turn: each of `turns` is called before a poll, then it stops."""
 
     def __init__(self, source: MemorySource, **changed: Any) -> None:
         self.clock = ManualClock()
         self.wall_ms = T0_MS + 10**9
-        self.source = source
-        self.sink = MemoryAlertSink()
-        self.letters = MemoryDeadLetterSink()
+        self.source = Turned(source)
+        self.ledger = MemoryLedger()
+        self.store = MemoryStore()
+        self.local = LocalSinks()
         rule = {"id": "r", "name": "r", "min_connections_per_hour": 1, "min_duration_hours": 0}
         self.settings = Settings.model_validate({"rules": [rule], **changed})
 
-    def run(self, *turns: Callable[[], object]) -> Summary:
-        waiting = list(turns)
-
-        def stop() -> bool:
-            if not waiting:
-                return True
-            waiting.pop(0)()
-            return False
-
+    def run(self, *turns: Callable[[], object], **more: Any) -> Summary:
+        self.source.turns = list(turns)
         return run_live(
             settings=self.settings,
-            source=self.source,
-            alert_sink=self.sink,
-            dead_letter_sink=self.letters,
-            stop=stop,
+            around=Surroundings(
+                source=self.source,
+                ledger=self.ledger,
+                lock=MemoryLock(),
+                open_store=lambda: self.store,
+                reset_store=lambda: None,
+                window=lambda _, ends: self.source.until(ends),
+                local=self.local,
+            ),
+            stop=lambda: not self.source.turns,
             wall_ms=lambda: self.wall_ms,
             clock=self.clock,
+            wait=self.clock.move,
+            **more,
         )
 
 
 def ticks(live: Live) -> list[int]:
-    return [alert.tick_ms - T0_MS for alert in live.sink.alerts]
+    return [alert.tick_ms - T0_MS for alert in live.ledger.alerts]
 
 
 def nothing() -> None:
@@ -127,8 +155,8 @@ def test_an_event_ahead_of_the_wall_clock_is_a_dead_letter_and_moves_no_clock() 
     live.wall_ms = T0_MS
     summary = live.run(nothing)
     assert (summary.counted, summary.dead_lettered) == (1, {"future_time": 1})
-    assert [letter.record.offset for letter in live.letters.letters] == [1]
-    assert "600001 ms ahead of this machine's clock" in live.letters.letters[0].detail
+    assert [letter.record.offset for letter in live.ledger.letters] == [1]
+    assert "600001 ms ahead of this machine's clock" in live.ledger.letters[0].detail
 
 
 def test_an_idle_partition_that_returns_is_told_as_late_arrivals() -> None:
@@ -147,16 +175,20 @@ def test_an_idle_partition_that_returns_is_told_as_late_arrivals() -> None:
 def test_a_failing_sink_ends_the_run() -> None:
     """SinkError comes out as it is, for the command to give its exit code."""
     live = Live(MemorySource([A]))
-    live.sink = MemoryAlertSink(fail_at=1)
+    live.local = LocalSinks(alerts=MemoryAlertSink(fail_at=1))
     with pytest.raises(SinkError):
         live.run(lambda: live.source.add(A, event(T0_MS), event(T0_MS + 10 * MINUTE_MS)), nothing)
 
 
 def test_a_turn_is_finished_before_a_stop_and_everything_is_safe() -> None:
-    """After a stop each alert has been flushed."""
+    """After a stop each alert is published, with the position after the last record, and the group is free."""
     live = Live(MemorySource([A]))
     live.run(lambda: live.source.add(A, event(T0_MS), event(T0_MS + 10 * MINUTE_MS)))
-    assert live.sink.safe == len(live.sink.alerts) == 1
+    assert len(live.ledger.alerts) == 1
+    assert live.ledger.committed.positions == {A: 2}
+    note = live.ledger.committed.note
+    assert note is not None
+    assert note.released
 
 
 def filled(data_set: DataSet, batch_records: int) -> MemorySource:
@@ -202,3 +234,88 @@ def test_a_replay_stopped_early_gives_no_final_ticks() -> None:
         stop=iter([False, True]).__next__,
     )
     assert (summary.consumed, sink.alerts) == (1, [])
+
+
+def test_a_clock_that_is_set_back_makes_no_event_one_of_the_future(caplog: pytest.LogCaptureFixture) -> None:
+    """An hour back in mid-run: events of now are 60 minutes ahead of the machine's clock, and are taken as before."""
+    live = Live(MemorySource([A]))
+    live.wall_ms = T0_MS
+
+    def set_back() -> None:
+        live.wall_ms -= 60 * MINUTE_MS
+        live.clock.move(60)
+        live.source.add(A, event(T0_MS + MINUTE_MS))
+
+    summary = live.run(lambda: live.source.add(A, event(T0_MS)), set_back, nothing)
+    assert (summary.counted, summary.dead_lettered) == (2, {})
+    assert "was set back" in caplog.text
+
+
+def test_a_clock_that_was_set_back_while_the_run_was_down() -> None:
+    """Events accepted before prove what time it is at least: the newest clock, less the skew that was allowed."""
+    live = Live(MemorySource([A]))
+    live.wall_ms = T0_MS
+    live.run(lambda: live.source.add(A, event(T0_MS + 5 * MINUTE_MS)))
+    live.wall_ms = T0_MS - 1_000 * MINUTE_MS
+    # Known: 00:05 less 10 minutes is 23:55; 10 minutes ahead of that is 00:05, and 1 ms more is refused.
+    live.ledger, before = live.ledger.opened_again(), live.source.positions()
+    again = live.run(
+        lambda: live.source.add(A, event(T0_MS + 5 * MINUTE_MS), event(T0_MS + 5 * MINUTE_MS + 1))
+    )
+    assert before == {A: 1}
+    assert (again.counted, again.dead_lettered) == (1, {"future_time": 1})
+
+
+def test_the_wall_clock_never_goes_back_and_follows_leaps_ahead() -> None:
+    """By the monotonic clock when the machine's goes back, by the machine's when it goes ahead."""
+    clock, wall = ManualClock(), [1_000_000]
+    now = WallClock(None, lambda: wall[0], clock)
+    assert now() == 1_000_000
+    clock.move(2)
+    assert now() == 1_002_000
+    wall[0] = 5_000_000
+    assert now() == 5_000_000
+    wall[0] = 0
+    clock.move(1)
+    assert now() == 5_001_000
+
+
+def test_poison_at_every_position_of_a_batch_costs_nobody_else() -> None:
+    """Batches of 6 with one broken record: the five around it count, whatever it is and wherever it stands."""
+    poison = [
+        b"",
+        None,
+        b"{",
+        b"null",
+        b"\xff\xfe",
+        b'{"@timestamp": {}}',
+        b"[1]",
+        b'{"a":' * 5_000,
+        b"[" * 90_000,
+    ]
+    for kind in poison:
+        for position in range(6):
+            live = Live(MemorySource([A], batch_records=6))
+            records: list[bytes | None] = [event(T0_MS + number) for number in range(5)]
+            records.insert(position, kind)
+            live.source.add(A, *records)
+            summary = live.run(nothing)
+            assert (summary.consumed, summary.counted) == (6, 5)
+            assert [letter.record.offset for letter in live.ledger.letters] == [position]
+
+
+def test_too_many_results_on_their_way_stop_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a checkpoint takes its time, no more is read than memory should hold."""
+    monkeypatch.setattr(live_service, "_TOO_MUCH_BYTES", 1_000)
+    live, gate = Live(MemorySource([A], batch_records=1)), Event()
+
+    class Slow(CommitListener):
+        def reached(self, step: int, number: int) -> None:
+            if step == 2 and number > 1:
+                gate.wait(30)
+
+    live.source.add(A, *[b"x" * 600] * 10)
+    monkeypatch.setattr(live_service, "_MUCH_BYTES", 1)
+    live.run(*[nothing] * 8, gate.set, nothing, commit_listener=Slow())
+    # The first letter is cut at once and waits at the gate; the second is over 1,000 bytes (600 and 500 for the rest).
+    assert [bool(held) for held in live.source.polls][:8] == [False, False, *[True] * 6]

@@ -1,14 +1,14 @@
 """Where the state is kept: one contract, SQLite in a directory, and memory for tests.
 
 Belongs here: writing changes so that all of a checkpoint is there or nothing of it, finding damage when it is opened,
-and formats. Does not belong here: what the state means (detect), or when it is saved (service).
+formats, and who may write. Does not belong here: what the state means (detect), or when it is saved (service).
 
 The door of sqlite3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,8 +23,9 @@ class Checkpoint:
     """What has changed since the checkpoint before, `number` - 1.
 
     `keys` are `key` and `forgotten` rows, `waiting` are new `waiting` rows; those of ticks up to `done_ms` that were
-    saved before are dropped. `partitions` and `pending` are whole each time: positions and clocks, and what
-    was decided but is not yet known to be published.
+    saved before are dropped. `partitions`, `pending` and `marks`
+    are whole each time: positions and clocks, what was decided but is not yet known to be published, and how long
+    each output file was before that. What is iterable may be iterated again, should a save have failed.
     """
 
     number: int
@@ -33,12 +34,17 @@ class Checkpoint:
     keys: Iterable[Row] = ()
     waiting: Iterable[Row] = ()
     done_ms: int | None = None
-    pending: Sequence[Row] = ()
+    pending: Iterable[Row] = ()
+    marks: Mapping[str, Row] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Stored:
-    """All that a store holds: the last checkpoint, added up. `rows()` gives it in the order that an import takes."""
+    """All that a store holds: the last checkpoint, added up. `rows()` gives it in the order that an import takes.
+
+    `keys` and `waiting` are read while they are iterated, once, and raise CheckpointError for damage. `settings` are
+    those it was made with.
+    """
 
     number: int
     progress: Row
@@ -46,6 +52,8 @@ class Stored:
     keys: Iterable[Row] = field(default_factory=list)
     waiting: Iterable[Row] = field(default_factory=list)
     pending: list[Row] = field(default_factory=list)
+    marks: dict[str, Row] = field(default_factory=dict)
+    settings: Row = field(default_factory=dict)
 
     def rows(self) -> Iterator[Row]:
         yield self.progress
@@ -57,6 +65,15 @@ class Stored:
 class CheckpointStore(Protocol):
     """Keeps the last checkpoint. One thread at a time calls it."""
 
+    @property
+    def state(self) -> str:
+        """The name of this state, made up when the store was made: another directory has another one."""
+        ...
+
+    def claim(self, owner: str) -> None:
+        """From now on only this owner's saves are taken. Raises StateError if that cannot be written."""
+        ...
+
     def load(self) -> Stored | None:
         """The last checkpoint, None if there never was one.
 
@@ -65,7 +82,10 @@ class CheckpointStore(Protocol):
         ...
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Add a checkpoint to what is stored: all of it or nothing. Raises StateError, then nothing has changed."""
+        """Add a checkpoint to what is stored: all of it or nothing.
+
+        Raises StateError, then nothing has changed; FencedError if somebody else has claimed the store since.
+        """
         ...
 
     def size_bytes(self) -> int:

@@ -3,75 +3,93 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import uuid
+from dataclasses import dataclass, field
 
 from streamdetect.checkpoint import Checkpoint, Row, Stored
+from streamdetect.checkpoint.rows import check_owner, is_done, key_name, text
 from streamdetect.errors import StateError
 
 
+@dataclass(slots=True)
+class _Medium:
+    """What would be on the disk."""
+
+    state: str = field(default_factory=lambda: uuid.uuid4().hex)
+    owner: str | None = None
+    number: int | None = None
+    whole: str = "{}"
+    keys: dict[str, str] = field(default_factory=dict)
+    waiting: list[tuple[int, str]] = field(default_factory=list)
+
+
 class MemoryStore:
-    """A store that is gone with the process. `fail_next` makes the next save fail, as a full disk would."""
+    """A store that is gone with the process. The next `fail_next` saves fail, as on a full disk."""
 
     def __init__(self) -> None:
-        self._number: int | None = None
-        self._progress: str = "null"
-        self._partitions: str = "[]"
-        self._pending: str = "[]"
-        self._keys: dict[str, str] = {}
-        self._waiting: list[tuple[int, str]] = []
-        self.fail_next = False
+        self.fail_next = 0
+        self.saves = 0
+        self._medium = _Medium()
+        self._owner: str | None = None
+
+    def opened_again(self) -> MemoryStore:
+        """The same store as another process would open it."""
+        other = MemoryStore()
+        other._medium = self._medium
+        return other
+
+    @property
+    def state(self) -> str:
+        return self._medium.state
+
+    def claim(self, owner: str) -> None:
+        self._medium.owner = self._owner = owner
 
     def load(self) -> Stored | None:
-        if self._number is None:
+        medium = self._medium
+        if medium.number is None:
             return None
         return Stored(
-            number=self._number,
-            progress=json.loads(self._progress),
-            partitions=json.loads(self._partitions),
-            keys=[json.loads(text) for text in self._keys.values()],
-            waiting=[json.loads(text) for _, text in self._waiting],
-            pending=json.loads(self._pending),
+            number=medium.number,
+            keys=[json.loads(line) for line in medium.keys.values()],
+            waiting=[json.loads(line) for _, line in medium.waiting],
+            **json.loads(medium.whole),
         )
 
     def save(self, checkpoint: Checkpoint) -> None:
+        medium, done_ms = self._medium, checkpoint.done_ms
+        check_owner("memory", medium.owner, self._owner)
         keys, waiting = list(checkpoint.keys), list(checkpoint.waiting)
         if self.fail_next:
-            self.fail_next = False
+            self.fail_next -= 1
             raise StateError("the store was told to fail here")
         for row in keys:
             name = key_name(row)
             if row["kind"] == "forgotten":
-                self._keys.pop(name, None)
+                medium.keys.pop(name, None)
             else:
-                self._keys[name] = _text(row)
-        kept = [
-            (tick_ms, text) for tick_ms, text in self._waiting if not is_done(tick_ms, checkpoint.done_ms)
-        ]
-        new = [
-            (row["tick_ms"], _text(row)) for row in waiting if not is_done(row["tick_ms"], checkpoint.done_ms)
-        ]
-        self._waiting = kept + new
-        self._number = checkpoint.number
-        self._progress = _text(checkpoint.progress)
-        self._partitions, self._pending = _text(list(checkpoint.partitions)), _text(list(checkpoint.pending))
+                medium.keys[name] = text(row)
+        kept = [(tick_ms, line) for tick_ms, line in medium.waiting if not is_done(tick_ms, done_ms)]
+        new = [(row["tick_ms"], text(row)) for row in waiting if not is_done(row["tick_ms"], done_ms)]
+        medium.waiting = kept + new
+        medium.number = checkpoint.number
+        medium.whole = text(_whole(checkpoint))
+        self.saves += 1
 
     def size_bytes(self) -> int:
-        texts = (*self._keys.values(), *(text for _, text in self._waiting), self._partitions, self._pending)
+        medium = self._medium
+        texts = (*medium.keys.values(), *(line for _, line in medium.waiting), medium.whole)
         return sum(map(len, texts))
 
     def close(self) -> None:
         """Nothing to give back."""
 
 
-def key_name(row: Row) -> str:
-    """A key's name in a store."""
-    return _text([row["rule"], *row["key"]])
-
-
-def is_done(tick_ms: int, done_ms: int | None) -> bool:
-    """Whether what waited for a tick has been folded."""
-    return done_ms is not None and tick_ms <= done_ms
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+def _whole(checkpoint: Checkpoint) -> Row:
+    """What is replaced each time."""
+    return {
+        "progress": checkpoint.progress,
+        "partitions": list(checkpoint.partitions),
+        "pending": list(checkpoint.pending),
+        "marks": dict(checkpoint.marks),
+    }

@@ -2,11 +2,12 @@
 
 Layout (format 1; `PRAGMA user_version` is the format, `application_id` says that the file is ours):
 
-    meta     name, body                 progress, partitions, settings, number
-    keys     name, facts, body          a key's history and episode; name is [rule, address, process, sensor]
-    waiting  tick, facts, body          a key's part of an inbox
-    facts    id, body                   the details that keys share; id is a hash of body
-    pending  seq, body                  decided, not yet known to be published
+    meta     name, body                       state, owner, settings, number, progress, partitions, marks
+    groups   id, body                         [rule, process, sensor] of keys
+    keys     grp, address, facts, body        a key's [panes, recent, episode]
+    waiting  tick, grp, address, facts, body  a key's part of an inbox: [pane, count, first, last, hosts, processes]
+    facts    id, body                         the details that keys share; id is a hash of body
+    pending  seq, body                        decided, not yet known to be published
 
 Every body has a CRC-32 beside it, since SQLite notices a damaged page only where it breaks the tree. A checkpoint is
 one SQLite transaction; `synchronous` is FULL, because what Kafka is told afterwards must not be ahead of the disk.
@@ -18,103 +19,94 @@ import hashlib
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from streamdetect.checkpoint import Checkpoint, Row, Stored
-from streamdetect.checkpoint.memory import is_done, key_name
-from streamdetect.errors import CheckpointError, StateError
-
-FORMAT: Final = 1
-FILE: Final = "state.sqlite3"
-_APPLICATION: Final = 0x73747264
-_KNOWN_FACTS: Final = 200_000
-_PRUNE_EVERY: Final = 100  # checkpoints between two searches for facts that no key shares any more
-
-_SCHEMA: Final = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, body BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE keys (name TEXT PRIMARY KEY, facts BLOB NOT NULL, body BLOB NOT NULL, crc INTEGER NOT NULL);
-CREATE TABLE waiting (tick INTEGER NOT NULL, facts BLOB NOT NULL, body BLOB NOT NULL, crc INTEGER NOT NULL);
-CREATE INDEX waiting_tick ON waiting (tick);
-CREATE TABLE facts (id BLOB PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE pending (seq INTEGER PRIMARY KEY, body BLOB NOT NULL, crc INTEGER NOT NULL);
-"""
-_WAY_ON: Final = (
-    "Restore it from a backup, or start over with --reset-state: what the window held is lost then."
+from streamdetect.checkpoint.rows import check_owner, is_done
+from streamdetect.checkpoint.sqlitefile import (
+    FILE,
+    checked,
+    meta_row,
+    open_to_read,
+    open_to_write,
+    reading,
+    saving,
 )
-_MAKE_ROOM: Final = "Free disk space there, or make it writable"
+from streamdetect.errors import CheckpointError
+
+_KNOWN_FACTS: Final = 200_000
+_ROWS_A_STATEMENT: Final = 64
+_PRUNE_EVERY: Final = 100  # checkpoints between two searches for facts that no key shares any more
+_VACUUM_PAGES: Final = 10_000  # given back to the file system at a time: 40 MB
+
+Facts = dict[bytes, tuple[Any, ...]]
+Group = tuple[str, str, str | None]
 
 
 class SqliteStore:
     """A store in `directory`, made if it is not there.
 
     `settings` are those that decide what is detected, as plain data: a checkpoint of other settings is refused, by
-    the name of the first that differs.
+    the name of the first that differs. None looks into what is there, whatever it was made with, and writes nothing.
     """
 
-    def __init__(self, directory: str, settings: Row) -> None:
+    def __init__(self, directory: str, settings: Row | None) -> None:
         """Raises StateError if the directory cannot be used, CheckpointError if what is in it is not ours."""
         self._path = Path(directory) / FILE
         self._settings = settings
+        self._owner: str | None = None
         self._known_facts: set[bytes] = set()
-        self._number: int | None = None
-        with _saving(self._path):
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise StateError(
-                    f"{directory} cannot be made ({error.strerror}). Choose checkpoint.path anew."
-                ) from None
-        self._connection = self._open()
+        self._connection = open_to_read(directory) if settings is None else open_to_write(directory)
+        with reading(self._path):
+            self.state = str(self._meta()["state"])
+
+    def claim(self, owner: str) -> None:
+        with saving(self._path):
+            self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", meta_row("owner", owner))
+        self._owner = owner
 
     def load(self) -> Stored | None:
-        with _reading(self._path):
-            meta = {
-                name: _checked(name.encode(), body, crc)
-                for name, body, crc in self._all("meta", "name, body, crc")
-            }
+        with reading(self._path):
+            if self._settings is None and not self._connection.in_transaction:
+                self._connection.execute("BEGIN")  # one checkpoint, though another process may save the next
+            meta = self._meta()
             if "number" not in meta:
                 return None
             self._check_settings(meta["settings"])
+            pending = [checked(b"", *row) for row in self._all("pending", "body, crc", "ORDER BY seq")]
             facts = dict(self._facts())
-            self._number = meta["number"]
             return Stored(
                 number=meta["number"],
                 progress=meta["progress"],
                 partitions=meta["partitions"],
-                keys=[
-                    _row(body, crc, key, facts) for key, body, crc in self._all("keys", "facts, body, crc")
-                ],
-                waiting=[
-                    _row(body, crc, key, facts) for key, body, crc in self._all("waiting", "facts, body, crc")
-                ],
-                pending=[
-                    _checked(b"", body, crc)
-                    for body, crc in self._all("pending", "body, crc", "ORDER BY seq")
-                ],
+                keys=self._keys(facts),
+                waiting=self._waiting(facts),
+                pending=pending,
+                marks=meta["marks"],
+                settings=meta["settings"],
             )
 
     def save(self, checkpoint: Checkpoint) -> None:
         new_facts: set[bytes] = set()
-        with _saving(self._path), self._connection as connection:
+        with saving(self._path), self._connection as connection:
             connection.execute("BEGIN IMMEDIATE")
-            self._save_keys(checkpoint.keys, new_facts)
+            check_owner(self._path.parent, self._claimed_by(), self._owner)
+            groups = self._read_groups()
+            self._save_keys(checkpoint.keys, groups, new_facts)
             if checkpoint.done_ms is not None:
                 connection.execute("DELETE FROM waiting WHERE tick <= ?", (checkpoint.done_ms,))
-            self._save_waiting(checkpoint.waiting, checkpoint.done_ms, new_facts)
-            connection.execute("DELETE FROM pending")
-            bodies = map(orjson.dumps, checkpoint.pending)
-            connection.executemany(
-                "INSERT INTO pending (body, crc) VALUES (?, ?)", ((b, zlib.crc32(b)) for b in bodies)
-            )
+            self._save_waiting(checkpoint.waiting, checkpoint.done_ms, groups, new_facts)
+            self._save_pending(checkpoint.pending)
             if checkpoint.number % _PRUNE_EVERY == 0:
                 self._prune()
             self._save_meta(checkpoint)
         if len(self._known_facts) > _KNOWN_FACTS or checkpoint.number % _PRUNE_EVERY == 0:
             self._known_facts.clear()
+            with saving(self._path):
+                self._connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
         else:
             self._known_facts |= new_facts
 
@@ -125,51 +117,18 @@ class SqliteStore:
     def close(self) -> None:
         self._connection.close()
 
-    def _open(self) -> sqlite3.Connection:
-        if not self._path.exists():
-            self._create()
-        with _reading(self._path):
-            connection = _connect(self._path)
-            self._check_format(connection)
-        with _saving(self._path):
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-        return connection
+    def _meta(self) -> dict[str, Any]:
+        return {
+            name: checked(name.encode(), body, crc)
+            for name, body, crc in self._all("meta", "name, body, crc")
+        }
 
-    def _create(self) -> None:
-        """Make the file under another name first: one that is there and empty is damage, not a beginning."""
-        draft = self._path.with_name(FILE + ".new")
-        with _saving(self._path):
-            try:
-                draft.unlink(missing_ok=True)
-                connection = _connect(draft)
-                connection.executescript(
-                    f"BEGIN; {_SCHEMA} PRAGMA application_id = {_APPLICATION};"
-                    f" PRAGMA user_version = {FORMAT}; COMMIT;"
-                )
-                connection.close()
-                draft.replace(self._path)
-            except OSError as error:
-                raise StateError(f"{self._path} cannot be made ({error.strerror}). {_MAKE_ROOM}") from None
-
-    def _check_format(self, connection: sqlite3.Connection) -> None:
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
-        found = connection.execute("PRAGMA user_version").fetchone()[0]
-        if application != _APPLICATION:
-            raise CheckpointError(
-                f"{self._path} is no checkpoint of streamdetect. Choose another checkpoint.path."
-            )
-        if found != FORMAT:
-            raise CheckpointError(
-                f"{self._path} has format {found}; this version reads format {FORMAT}. "
-                "Use the version that wrote it, or start over with --reset-state."
-            )
-        problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if problem != "ok":
-            raise CheckpointError(f"{self._path} is damaged: {problem}. {_WAY_ON}")
+    def _claimed_by(self) -> str | None:
+        found = self._connection.execute("SELECT body FROM meta WHERE name = 'owner'").fetchone()
+        return None if found is None else orjson.loads(found[0])
 
     def _check_settings(self, stored: Row) -> None:
-        if stored == self._settings:
+        if self._settings is None or stored == self._settings:
             return
         name = _first_difference(stored, self._settings) or "a setting"
         raise CheckpointError(
@@ -178,47 +137,109 @@ class SqliteStore:
         )
 
     def _all(self, table: str, columns: str, order: str = "") -> Iterator[tuple[Any, ...]]:
-        yield from self._connection.execute(f"SELECT {columns} FROM {table} {order}")  # noqa: S608 - names of our own
+        # No `yield from`: it would close the cursor when the generator is given up, maybe after the connection.
+        for row in self._connection.execute(f"SELECT {columns} FROM {table} {order}"):  # noqa: S608, UP028 - names of our own
+            yield row
 
-    def _facts(self) -> Iterator[tuple[bytes, list[Any]]]:
+    def _facts(self) -> Iterator[tuple[bytes, tuple[Any, ...]]]:
         for name, body in self._all("facts", "id, body"):
             if _fact_id(body) != name:
                 raise ValueError("a row's checksum does not fit")
-            yield name, orjson.loads(body)
+            yield name, _tuple(orjson.loads(body))
 
-    def _save_keys(self, rows: Iterable[Row], new_facts: set[bytes]) -> None:
+    def _read_groups(self) -> dict[Group, int]:
+        return {
+            tuple(checked(b"%d" % number, body, crc)): number
+            for number, body, crc in self._all("groups", "id, body, crc")
+        }
+
+    def _keys(self, facts: Facts) -> Iterator[Row]:
+        with reading(self._path):
+            groups = {number: group for group, number in self._read_groups().items()}
+            for number, address, fact, body, crc in self._all("keys", "grp, address, facts, body, crc"):
+                panes, recent, episode = checked(_about(number, address, fact), body, crc)
+                yield {
+                    "kind": "key",
+                    **_named(groups[number], address),
+                    "panes": panes,
+                    "details": facts[fact],
+                    "recent": recent,
+                    "episode": episode,
+                }
+
+    def _waiting(self, facts: Facts) -> Iterator[Row]:
+        with reading(self._path):
+            groups = {number: group for group, number in self._read_groups().items()}
+            columns = "tick, grp, address, facts, body, crc"
+            for tick_ms, number, address, fact, body, crc in self._all("waiting", columns):
+                pane_ms, count, first_ms, last_ms, hosts, processes = checked(
+                    _about(number, address, fact, tick_ms), body, crc
+                )
+                yield {
+                    "kind": "waiting",
+                    **_named(groups[number], address),
+                    "tick_ms": tick_ms,
+                    "pane_ms": pane_ms,
+                    "partial": [count, first_ms, last_ms, facts[fact], hosts, processes],
+                }
+
+    def _save_keys(self, rows: Iterable[Row], groups: dict[Group, int], new_facts: set[bytes]) -> None:
         connection = self._connection
+        batch = _Batch(connection, "INSERT OR REPLACE INTO keys VALUES", 5)
         for row in rows:
-            name = key_name(row)
+            number, address = self._group(row, groups), _address(row["key"][0])
             if row["kind"] == "forgotten":
-                connection.execute("DELETE FROM keys WHERE name = ?", (name,))
+                connection.execute("DELETE FROM keys WHERE grp = ? AND address = ?", (number, address))
                 continue
-            fact = self._save_fact(row.pop("details"), new_facts)
-            body = orjson.dumps(row)
-            connection.execute(
-                "INSERT OR REPLACE INTO keys (name, facts, body, crc) VALUES (?, ?, ?, ?)",
-                (name, fact, body, zlib.crc32(body, zlib.crc32(fact))),
-            )
+            fact = self._save_fact(row["details"], new_facts)
+            body = orjson.dumps((row["panes"], row["recent"], row["episode"]))
+            crc = zlib.crc32(body, zlib.crc32(_about(number, address, fact)))
+            batch.add((number, address, fact, body, crc))
+        batch.flush()
 
-    def _save_waiting(self, rows: Iterable[Row], done_ms: int | None, new_facts: set[bytes]) -> None:
+    def _save_waiting(
+        self, rows: Iterable[Row], done_ms: int | None, groups: dict[Group, int], new_facts: set[bytes]
+    ) -> None:
+        batch = _Batch(self._connection, "INSERT INTO waiting VALUES", 6)
         for row in rows:
-            if is_done(row["tick_ms"], done_ms):
+            tick_ms = row["tick_ms"]
+            if is_done(tick_ms, done_ms):
                 continue
-            fact = self._save_fact(row["partial"][3], new_facts)
-            row["partial"][3] = None
-            body = orjson.dumps(row)
-            self._connection.execute(
-                "INSERT INTO waiting (tick, facts, body, crc) VALUES (?, ?, ?, ?)",
-                (row["tick_ms"], fact, body, zlib.crc32(body, zlib.crc32(fact))),
-            )
+            number, address = self._group(row, groups), _address(row["key"][0])
+            count, first_ms, last_ms, details, hosts, processes = row["partial"]
+            fact = self._save_fact(details, new_facts)
+            body = orjson.dumps((row["pane_ms"], count, first_ms, last_ms, hosts, processes))
+            crc = zlib.crc32(body, zlib.crc32(_about(number, address, fact, tick_ms)))
+            batch.add((tick_ms, number, address, fact, body, crc))
+        batch.flush()
 
-    def _save_fact(self, details: list[Any], new_facts: set[bytes]) -> bytes:
+    def _group(self, row: Row, groups: dict[Group, int]) -> int:
+        """The number of a row's group, which is written if it is new."""
+        _, process, sensor = row["key"]
+        group = (row["rule"], process, sensor)
+        number = groups.get(group)
+        if number is None:
+            number = groups[group] = len(groups) + 1
+            body = orjson.dumps(group)
+            crc = zlib.crc32(body, zlib.crc32(b"%d" % number))
+            self._connection.execute("INSERT INTO groups VALUES (?, ?, ?)", (number, body, crc))
+        return number
+
+    def _save_fact(self, details: Any, new_facts: set[bytes]) -> bytes:
         body = orjson.dumps(details)
         name = _fact_id(body)
         if name not in self._known_facts and name not in new_facts:
             self._connection.execute("INSERT OR IGNORE INTO facts (id, body) VALUES (?, ?)", (name, body))
             new_facts.add(name)
         return name
+
+    def _save_pending(self, rows: Iterable[Row]) -> None:
+        self._connection.execute("DELETE FROM pending")
+        bodies = map(orjson.dumps, rows)
+        self._connection.executemany(
+            "INSERT INTO pending (body, crc) VALUES (?, ?)",
+            ((body, zlib.crc32(body, zlib.crc32(b""))) for body in bodies),
+        )
 
     def _prune(self) -> None:
         """Drop facts that neither a key nor an inbox shares any more."""
@@ -231,48 +252,63 @@ class SqliteStore:
             "number": checkpoint.number,
             "progress": checkpoint.progress,
             "partitions": list(checkpoint.partitions),
+            "marks": dict(checkpoint.marks),
             "settings": self._settings,
         }
-        for name, value in values.items():
-            body = orjson.dumps(value)
-            self._connection.execute(
-                "INSERT OR REPLACE INTO meta (name, body, crc) VALUES (?, ?, ?)",
-                (name, body, zlib.crc32(body, zlib.crc32(name.encode()))),
-            )
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO meta (name, body, crc) VALUES (?, ?, ?)",
+            (meta_row(name, value) for name, value in values.items()),
+        )
 
 
-def reset(directory: str) -> None:
-    """Take a checkpoint away, whatever its condition. Raises StateError if that is not possible."""
-    for suffix in ("", "-wal", "-shm"):
-        path = Path(directory) / (FILE + suffix)
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise StateError(f"{path} cannot be removed ({error.strerror}). Remove it by hand.") from None
+class _Batch:
+    """Rows for one table, many to a statement.
+
+    Each statement gives the interpreter away to the loop and has to wait for it again, so a row alone costs many times
+    its own time.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, head: str, width: int) -> None:
+        self._connection = connection
+        self._head = head
+        self._row = f"({', '.join('?' * width)})"
+        self._values: list[Any] = []
+        self._rows = 0
+
+    def add(self, row: tuple[Any, ...]) -> None:
+        self._values += row
+        self._rows += 1
+        if self._rows == _ROWS_A_STATEMENT:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._rows:
+            self._connection.execute(f"{self._head} {', '.join([self._row] * self._rows)}", self._values)
+        self._values, self._rows = [], 0
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+def _about(number: int, address: bytes, fact: bytes, tick_ms: int = 0) -> bytes:
+    """What a body's checksum covers besides."""
+    return b"%d %d %b %b" % (number, tick_ms, fact, address)
+
+
+def _address(address: str | None) -> bytes:
+    """Nothing for a missing one, which is not the same as an empty text."""
+    return b"" if address is None else b"=" + address.encode()
+
+
+def _named(group: Group, address: bytes) -> Row:
+    rule, process, sensor = group
+    return {"rule": rule, "key": [address[1:].decode() if address else None, process, sensor]}
 
 
 def _fact_id(body: bytes) -> bytes:
     return hashlib.blake2b(body, digest_size=16).digest()
 
 
-def _checked(name: bytes, body: bytes, crc: int) -> Any:
-    if zlib.crc32(body, zlib.crc32(name)) != crc:
-        raise ValueError("a row's checksum does not fit")
-    return orjson.loads(body)
-
-
-def _row(body: bytes, crc: int, fact: bytes, facts: dict[bytes, list[Any]]) -> Row:
-    """A row with its facts back in place."""
-    row: Row = _checked(fact, body, crc)
-    if row["kind"] == "key":
-        row["details"] = facts[fact]
-    else:
-        row["partial"][3] = facts[fact]
-    return row
+def _tuple(values: list[Any]) -> tuple[Any, ...]:
+    """Immutable, so that one object can serve all keys that share it."""
+    return tuple(tuple(value) if isinstance(value, list) else value for value in values)
 
 
 def _first_difference(stored: Any, wanted: Any, path: str = "") -> str | None:
@@ -289,22 +325,3 @@ def _first_difference(stored: Any, wanted: Any, path: str = "") -> str | None:
                 return found
         return None
     return None if stored == wanted else path
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Whatever is wrong with what is there makes a checkpoint unusable."""
-    try:
-        yield
-    except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be used: {error}. {_WAY_ON}") from None
-
-
-@contextmanager
-def _saving(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StateError(
-            f"the state could not be saved to {path}: {error}. {_MAKE_ROOM}; the last checkpoint is intact."
-        ) from None

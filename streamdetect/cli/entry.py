@@ -29,6 +29,7 @@ _COMMANDS = {
     "replay": "Detect in files, or in a stretch of Kafka, up to the end.",
     "explain": "Show the arithmetic for one destination and process.",
     "generate": "Invent an estate's events, with beacons hidden in them.",
+    "state": "Look into a checkpoint: show, verify or export it.",
     "config": "Check a configuration, show the effective settings, or print the JSON Schema.",
 }
 

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import click
 
+from streamdetect.checkpoint.sqlite import SqliteStore
 from streamdetect.cli import logs
 from streamdetect.cli.options import (
     common_options,
@@ -38,7 +39,9 @@ from streamdetect.sources.files import FileSource
 @click.option("--process", required=True, help="Process name.")
 @time_option("--at", "at_ms", help="The tick to look at.  [default: the last one]")
 @click.option(
-    "--checkpoint", type=click.Path(), help="Look into the state in this directory instead of files."
+    "--checkpoint",
+    type=click.Path(),
+    help="Look into the state in this directory instead of files, with the settings it was made with.",
 )
 @settings_options
 @common_options
@@ -55,7 +58,7 @@ def command(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Show what the detector knows of one destination and process, and which conditions hold.
 
-    Reads PATHs as `replay` does, or a checkpoint.
+    Reads PATHs as `replay` does, or a checkpoint, which a `run` may be writing.
     """
     if bool(paths) == (checkpoint is not None):
         raise UsageError("name either PATHs or --checkpoint, to say what to look into.")
@@ -65,7 +68,10 @@ def command(  # noqa: PLR0913 - one for each option
     logs.configure(settings.log, verbosity())
     asked = explain_service.Question(destination=destination, process=process, at_ms=at_ms)
     if checkpoint is not None:
-        emit(explain_service.explain_checkpoint(settings=settings, path=checkpoint, question=asked))
+        given = config_path is not None or sets or profile is not None
+        with closing(SqliteStore(checkpoint, None)) as store:
+            wanted = settings if given else None
+            emit(explain_service.explain_checkpoint(store=store, settings=wanted, question=asked))
         return
     with closing(FileSource(paths, max_record_bytes=settings.limits.max_record_bytes)) as source:
         emit(explain_service.explain_source(settings=settings, source=source, question=asked))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from streamdetect.cli.options import Verbosity
@@ -28,11 +30,36 @@ def configure(settings: LogSettings, verbosity: Verbosity) -> None:
     handler = logging.StreamHandler(sys.stderr)
     json_wanted = (verbosity.log_format or settings.format) == "json"
     handler.setFormatter(EcsFormatter() if json_wanted else TextFormatter())
+    if verbosity.level <= 1:
+        handler.addFilter(CalmClient())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     # The Kafka client tells about every connection; twice -v asks for that.
     logging.getLogger(_CHATTY).setLevel(
         logging.NOTSET if verbosity.level > 1 else max(level, logging.WARNING)
     )
+
+
+class CalmClient(logging.Filter):
+    """The Kafka client repeats itself many times a second while a broker is away: each thing once in `seconds`.
+
+    Its tracebacks are of its own inside, and our own messages say what they mean; twice -v shows all of it.
+    """
+
+    def __init__(self, seconds: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._clock = clock
+        self._told: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(_CHATTY):
+            return True
+        record.exc_info = record.exc_text = None
+        now, what = self._clock(), (record.name, str(record.msg))
+        if now - self._told.get(what, float("-inf")) < self._seconds:
+            return False
+        self._told[what] = now
+        return True
 
 
 def as_json() -> bool:

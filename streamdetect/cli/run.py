@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
+from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,10 +14,11 @@ from streamdetect.cli.output import note
 from streamdetect.cli.signals import stopping
 from streamdetect.cli.summary import summary_text
 from streamdetect.config import Settings, load_settings
-from streamdetect.sinks import AlertSink, DeadLetterSink
-from streamdetect.sinks.files import FileAlertSink, FileDeadLetterSink, NullDeadLetterSink, StdoutAlertSink
-from streamdetect.sinks.kafka import KafkaAlertSink, KafkaDeadLetterSink, Outbox
-from streamdetect.sources.kafka import KafkaSource
+from streamdetect.errors import UsageError
+
+if TYPE_CHECKING:
+    from streamdetect.service.surroundings import Surroundings
+    from streamdetect.sinks import AlertSink, DeadLetterSink
 
 
 @click.command(
@@ -23,58 +26,103 @@ from streamdetect.sources.kafka import KafkaSource
     epilog=example(
         "streamdetect run --config streamdetect.yaml",
         "STREAMDETECT__KAFKA__TOPICS='[endpoint.events]' streamdetect run --config streamdetect.yaml",
+        "streamdetect run --config streamdetect.yaml --rebuild   # the checkpoint directory was lost",
     ),
 )
 @config_option(required=True)
+@click.option(
+    "--rebuild",
+    is_flag=True,
+    help="Build the state anew from the last time.lookback of Kafka, without sending again what was sent; "
+    "for a checkpoint that was lost.",
+)
+@click.option(
+    "--reset-state",
+    is_flag=True,
+    help="Throw the checkpoint away and begin at kafka.start; alerts may be sent again, under the same ids.",
+)
 @settings_options
 @common_options
-def command(*, config_path: str, sets: tuple[str, ...], profile: str | None) -> None:
-    """Read Kafka and write alerts until stopped by SIGTERM or SIGINT (Ctrl-C)."""
-    from streamdetect.service import live as live_service  # noqa: PLC0415 - help needs no engine
+def command(
+    *, config_path: str, rebuild: bool, reset_state: bool, sets: tuple[str, ...], profile: str | None
+) -> None:
+    """Read Kafka and write alerts until stopped by SIGTERM or SIGINT (Ctrl-C).
 
-    settings = load_settings(config_path, sets, profile=profile, required_for="run")
-    logs.configure(settings.log, verbosity())
+    Goes on where the last run stopped, with the state in checkpoint.path.
+    """
+    if rebuild and reset_state:
+        raise UsageError("--rebuild and --reset-state exclude each other: choose one.")
     with ExitStack() as stack:
         stop = stack.enter_context(stopping())
-        alert_sink, dead_letter_sink = _sinks(settings, stack)
-        source = stack.enter_context(closing(KafkaSource(settings.kafka, exclude=settings.written_topics())))
+        settings = load_settings(config_path, sets, profile=profile, required_for="run")
+        logs.configure(settings.log, verbosity())
+        # Help needs no engine; and while all of this is imported, a signal is heard already.
+        from streamdetect.service import live as live_service  # noqa: PLC0415
+
         summary = live_service.run_live(
             settings=settings,
-            source=source,
-            alert_sink=alert_sink,
-            dead_letter_sink=dead_letter_sink,
+            around=surroundings(settings, stack),
             stop=stop,
+            choice="rebuild" if rebuild else "reset" if reset_state else "continue",
         )
     if not verbosity().quiet:
         note(summary_text(summary))
 
 
-def _sinks(settings: Settings, stack: ExitStack) -> tuple[AlertSink, DeadLetterSink]:
-    """The configured sinks, which `stack` closes; both share one producer where both write to Kafka."""
-    outbox: Outbox | None = None
-    if settings.written_topics():
-        outbox = Outbox(settings.kafka)
-        stack.callback(outbox.close)
-        for topic in settings.written_topics():
-            outbox.require(topic)
-    alert_sink = _alert_sink(settings, outbox)
-    stack.callback(alert_sink.close)
-    dead_letter_sink = _dead_letter_sink(settings, outbox)
-    stack.callback(dead_letter_sink.close)
-    return alert_sink, dead_letter_sink
+def surroundings(settings: Settings, stack: ExitStack) -> Surroundings:
+    """The real ones; `stack` closes them. The directory first: it is what most often is wrong, and costs nothing."""
+    from streamdetect.checkpoint.lock import DirectoryLock  # noqa: PLC0415 - help needs none of these
+    from streamdetect.checkpoint.sqlite import SqliteStore  # noqa: PLC0415
+    from streamdetect.checkpoint.sqlitefile import reset  # noqa: PLC0415
+    from streamdetect.service.local import LocalSinks  # noqa: PLC0415
+    from streamdetect.service.surroundings import Surroundings  # noqa: PLC0415
+    from streamdetect.sinks.kafka import KafkaLedger  # noqa: PLC0415
+    from streamdetect.sources import sent  # noqa: PLC0415
+    from streamdetect.sources.kafka import KafkaRange, KafkaSource  # noqa: PLC0415
+
+    kafka, written = settings.kafka, settings.written_topics()
+    lock = stack.enter_context(closing(DirectoryLock(settings.checkpoint.path)))
+    alerts = settings.alerts.topic if settings.alerts.sink == "kafka" else None
+    letters = settings.dead_letters.topic if settings.dead_letters.sink == "kafka" else None
+    ledger = stack.enter_context(closing(KafkaLedger(kafka, alerts, letters)))
+    alert_sink, letter_sink = _alert_sink(settings), _letter_sink(settings)
+    for sink in (alert_sink, letter_sink):
+        if sink is not None:
+            stack.callback(sink.close)
+    return Surroundings(
+        source=stack.enter_context(closing(KafkaSource(kafka, exclude=written))),
+        ledger=ledger,
+        lock=lock,
+        open_store=lambda: SqliteStore(settings.checkpoint.path, settings.detection()),
+        reset_store=lambda: reset(settings.checkpoint.path),
+        window=lambda start_ms, ends: KafkaRange(kafka, start=start_ms, end=ends, exclude=written),
+        local=LocalSinks(alert_sink, letter_sink),
+        sent_alerts=partial(sent.alerts_in_topic, kafka, alerts)
+        if alerts is not None
+        else partial(sent.alerts_in_file, settings.alerts.path),
+        sent_letters=partial(sent.letters_in_topic, kafka, letters)
+        if letters is not None
+        else partial(sent.letters_in_file, settings.dead_letters.path),
+    )
 
 
-def _alert_sink(settings: Settings, outbox: Outbox | None) -> AlertSink:
-    if settings.alerts.sink == "kafka" and outbox is not None:
-        return KafkaAlertSink(outbox, settings.alerts.topic)
+def _alert_sink(settings: Settings) -> AlertSink | None:
+    """None where alerts go to Kafka."""
+    from streamdetect.sinks.files import FileAlertSink, StdoutAlertSink  # noqa: PLC0415
+
+    if settings.alerts.sink == "kafka":
+        return None
     if settings.alerts.path is not None and settings.alerts.sink == "file":
         return FileAlertSink(settings.alerts.path, append=True)
     return StdoutAlertSink()
 
 
-def _dead_letter_sink(settings: Settings, outbox: Outbox | None) -> DeadLetterSink:
-    if settings.dead_letters.sink == "kafka" and outbox is not None:
-        return KafkaDeadLetterSink(outbox, settings.dead_letters.topic)
+def _letter_sink(settings: Settings) -> DeadLetterSink | None:
+    """None where dead letters go to Kafka."""
+    from streamdetect.sinks.files import FileDeadLetterSink, NullDeadLetterSink  # noqa: PLC0415
+
+    if settings.dead_letters.sink == "kafka":
+        return None
     if settings.dead_letters.path is not None and settings.dead_letters.sink == "file":
         return FileDeadLetterSink(settings.dead_letters.path, append=True)
     return NullDeadLetterSink()

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 
 from streamdetect.config.section import Section, Text
-from streamdetect.config.units import parse_time_ms
+from streamdetect.config.units import Duration, duration, parse_time_ms
 
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _SERVER = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^\s:,/\[\]]+):([0-9]{1,5})")
@@ -44,7 +44,12 @@ class KafkaSettings(Section):
     """Read every topic whose whole name matches this regular expression, also topics made later, but never those
     that streamdetect writes to."""
     group_id: Text = "streamdetect"
-    """Consumer group under which offsets are committed; also the base of the transactional id."""
+    """Consumer group under which offsets are committed; also the transactional id."""
+    second_instance: Literal["standby", "refuse"] = "standby"
+    """What a second instance of the same group does: stand by and take over when the first has gone, or stop with
+    exit code 6."""
+    takeover_after_ms: Duration = duration("15s", alias="takeover_after", minimum="3s")
+    """The first instance has gone when Kafka has heard nothing of it for so long; 3s or more."""
     start: Text = "earliest"
     """Where to begin with no checkpoint: `earliest`, `latest`, or an ISO 8601 time (no zone means UTC)."""
     on_lost_offsets: Literal["fail", "earliest", "latest"] = "fail"

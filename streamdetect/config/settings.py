@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler, field_validator
 from pydantic_core import InitErrorDetails
 
 from streamdetect.config.kafka import KafkaSettings, Topic
-from streamdetect.config.rules import RuleSettings
+from streamdetect.config.rules import HUNT_ID, RuleSettings
 from streamdetect.config.section import PROBLEM, Port, Section, Text, custom_problem, problem_at
 from streamdetect.config.units import Duration, duration, format_duration
 
@@ -187,6 +188,19 @@ class Settings(Section):
             "time": self.time.model_dump(mode="json", by_alias=True),
             "rules": {rule.id: rule.detection() for rule in self.enabled_rules()},
         }
+
+    @classmethod
+    def from_detection(cls, stored: Mapping[str, Any]) -> Settings:
+        """Settings that detect what those did whose `detection()` this was; all else has its default.
+
+        Names of rules decide nothing, so they were not kept: all but the hunt are named by their ids. Raises
+        ValueError, KeyError, TypeError or AttributeError for what is no such answer.
+        """
+        rules = [
+            {**rule, "id": rule_id, **({} if rule_id == HUNT_ID else {"name": rule_id})}
+            for rule_id, rule in stored["rules"].items()
+        ]
+        return cls.model_validate({**stored, "rules": rules})
 
     def fingerprint_detection(self) -> str:
         """SHA-256 (hexadecimal) of `detection()`. State made under another one must not be continued."""

@@ -14,8 +14,7 @@ and restored in between does not show (semantics.md §4).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from heapq import nsmallest
+from collections.abc import Iterable, Iterator, Mapping
 
 from sortedcontainers import SortedSet  # type: ignore[import-untyped]  # it has no type hints
 
@@ -23,11 +22,13 @@ from streamdetect.config import Settings
 from streamdetect.detect import history as past
 from streamdetect.detect import saved
 from streamdetect.detect.alerts import Key, build
-from streamdetect.detect.episodes import leaves_ms, look
+from streamdetect.detect.episodes import Episode, look
+from streamdetect.detect.eviction import evict
 from streamdetect.detect.groups import Changes, Group, Inbox, part_rows
 from streamdetect.detect.history import History, Partial
-from streamdetect.detect.lanes import NEVER, Lane
+from streamdetect.detect.lanes import Lane
 from streamdetect.detect.rules import Rule
+from streamdetect.detect.ticks import NEVER
 from streamdetect.model import Alert, Connection, Partition
 
 
@@ -82,10 +83,6 @@ class Detector:
         if lane is None:
             lane = self.lanes[partition] = Lane(self, partition)
         return lane
-
-    def remove_lane(self, partition: Partition) -> None:
-        """Forget a partition that is gone; what it has sent stays counted."""
-        self.lanes.pop(partition, None)
 
     @property
     def keys(self) -> int:
@@ -153,7 +150,7 @@ class Detector:
     def _add_group(
         self, identity: tuple[Rule, object, str | None], rule: Rule, process: str, sensor: str | None
     ) -> Group:
-        group = self._groups[identity] = Group(rule, process, sensor)
+        group = self._groups[identity] = Group(rule, process, sensor, self._agenda.add)
         group.changed = {} if self._tracking else None
         return group
 
@@ -208,13 +205,13 @@ class Detector:
         found: list[tuple[tuple[object, ...], int, Alert]] = []
         for group in self._groups.values():
             addresses = changed.get(group, set()) | group.take_due(tick_ms)
-            self._expire(group, tick_ms)
+            group.expire(tick_ms)
             for address in addresses:
                 alert = self._look(group, address, tick_ms)
                 if alert is not None:
                     found.append((group.key(address).order(), self.rules.index(group.rule), alert))
         found.sort(key=lambda item: item[:2])
-        self._evict()
+        self._evict(tick_ms)
         self.keys_peak = max(self.keys_peak, self.keys)
         self.listener.evaluated(tick_ms, self.keys)
         return [alert for _, _, alert in found]
@@ -230,32 +227,12 @@ class Detector:
             known = histories.get(address)
             history = histories[address] = past.fold(known, partial, address, oldest_ms, limits)
             if known is None:
-                self._expect(group, address, history)
+                group.expect(address, history)
             if noted is not None:
                 noted[address] = (history, episodes.get(address))
             if past.total(history[0]) >= need or address in episodes:
                 changed.add(address)
         return changed
-
-    def _expect(self, group: Group, address: str | None, history: History) -> None:
-        """Note when a key will be forgotten if nothing more comes."""
-        leaves = leaves_ms(past.newest_ms(history[0]), group.rule.limits)
-        bucket = group.expiries.get(leaves)
-        if bucket is None:
-            bucket = group.expiries[leaves] = []
-            self._agenda.add(leaves)
-        bucket.append(address)
-
-    def _expire(self, group: Group, tick_ms: int) -> None:
-        """Forget keys whose newest pane has left. A key with an open episode is due for a look and goes there."""
-        for address in group.expiries.pop(tick_ms, ()):
-            history = group.histories.get(address)
-            if history is None:
-                continue
-            if leaves_ms(past.newest_ms(history[0]), group.rule.limits) > tick_ms:
-                self._expect(group, address, history)
-            elif address not in group.episodes:
-                group.forget(address)
 
     def _look(self, group: Group, address: str | None, tick_ms: int) -> Alert | None:
         found = look(group.histories.get(address), group.episodes.get(address), tick_ms, group.rule.limits)
@@ -275,28 +252,13 @@ class Detector:
             self._agenda.add(again_ms)
         group.due[again_ms].add(address)
 
-    def _evict(self) -> None:
-        """Keep within `limits.max_keys`: the keys with the fewest events go first, of those the longest silent.
-
-        Never one with an open episode. A hundredth more than needed goes, so that this is not done at every tick.
-        """
-        limit = self.settings.limits.max_keys
-        excess = self.keys - limit
+    def _evict(self, tick_ms: int) -> None:
+        """Keep within `limits.max_keys`."""
+        excess = self.keys - self.settings.limits.max_keys
         if excess <= 0:
             return
-        groups = list(self._groups.values())
-        candidates = (
-            (past.total(history[0]), past.newest_ms(history[0]), group.key(address).order(), number, address)
-            for number, group in enumerate(groups)
-            for address, history in group.histories.items()
-            if address not in group.episodes
-        )
-        lost: dict[str, int] = {}
-        for _, _, _, number, address in nsmallest(excess + limit // 100, candidates, key=lambda c: c[:4]):
-            group = groups[number]
-            group.forget(address)
-            lost[group.rule.id] = lost.get(group.rule.id, 0) + 1
-        for rule_id, keys in lost.items():
+        groups = sorted(self._groups.values(), key=lambda group: self.rules.index(group.rule))
+        for rule_id, keys in evict(groups, excess, tick_ms, self._agenda).items():
             self.listener.evicted(rule_id, keys)
 
     def export_state(self) -> Iterator[saved.Row]:
@@ -361,12 +323,29 @@ class Detector:
         """A key is expected to expire when its newest pane leaves, and looked at as soon as time moves."""
         group, address = self._group_of(row)
         history = group.histories[address] = saved.history_of(row)
-        self._expect(group, address, history)
+        group.expect(address, history)
         episode = saved.episode_of(row)
         if episode is not None:
             group.episodes[address] = episode
         if episode is not None or past.total(history[0]) >= group.rule.limits.need:
             self._watch(group, address, self.evaluated_ms + self.interval_ms)
+
+    def replace_episodes(self, episodes: Mapping[tuple[str, Key], Episode]) -> None:
+        """These are the open ones, by rule id and key, and no others: what was sent knows better than what was read.
+
+        Every key concerned is looked at when time moves. An episode of a key without events is dropped.
+        """
+        next_ms = self.evaluated_ms + self.interval_ms
+        for group in self._groups.values():
+            wanted = {
+                key.address: episode
+                for (rule_id, key), episode in episodes.items()
+                if (rule_id, key) == (group.rule.id, group.key(key.address))
+                and key.address in group.histories
+            }
+            for address in group.episodes.keys() | wanted.keys():
+                group.keep(address, group.histories.get(address), wanted.get(address))
+                self._watch(group, address, next_ms)
 
     def _group_of(self, row: saved.Row) -> tuple[Group, str | None]:
         rule = next((rule for rule in self.rules if rule.id == row["rule"]), None)

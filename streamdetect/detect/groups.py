@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from streamdetect.detect import history as past
 from streamdetect.detect import saved
 from streamdetect.detect.alerts import Key
-from streamdetect.detect.episodes import Episode
+from streamdetect.detect.episodes import Episode, leaves_ms
 from streamdetect.detect.history import History, Partial
 from streamdetect.detect.rules import Rule
 
@@ -19,7 +20,11 @@ After = tuple[History, Episode | None] | None
 
 
 class Group:
-    """The keys of one rule, process name and sensor, and when each is due for a look."""
+    """The keys of one rule, process name and sensor, and when each is due for a look.
+
+    Every key stands once in `expiries` or `spared`, at a tick no later than the one at which it will be forgotten.
+    New events move it on only when that tick, or an eviction, comes to it.
+    """
 
     __slots__ = (
         "changed",
@@ -27,22 +32,27 @@ class Group:
         "episodes",
         "expiries",
         "histories",
+        "plan",
         "process",
         "rule",
         "sensor",
+        "spared",
         "watched",
     )
 
-    def __init__(self, rule: Rule, process: str, sensor: str | None) -> None:
+    def __init__(self, rule: Rule, process: str, sensor: str | None, plan: Callable[[int], None]) -> None:
         self.rule = rule
         self.process = process
         self.sensor = sensor
+        self.plan = plan  # asks for a tick to be evaluated
         self.histories: dict[str | None, History] = {}
         self.episodes: dict[str | None, Episode] = {}
         self.watched: dict[str | None, int] = {}
         self.due: dict[int, set[str | None]] = {}
-        # One entry a key: at its tick the key is forgotten, or moved to where its newest pane leaves.
+        # By the tick at which their newest pane leaves.
         self.expiries: dict[int, list[str | None]] = {}
+        # What an eviction found near the thresholds, by the tick at which that may end (`eviction`).
+        self.spared: dict[int, list[str | None]] = {}
         # Keys that changed since the last `take_changes`; None while nobody wants to know.
         self.changed: dict[str | None, After] | None = None
 
@@ -69,6 +79,28 @@ class Group:
         if self.changed is not None:
             self.changed[address] = None
 
+    def expect(self, address: str | None, history: History) -> None:
+        """Note when a key will be forgotten if nothing more comes."""
+        leaves = leaves_ms(past.newest_ms(history[0]), self.rule.limits)
+        self.note(self.expiries, leaves, address)
+
+    def note(self, ticks: dict[int, list[str | None]], tick_ms: int, address: str | None) -> None:
+        """Put a key into `expiries` or `spared`."""
+        bucket = ticks.get(tick_ms)
+        if bucket is None:
+            bucket = ticks[tick_ms] = []
+            self.plan(tick_ms)
+        bucket.append(address)
+
+    def expire(self, tick_ms: int) -> None:
+        """Forget keys whose newest pane has left. A key with an open episode is due for a look and goes there."""
+        for address in (*self.expiries.pop(tick_ms, ()), *self.spared.pop(tick_ms, ())):
+            history = self.histories[address]
+            if leaves_ms(past.newest_ms(history[0]), self.rule.limits) > tick_ms:
+                self.expect(address, history)
+            elif address not in self.episodes:
+                self.forget(address)
+
     def take_due(self, tick_ms: int) -> set[str | None]:
         """Keys whose planned look is now; a look that was planned anew for another tick is not one."""
         due = {address for address in self.due.pop(tick_ms, ()) if self.watched.get(address) == tick_ms}
@@ -87,6 +119,12 @@ class Changes(NamedTuple):
     partitions: list[saved.Row]
     keys: dict[Group, dict[str | None, After]]
     parts: dict[tuple[int, int], Inbox]
+
+    def let_go(self) -> None:
+        """Free it piece by piece: a dict of a million keys given up at once would stop every thread."""
+        for changed in self.keys.values():
+            while changed:
+                changed.popitem()
 
     def key_rows(self) -> Iterator[saved.Row]:
         """A `key` row for each changed key, or a `forgotten` row."""

@@ -204,6 +204,27 @@ def total(packed: bytes) -> int:
     return count
 
 
+def standing(packed: bytes, oldest_ms: int) -> tuple[int, int]:
+    """Events in panes that do not lie before `oldest_ms`, a pane's edge, and the time of the last event.
+
+    There must be one in these panes.
+    """
+    if len(packed) == _ONE.size:  # most keys have one pane, and it is in the window
+        events, first_ms, span_ms, _ = _ONE.unpack(packed)
+        return events, first_ms + span_ms
+    return total(trim(packed, oldest_ms)), newest_ms(packed)
+
+
+def begin_ms(packed: bytes, events: int) -> int:
+    """Time of the first event of the newest panes that hold so many events together; all panes must hold them."""
+    place, first_ms = len(packed), 0
+    while events > 0:
+        place -= _WIDTH
+        first_ms, _, count = _PANE.unpack_from(packed, place)
+        events -= count
+    return first_ms
+
+
 def oldest_ms(packed: bytes) -> int:
     """Time of the first event; there must be one."""
     first_ms: int = _PANE.unpack_from(packed, _HEAD)[0]

@@ -15,6 +15,7 @@ from streamdetect.detect.alerts import Key, build
 from streamdetect.detect.episodes import Episode, leaves_ms, look
 from streamdetect.detect.history import History, Partial
 from streamdetect.detect.rules import Rule
+from streamdetect.detect.ticks import NEVER, inclusion
 from streamdetect.model import Alert, Facts
 
 
@@ -35,13 +36,12 @@ class KeyedStep:
     def on_event(self, time_ms: int, watermark_ms: int | None, details: Facts) -> None:
         """Take an event that counts; `watermark_ms` is its partition's before it, None before the first event."""
         limits = self._rule.limits
-        newest_ms = time_ms if watermark_ms is None else max(time_ms, watermark_ms)
-        tick_ms = newest_ms - newest_ms % limits.interval_ms + limits.interval_ms
-        if self._evaluated_ms is not None and tick_ms <= self._evaluated_ms:
-            tick_ms = self._evaluated_ms + limits.interval_ms
-        pane_ms = time_ms - time_ms % limits.interval_ms
-        if tick_ms > pane_ms + limits.lookback_ms:
+        watermark_ms = NEVER if watermark_ms is None else watermark_ms
+        evaluated_ms = NEVER if self._evaluated_ms is None else self._evaluated_ms
+        place = inclusion(time_ms, watermark_ms, evaluated_ms, limits.interval_ms, limits.lookback_ms)
+        if place is None:
             return
+        tick_ms, pane_ms = place
         panes = self._waiting.setdefault(tick_ms, {})
         partial = panes.get(pane_ms)
         if partial is None:

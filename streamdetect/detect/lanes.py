@@ -9,6 +9,7 @@ from streamdetect.detect import saved
 from streamdetect.detect.clocks import PartitionClock
 from streamdetect.detect.groups import Group, Inbox
 from streamdetect.detect.rules import EXCEPTION, MAY_HIDE, PROCESS_NAME, Rule
+from streamdetect.detect.ticks import NEVER, inclusion
 from streamdetect.model import Event, Facts, Partition
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 COUNTED: Final = "counted"
 LATE: Final = "late"
 FUTURE: Final = "future_time"
-
-NEVER: Final = -(1 << 70)  # before any time: minus infinity of §4
 
 
 class Lane:
@@ -32,13 +31,12 @@ class Lane:
         self.partition = partition
         self.clock = PartitionClock(engine.max_jump_ms)
         self.idle = False
-        # The inbox that the last event went to, and its pane: the next event nearly always goes there too.
-        self._inbox: Inbox = {}
-        self._low_ms = self._high_ms = NEVER
+        self.let_go()
 
     def let_go(self) -> None:
         """The inbox at hand takes no more events."""
-        self._inbox = {}
+        # The inbox that the last event went to, and its pane: the next event nearly always goes there too.
+        self._inbox: Inbox = {}
         self._low_ms = self._high_ms = NEVER
 
     def row(self) -> saved.Row:
@@ -64,9 +62,8 @@ class Lane:
             return FUTURE
         clock = self.clock
         before_ms = clock.now_ms
-        if (
-            before_ms is None or time_ms > before_ms or clock.run is not None
-        ):  # else the clock has nothing to note
+        # else the clock has nothing to note
+        if before_ms is None or time_ms > before_ms or clock.run is not None:
             clock.observe(time_ms, event.host)
         rules = engine.rules_by_name.get(event.process_name)
         if rules is None:
@@ -106,20 +103,18 @@ class Lane:
         return COUNTED
 
     def _inbox_for(self, time_ms: int, watermark_ms: int) -> Inbox:
-        """The inbox of the first tick T with `T > t`, `T > w_p(e)` that is still to come, and of t's pane (§4)."""
+        """The inbox of the event's inclusion tick and pane."""
         engine = self._engine
         high_ms = self._high_ms
         if self._low_ms <= time_ms < high_ms and watermark_ms < high_ms > engine.evaluated_ms:
             return self._inbox
-        interval_ms = engine.interval_ms
-        pane_ms = time_ms - time_ms % interval_ms
-        newest_ms = max(time_ms, watermark_ms)
-        tick_ms = newest_ms - newest_ms % interval_ms + interval_ms
-        if tick_ms <= engine.evaluated_ms:
-            tick_ms = engine.evaluated_ms + interval_ms
+        evaluated_ms, interval_ms = engine.evaluated_ms, engine.interval_ms
+        if max(time_ms, watermark_ms) < evaluated_ms:  # its own tick is gone
             engine.listener.late_arrival(self.partition)
-        if tick_ms > pane_ms + engine.lookback_ms:
-            return {}  # no tick is left whose window holds it: counted, and in no window
+        place = inclusion(time_ms, watermark_ms, evaluated_ms, interval_ms, engine.lookback_ms)
+        if place is None:
+            return {}
+        tick_ms, pane_ms = place
         inbox = engine.inbox(tick_ms, pane_ms)
         if tick_ms == pane_ms + interval_ms:
             self._inbox, self._low_ms, self._high_ms = inbox, pane_ms, tick_ms

@@ -103,5 +103,8 @@ def episode_of(row: Row) -> Episode | None:
     return None if row["episode"] is None else Episode(*row["episode"])
 
 
-def _details(values: list[Any]) -> Facts:
+def _details(values: list[Any] | Facts) -> Facts:
+    """What comes as a tuple is shared by keys, and stays so."""
+    if isinstance(values, tuple):
+        return values
     return tuple(tuple(value) if isinstance(value, list) else value for value in values)

@@ -1,6 +1,7 @@
 """Why a key alerts, or why not: its figures at a tick beside the thresholds, and when its verdict changed.
 
-Reads what `replay` reads and evaluates with the same code; only the key asked for is noted down.
+Reads what `replay` reads and evaluates with the same code; only the key asked for is noted down. Or looks into a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -9,16 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from streamdetect.checkpoint import CheckpointStore, Row, Stored
 from streamdetect.config import Settings
-from streamdetect.detect import Detector, Listener, Rule
+from streamdetect.detect import Detector, Listener, Rule, saved
 from streamdetect.detect.alerts import Key, iso
-from streamdetect.detect.episodes import Look, leaves_ms, look, objection
-from streamdetect.detect.history import History, seen, unpack_panes
+from streamdetect.detect.episodes import Episode, Look, leaves_ms, look, objection
+from streamdetect.detect.history import COUNT, History, Partial, fold, seen, unpack_panes
 from streamdetect.detect.rules import Limits
 from streamdetect.errors import UsageError
 from streamdetect.events.values import parse_address
 from streamdetect.service.replay import run_replay
-from streamdetect.sinks.files import NullDeadLetterSink
+from streamdetect.service.stored import check_settings, of_last, settings_of
+from streamdetect.sinks.files import NullAlertSink, NullDeadLetterSink
 from streamdetect.sources import Source
 
 
@@ -70,30 +73,14 @@ class Tracker(Listener):
             yield from detector.inspect(None, self._process)
 
 
-class _NoAlerts:
-    """An explanation sends nothing."""
-
-    def write(self, alerts: object) -> None:
-        """Take alerts, and do nothing with them."""
-
-    def flush(self) -> None:
-        """Nothing to wait for."""
-
-    def close(self) -> None:
-        """Nothing to give back."""
-
-
 def explain_source(*, settings: Settings, source: Source, question: Question) -> str:
     """The explanation as text. Raises InputError as a replay does, UsageError for a time before the first tick."""
-    resilient = settings.profile == "resilient"
-    address, process = question.destination, question.process
-    if resilient:
-        address, process = parse_address(address) or address.lower(), process.lower()
+    address, process = _spelled(question, settings)
     tracker = Tracker(address, process)
     summary = run_replay(
         settings=settings,
         source=source,
-        alert_sink=_NoAlerts(),
+        alert_sink=NullAlertSink(),
         dead_letter_sink=NullDeadLetterSink(),
         listener=tracker,
     )
@@ -104,26 +91,137 @@ def explain_source(*, settings: Settings, source: Source, question: Question) ->
             f"{summary.counted} of {summary.consumed} records count for some key; filtered: {filtered}.\n"
             "Are destination and process spelled as the events have them?"
         )
-    interval_ms = settings.time.interval_ms
     last_ms = tracker.last_tick_ms or 0
-    at_ms = last_ms if question.at_ms is None else -(-question.at_ms // interval_ms) * interval_ms
+    at_ms = last_ms if question.at_ms is None else _tick_of(question.at_ms, settings)
     if question.at_ms is not None and at_ms > last_ms:
         raise UsageError(f"the last tick of this input is {iso(last_ms)}. Choose --at at or before it.")
     return "\n\n".join(_explain(track, at_ms, last_ms) for track in tracker.tracks.values())
 
 
-def explain_checkpoint(*, settings: Settings, path: str, question: Question) -> str:
-    """Durable checkpoints do not exist yet, so there is none to look into."""
-    del settings, question
-    raise UsageError(
-        f"{path}: this version keeps no checkpoints. Name the files, and `explain` replays them."
+def explain_checkpoint(*, store: CheckpointStore, settings: Settings | None, question: Question) -> str:
+    """The explanation out of a checkpoint, at its last evaluated tick or a later one, as if no more events came.
+
+    Raises CheckpointError for one that is damaged, or was made with other `settings` (None: with which it was made),
+    UsageError for a time before that tick: what the window held then is gone.
+    """
+    return of_last(store, lambda stored: _explain_stored(stored, settings, question))
+
+
+def _explain_stored(stored: Stored, settings: Settings | None, question: Question) -> str:
+    if settings is None:
+        settings = settings_of(stored)
+    else:
+        check_settings(stored, settings)
+    evaluated_ms = stored.progress["evaluated_ms"]
+    at_ms = evaluated_ms if question.at_ms is None else _tick_of(question.at_ms, settings)
+    if at_ms is not None and evaluated_ms is not None and at_ms < evaluated_ms:
+        raise UsageError(
+            f"this checkpoint has evaluated the ticks up to {iso(evaluated_ms)} and holds no earlier window. Choose "
+            "--at at or after it, or explain the files."
+        )
+    head = f"Checkpoint {stored.number} has evaluated " + (
+        "no tick yet." if evaluated_ms is None else f"the ticks up to {iso(evaluated_ms)}."
     )
+    if at_ms != evaluated_ms and at_ms is not None:
+        head += f" At {iso(at_ms)}, with the events that wait for ticks up to it, as if no more came:"
+    remembered = _remembered(stored, settings, question)
+    if not remembered:
+        told = f"No event of {question.process} to {question.destination} is in its window, and none waits."
+        return f"{head}\n{told}\nAre destination and process spelled as the events have them?"
+    texts = [known.explain(evaluated_ms, at_ms) for _, known in sorted(remembered.items(), key=_by_key)]
+    return "\n\n".join([head, *texts])
+
+
+def _by_key(item: tuple[tuple[str, Key], _Remembered]) -> tuple[object, ...]:
+    (rule_id, key), _ = item
+    return key.order(), rule_id
+
+
+@dataclass(slots=True)
+class _Remembered:
+    """What a checkpoint holds of one key of one rule. `waiting` are its parts of inboxes by tick."""
+
+    track: Track
+    history: History | None = None
+    episode: Episode | None = None
+    waiting: dict[int, list[Partial]] = field(default_factory=dict)
+
+    def explain(self, evaluated_ms: int | None, at_ms: int | None) -> str:
+        """At a tick, with the events that wait for ticks up to it."""
+        track, history = self.track, self.history
+        if history is not None and evaluated_ms is not None:
+            track.states.append((evaluated_ms, history))
+        for tick_ms in sorted(self.waiting):
+            if at_ms is None or tick_ms > at_ms:
+                break
+            oldest_ms = tick_ms - track.rule.limits.lookback_ms
+            for partial in self.waiting[tick_ms]:
+                history = fold(history, partial, track.key.address, oldest_ms, track.rule.limits)
+            if history is not None:
+                track.states.append((tick_ms, history))
+        lines = [_title(track)] if at_ms is None else [_explain(track, at_ms, at_ms)]
+        return "\n".join([*lines, *self._rest(at_ms)])
+
+    def _rest(self, at_ms: int | None) -> list[str]:
+        lines = ["  in the checkpoint: no open episode"]
+        if self.episode is not None:
+            opened, alerted = iso(self.episode.opened_ms), iso(self.episode.alerted_ms)
+            lines = [f"  in the checkpoint: an episode open since {opened}, last alert {alerted}"]
+        counts = {
+            tick_ms: sum(partial[COUNT] for partial in parts) for tick_ms, parts in self.waiting.items()
+        }
+        later = {tick_ms: count for tick_ms, count in counts.items() if at_ms is None or tick_ms > at_ms}
+        ticks = ", ".join(f"{iso(tick_ms)}={count}" for tick_ms, count in sorted(later.items()))
+        lines.append(f"  events that wait for later ticks: {sum(later.values())}{ticks and f' ({ticks})'}")
+        return lines
+
+
+def _remembered(stored: Stored, settings: Settings, question: Question) -> dict[tuple[str, Key], _Remembered]:
+    """The destination's keys; `null` is also the key of events without a destination.address (§2)."""
+    address, process = _spelled(question, settings)
+    addresses = {address, None} if address == "null" else {address}
+    rules = {rule.id: rule for rule in Detector(settings).rules}
+    found: dict[tuple[str, Key], _Remembered] = {}
+
+    def known(row: Row) -> _Remembered | None:
+        key = Key(*row["key"])
+        if key.process != process or key.address not in addresses:
+            return None
+        return found.setdefault((row["rule"], key), _Remembered(Track(rules[row["rule"]], key)))
+
+    for row in stored.keys:
+        one = known(row)
+        if one is not None:
+            one.history, one.episode = saved.history_of(row), saved.episode_of(row)
+    for row in stored.waiting:
+        one = known(row)
+        if one is not None:
+            one.waiting.setdefault(row["tick_ms"], []).append(saved.partial_of(row))
+    return found
+
+
+def _spelled(question: Question, settings: Settings) -> tuple[str, str]:
+    """Destination and process as keys have them."""
+    address, process = question.destination, question.process
+    if settings.profile == "resilient":
+        return parse_address(address) or address.lower(), process.lower()
+    return address, process
+
+
+def _tick_of(time_ms: int, settings: Settings) -> int:
+    """The first tick at or after a time."""
+    interval_ms = settings.time.interval_ms
+    return -(-time_ms // interval_ms) * interval_ms
+
+
+def _title(track: Track) -> str:
+    sensor = f" (sensor {track.key.sensor})" if track.key.sensor else ""
+    whither = "no address (null)" if track.key.address is None else track.key.address
+    return f"{track.key.process} to {whither}{sensor}, rule {track.rule.name} [{track.rule.id}]"
 
 
 def _explain(track: Track, at_ms: int, last_ms: int) -> str:
-    sensor = f" (sensor {track.key.sensor})" if track.key.sensor else ""
-    whither = "no address (null)" if track.key.address is None else track.key.address
-    lines = [f"{track.key.process} to {whither}{sensor}, rule {track.rule.name} [{track.rule.id}]"]
+    lines = [_title(track)]
     history = next((state for tick_ms, state in reversed(track.states) if tick_ms <= at_ms), None)
     found = look(history, None, at_ms, track.rule.limits)
     lines.append(
@@ -175,6 +273,8 @@ def _panes(rule: Rule, found: Look) -> list[str]:
 
 def _verdicts(track: Track, last_ms: int) -> list[str]:
     """One line for each change of the verdict, at whatever tick it was."""
+    if not track.states:
+        return []
     limits = track.rule.limits
     lines: list[str] = []
     before: str | None = None

@@ -1,33 +1,47 @@
-"""Live: Kafka in, alerts out, until told to stop.
+"""Live: Kafka in, alerts out, until told to stop. `starting` is what comes before.
 
-The order of one turn, and of stopping:
+The order of one turn:
 
 1. poll the source; nothing of partitions that are too far ahead,
-2. feed each batch: refused records go to the dead-letter sink,
+2. feed each batch: refused records become dead letters,
 3. note which partitions are idle (read to their end and silent for `time.idle_timeout`),
-4. evaluate the ticks that the watermark lets go; alerts go to the alert sink,
-5. wait until both sinks have everything safe.
+4. evaluate the ticks that the watermark lets go,
+5. cut a checkpoint if one is due (`commit`): at once when there are alerts, else every `checkpoint.interval`.
 
-A stop is noticed before the next poll, so a turn is always finished. Until checkpoints exist, a run begins where
-`kafka.start` says and forgets its state when it ends.
+A stop is noticed before the next poll, so a turn is always finished. Then the checkpoint on its way arrives, a last
+one is cut, which takes all that was decided and says that the group is free, and the threads end.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 
+from streamdetect.checkpoint import Checkpoint, Row
 from streamdetect.config import Settings
-from streamdetect.detect import Detector
-from streamdetect.model import Partition
+from streamdetect.detect import Detector, Listener
+from streamdetect.model import Alert, DeadLetter, Partition
 from streamdetect.service.collecting import collecting_rarely
+from streamdetect.service.commit import CommitListener, Cut
+from streamdetect.service.outputs import Collector, output_rows
 from streamdetect.service.pipeline import Pipeline, too_far_ahead
+from streamdetect.service.recovery import FOLLOWS, follows
+from streamdetect.service.starting import Choice, Start, StoppedError
 from streamdetect.service.summary import Summary
-from streamdetect.sinks import AlertSink, DeadLetterSink
-from streamdetect.sources import Source
+from streamdetect.service.surroundings import Surroundings
+from streamdetect.service.walltime import WallClock
+
+log = logging.getLogger(__name__)
 
 _POLL_MS = 200
 _HOLD_INTERVALS = 2  # how far ahead of the slowest partition one may be read
+_MUCH_BYTES = 16 * 1024 * 1024  # outputs that wait: cut now
+_TOO_MUCH_BYTES = 64 * 1024 * 1024  # read nothing more until a checkpoint has taken them
+STOP_SECONDS = 20.0
+"""How long a stop waits for Kafka to take what is on its way."""
 
 
 class Silence:
@@ -50,37 +64,201 @@ class Silence:
             lane.idle = partition in at_end and now - since >= self._timeout_s
 
 
-def run_live(
+def run_live(  # noqa: PLR0913 - all that it depends on
     *,
     settings: Settings,
-    source: Source,
-    alert_sink: AlertSink,
-    dead_letter_sink: DeadLetterSink,
+    around: Surroundings,
     stop: Callable[[], bool],
+    choice: Choice = "continue",
+    listener: Listener | None = None,
+    commit_listener: CommitListener | None = None,
     wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     clock: Callable[[], float] = time.monotonic,
+    wait: Callable[[float], None] = time.sleep,
 ) -> Summary:
-    """Run until `stop()` is true. Raises what the source and the sinks raise.
+    """Run until `stop()` is true. Raises what the source, the ledger, the store and the sinks raise.
 
-    `wall_ms` is asked only to refuse events from the future, `clock` only for idleness.
+    `wall_ms` is asked only to refuse events from the future; `clock` for idleness and the time between checkpoints;
+    `wait` is how a standby passes the time.
     """
     started = clock()
-    pipeline = Pipeline(settings, alert_sink, dead_letter_sink)
-    detector = pipeline.detector
-    silence = Silence(settings.time.idle_timeout_ms, clock)
-    slack_ms = _HOLD_INTERVALS * settings.time.interval_ms
-    with collecting_rarely():
-        while not stop():
-            for partition in source.partitions():
-                detector.lane(partition)
-            batches = source.poll(too_far_ahead(detector.lanes, source.at_end(), slack_ms), _POLL_MS)
-            for batch in batches:
-                silence.heard(batch.partition)
-                pipeline.feed(batch, wall_ms())
-            silence.mark(detector, source.at_end())
-            pipeline.advance()
-            pipeline.flush()
-    pipeline.flush()
-    summary = pipeline.summary()
+    with ExitStack() as stack:
+        try:
+            start = Start(
+                settings=settings,
+                around=around,
+                choice=choice,
+                stop=stop,
+                clock=clock,
+                wait=wait,
+                listener=commit_listener,
+                stack=stack,
+            )
+        except StoppedError:
+            return Summary(seconds=round(clock() - started, 3))
+        run = _Run(settings, around, start, clock, wall_ms, listener)
+        with collecting_rarely():
+            run.until(stop)
+        run.finish()
+        summary = run.summary()
     summary.seconds = round(clock() - started, 3)
     return summary
+
+
+class _Run:
+    """The turns, and the cuts between them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        around: Surroundings,
+        start: Start,
+        clock: Callable[[], float],
+        wall_ms: Callable[[], int],
+        listener: Listener | None,
+    ) -> None:
+        self._settings = settings
+        self._around = around
+        self._source = around.source
+        self._committer = start.committer
+        self._state = start.store.state
+        self._found = start.found
+        self._number = start.number
+        self._clock = clock
+        self._collector = Collector()
+        sinks = _Alerts(self._collector), _Letters(self._collector)
+        self._pipeline = Pipeline(settings, *sinks, listener, start.detector)
+        self._detector = start.detector
+        self._silence = Silence(settings.time.idle_timeout_ms, clock)
+        self._now_ms = WallClock(_certainly_past_ms(start.detector, settings), wall_ms, clock)
+        self._last_cut = clock()
+
+    def until(self, stop: Callable[[], bool]) -> None:
+        if self._number == 0:
+            # So that a start at `latest` is where it was, whatever happens next.
+            self._cut()
+            self._committer.wait()
+        log.info("reading %d partitions", len(self._source.partitions()))
+        while not stop():
+            self._turn()
+
+    def _turn(self) -> None:
+        for partition in self._source.partitions():
+            self._detector.lane(partition)
+        for batch in self._source.poll(self._to_hold(), _POLL_MS):
+            self._silence.heard(batch.partition)
+            self._pipeline.feed(batch, self._now_ms())
+        self._silence.mark(self._detector, self._source.at_end())
+        self._pipeline.advance()
+        self._committer.check()
+        if not self._committer.busy and self._is_due():
+            self._cut()
+
+    def _to_hold(self) -> set[Partition]:
+        if self._collector.size_bytes > _TOO_MUCH_BYTES:
+            return set(self._source.partitions())
+        slack_ms = _HOLD_INTERVALS * self._settings.time.interval_ms
+        return too_far_ahead(self._detector.lanes, self._source.at_end(), slack_ms)
+
+    def _is_due(self) -> bool:
+        return (
+            self._collector.alerts > 0
+            or self._collector.size_bytes > _MUCH_BYTES
+            or self._clock() - self._last_cut >= self._settings.checkpoint.interval_ms / 1000
+        )
+
+    def _cut(self, *, released: bool = False) -> None:
+        """Step 1 of the commit protocol."""
+        self._last_cut = self._clock()
+        self._number += 1
+        positions = self._source.positions()
+        for partition in positions:
+            self._detector.lane(partition)
+        changes = self._detector.take_changes()
+        outputs = self._collector.take()
+        ids = self._source.topic_ids()
+        checkpoint = Checkpoint(
+            number=self._number,
+            progress=changes.progress,
+            partitions=[
+                row
+                | {
+                    "offset": positions.get(Partition(row["topic"], row["number"])),
+                    "topic_id": ids.get(row["topic"], ""),
+                }
+                for row in changes.partitions
+            ],
+            keys=Rows(changes.key_rows),
+            waiting=Rows(changes.waiting_rows),
+            done_ms=changes.progress["evaluated_ms"],
+            pending=Rows(lambda: iter(output_rows(outputs))),
+            marks=self._around.local.marks() | ({FOLLOWS: follows(self._found)} if self._number == 1 else {}),
+        )
+        note = replace(
+            self._committer.note,
+            state=self._state,
+            number=self._number,
+            beat=0,
+            evaluated_ms=changes.progress["evaluated_ms"],
+            released=released,
+        )
+        # A partition whose beginning was not looked up yet has nothing behind it.
+        told = {partition: offset or 0 for partition, offset in positions.items()}
+        self._committer.hand_over(Cut(checkpoint, outputs, told, note, changes.let_go))
+
+    def finish(self) -> None:
+        """The order of stopping: see above."""
+        self._committer.wait(STOP_SECONDS)
+        self._cut(released=True)
+        self._committer.wait(STOP_SECONDS)
+
+    def summary(self) -> Summary:
+        return self._pipeline.summary()
+
+
+def _certainly_past_ms(detector: Detector, settings: Settings) -> int | None:
+    """An event was accepted only if it was not further ahead of the wall clock than the skew."""
+    clocks = [now for lane in detector.lanes.values() if (now := lane.clock.now_ms) is not None]
+    return max(clocks) - settings.time.max_future_skew_ms if clocks else None
+
+
+class Rows(Iterable[Row]):
+    """Rows that can be iterated again, should a save have failed. Nothing is made before."""
+
+    def __init__(self, make: Callable[[], Iterator[Row]]) -> None:
+        self._make = make
+
+    def __iter__(self) -> Iterator[Row]:
+        return self._make()
+
+
+class _Alerts:
+    """A collector as the pipeline's alert sink."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+
+    def write(self, alerts: Iterable[Alert]) -> None:
+        self._collector.write_alerts(list(alerts))
+
+    def flush(self) -> None:
+        """Safe once a checkpoint has it."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class _Letters:
+    """A collector as the pipeline's dead-letter sink."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+
+    def write(self, letters: Iterable[DeadLetter]) -> None:
+        self._collector.write_letters(list(letters))
+
+    def flush(self) -> None:
+        """Safe once a checkpoint has it."""
+
+    def close(self) -> None:
+        """Nothing to give back."""

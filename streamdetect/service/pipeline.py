@@ -50,9 +50,12 @@ class Pipeline:
         alert_sink: AlertSink,
         dead_letter_sink: DeadLetterSink,
         listener: Listener | None = None,
+        detector: Detector | None = None,
     ) -> None:
+        """`detector` may hold state already; from now on its reports come here."""
         self._ear = _Ear(listener or Listener())
-        self.detector = Detector(settings, self._ear)
+        self.detector = detector or Detector(settings)
+        self.detector.listener = self._ear
         if listener is not None:
             listener.attached(self.detector)
         self._decoder = Decoder(settings.profile, settings.limits.max_record_bytes)
@@ -85,6 +88,10 @@ class Pipeline:
     def advance(self) -> None:
         """Evaluate what the watermarks let go and hand the alerts on. Raises SinkError."""
         self._send(self.detector.advance())
+
+    def advance_to(self, watermark_ms: int) -> None:
+        """Evaluate all ticks up to a watermark and hand the alerts on. Raises SinkError."""
+        self._send(self.detector.advance_to(watermark_ms))
 
     def finish(self) -> None:
         """The input has ended. Raises SinkError."""

@@ -3,16 +3,30 @@
 Belongs here: writing to Kafka, files and stdout, and knowing that it was written. Does not belong here: what
 an alert says, or whether a record deserves to be refused. A sink raises SinkError and nothing else once it is
 open.
+
+`ledger` is the contract of results that become final in one step with the positions they come from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from streamdetect.model import Alert, DeadLetter
 
-__all__ = ["AlertSink", "DeadLetterSink"]
+__all__ = ["AlertSink", "DeadLetterSink", "Outputs", "Rewindable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Results in the order in which they were decided."""
+
+    alerts: Sequence[Alert] = ()
+    letters: Sequence[DeadLetter] = ()
+
+    def __len__(self) -> int:
+        return len(self.alerts) + len(self.letters)
 
 
 class AlertSink(Protocol):
@@ -44,4 +58,16 @@ class DeadLetterSink(Protocol):
 
     def close(self) -> None:
         """Flush and give back what is held open; a second call does nothing."""
+        ...
+
+
+class Rewindable(Protocol):
+    """A sink that can say how far it has come, and can be cut back to there."""
+
+    def mark(self) -> dict[str, Any]:
+        """Where it is now, as plain JSON data."""
+        ...
+
+    def cut_back(self, mark: dict[str, Any]) -> None:
+        """Take away what was written behind an earlier mark. SinkError if that cannot be done."""
         ...

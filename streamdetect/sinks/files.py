@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import logging
 import os
 import stat
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from streamdetect.errors import SinkError
 from streamdetect.model import Alert, DeadLetter
+
+log = logging.getLogger(__name__)
 
 
 class StdoutAlertSink:
@@ -35,36 +38,50 @@ class StdoutAlertSink:
         self._lines.flush()
 
 
-class FileAlertSink:
-    """Alerts in a file: from its beginning, or with `append` behind what is there."""
+class _FileSink:
+    """What both file sinks have in common: a file from its beginning, or with `append` behind what is there."""
 
     def __init__(self, path: str, *, append: bool = False) -> None:
         self._lines = _opened(path, append=append)
+
+    def mark(self) -> dict[str, Any]:
+        return self._lines.mark()
+
+    def cut_back(self, mark: dict[str, Any]) -> None:
+        self._lines.cut_back(mark)
+
+    def flush(self) -> None:
+        self._lines.flush()
+
+    def close(self) -> None:
+        self._lines.close()
+
+
+class FileAlertSink(_FileSink):
+    """Alerts in a file."""
 
     def write(self, alerts: Sequence[Alert]) -> None:
         self._lines.write(alert.body for alert in alerts)
 
-    def flush(self) -> None:
-        self._lines.flush()
 
-    def close(self) -> None:
-        self._lines.close()
-
-
-class FileDeadLetterSink:
+class FileDeadLetterSink(_FileSink):
     """Dead letters in a file: the headers that Kafka would carry as fields, bytes in base64."""
-
-    def __init__(self, path: str, *, append: bool = False) -> None:
-        self._lines = _opened(path, append=append)
 
     def write(self, letters: Sequence[DeadLetter]) -> None:
         self._lines.write(_letter_line(letter) for letter in letters)
 
+
+class NullAlertSink:
+    """Drops alerts."""
+
+    def write(self, alerts: Sequence[Alert]) -> None:
+        """Nothing to do."""
+
     def flush(self) -> None:
-        self._lines.flush()
+        """Nothing to do."""
 
     def close(self) -> None:
-        self._lines.close()
+        """Nothing to do."""
 
 
 class NullDeadLetterSink:
@@ -83,19 +100,29 @@ class NullDeadLetterSink:
 class _Lines:
     """Lines into a stream called `name`; every OSError becomes a SinkError that names it."""
 
-    def __init__(self, name: str, stream: BinaryIO) -> None:
+    def __init__(self, name: str, stream: BinaryIO, *, append: bool = False) -> None:
         self._name = name
         self._stream = stream
         self._unsafe = False
+        self._unmended = append
 
     def write(self, lines: Iterable[bytes]) -> None:
         try:
+            self._mend()
             for line in lines:
                 self._stream.write(line)
                 self._stream.write(b"\n")
                 self._unsafe = True
         except OSError as error:
             raise write_error(self._name, error) from None
+
+    def _mend(self) -> None:
+        """End a line that a crash cut short, so that only it is lost. Not before we write: the file may be
+        another's.
+        """
+        if self._unmended and _ends_within_a_line(Path(self._name)):
+            self._stream.write(b"\n")
+        self._unmended = False
 
     def push(self) -> None:
         """Hand what was written to the operating system."""
@@ -115,6 +142,28 @@ class _Lines:
         except OSError as error:
             raise write_error(self._name, error) from None
         self._unsafe = False
+
+    def mark(self) -> dict[str, Any]:
+        """The file and its length in bytes. All that was written has been flushed before."""
+        try:
+            length = os.fstat(self._stream.fileno()).st_size if _is_file(self._stream) else None
+        except OSError as error:
+            raise write_error(self._name, error) from None
+        return {"path": self._name, "length": length}
+
+    def cut_back(self, mark: dict[str, Any]) -> None:
+        """To the length of a mark; not a file that is another one by now, or has been rotated away."""
+        now = self.mark()
+        if mark.get("path") != now["path"] or None in (mark.get("length"), now["length"]):
+            return
+        if now["length"] < mark["length"]:
+            log.warning("%s is shorter than when we left it (rotated?): going on at its end", self._name)
+            return
+        try:
+            os.ftruncate(self._stream.fileno(), mark["length"])
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise write_error(self._name, error) from None
 
     def close(self) -> None:
         if self._stream.closed:
@@ -138,15 +187,11 @@ def _is_file(stream: BinaryIO) -> bool:
 
 
 def _opened(path: str, *, append: bool) -> _Lines:
-    """The file, ready for whole lines: a line that a crash cut short is ended first, so that only it is lost."""
     try:
-        cut_short = append and _ends_within_a_line(Path(path))
         stream = open(path, "ab" if append else "wb")  # noqa: PTH123, SIM115 - _Lines closes it
-        if cut_short:
-            stream.write(b"\n")
     except OSError as error:
         raise write_error(path, error) from None
-    return _Lines(path, stream)
+    return _Lines(path, stream, append=append)
 
 
 def _ends_within_a_line(path: Path) -> bool:

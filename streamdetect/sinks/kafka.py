@@ -1,20 +1,37 @@
-"""Kafka as a sink. Both sinks can share one `Outbox`, so that what they write can become one transaction."""
+"""Kafka as a ledger: results, positions and the note of an owner in one transaction.
+
+Any failure of a transaction is handled as a crash would be: the producer is thrown away, a new one is made under the
+same transactional id, and what is committed then says whether the transaction took place.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from kafka import KafkaProducer  # type: ignore[import-untyped]  # it has no types at all
+from kafka import (  # type: ignore[import-untyped]  # it has no types at all
+    ConsumerGroupMetadata,
+    KafkaProducer,
+    OffsetAndMetadata,
+    TopicPartition,
+)
 from kafka import errors as client_errors
 from kafka.serializer import Serializer  # type: ignore[import-untyped]
 
 from streamdetect.broker import Catalogue, connect, nearest
+from streamdetect.broker.groups import FinalError, GroupPositions
 from streamdetect.broker.quiet import client_unheard
-from streamdetect.errors import SinkError
-from streamdetect.model import Alert, DeadLetter, Record
+from streamdetect.errors import FencedError, KafkaError, SinkError
+from streamdetect.model import Partition
+from streamdetect.sinks import Outputs
+from streamdetect.sinks.ledger import Committed, Note
+from streamdetect.sinks.messages import Message, alert_message, letter_message
+from streamdetect.sinks.refusals import advice, hint, is_about_us, is_final, refused_positions
+from streamdetect.sinks.watchdog import HungError, within
 
 if TYPE_CHECKING:
     from streamdetect.config import KafkaSettings
@@ -24,18 +41,23 @@ log = logging.getLogger(__name__)
 PRODUCER_SETTINGS: Mapping[str, Any] = {
     "acks": "all",
     "enable_idempotence": True,
-    # How long a record may wait for the broker, a restart included, before it counts as failed.
-    "delivery_timeout_ms": 60_000,
-    "max_block_ms": 30_000,
-    # A dead letter may be as large as the source topic allows; what the target takes is for its broker to
-    # say.
+    "max_block_ms": 10_000,
+    # How long an attempt may take is for the watchdog to say, which knows how much is on its way. The client's own
+    # time-outs are longer, else a large record on a slow line would be begun again for ever.
+    # Steps of a transaction that the broker is not ready for are tried again after so long.
+    "retry_backoff_ms": 20,
+    # A dead letter may be as large as the source topic allows; what the target takes is for its broker to say.
     "max_request_size": 128 * 1024 * 1024,
 }
-FLUSH_GRACE_SECONDS = 5.0
-"""What a flush waits beyond the delivery time-out, which should end every wait before."""
+RETRY_SECONDS = 0.5
+WARN_EVERY_SECONDS = 30.0
+ANSWER_SECONDS = 10.0
+"""How long to wait for what a group has committed."""
+SECONDS_PER_BYTE = 1e-6
+"""What a transaction may take longer for each byte in it."""
 
-MAX_UNCHECKED = 10_000
-"""Records that may be on their way before `send` looks at those that have arrived."""
+_WORTH_ANOTHER_TRY = (client_errors.KafkaError, HungError, KafkaError, RuntimeError)
+"""RuntimeError: how the client reports that it lost track of its own requests."""
 
 _NULL = object()
 
@@ -49,210 +71,312 @@ class _Values(Serializer):  # type: ignore[misc]  # the base class has no types
         return None if data is _NULL else data
 
 
-class Outbox:
-    """One producer: sends, and keeps every record in mind until the broker has confirmed it.
+class KafkaLedger:
+    """The ledger of `kafka.group_id`. Alerts and dead letters whose topic is None are somebody else's to write."""
 
-    After an error it sends nothing more: a record after a lost one would be out of order.
-    """
+    def __init__(self, settings: KafkaSettings, alerts: str | None, letters: str | None) -> None:
+        """Raises KafkaError if the broker cannot be reached, SinkError if a topic to write to does not exist."""
+        self._settings = settings
+        self._alerts, self._letters = alerts, letters
+        self._hang_seconds = settings.takeover_after_ms / 1000 * 2 / 3
+        self._turn = threading.RLock()
+        self._producer: Any = None
+        self._partitions: Collection[Partition] = ()
+        self._last: Note | None = None
+        self._warned = float("-inf")
+        self._onlooker = GroupPositions(settings, stable=False)
+        try:
+            self._catalogue = Catalogue(self._onlooker.connection, settings)
+            self._require([topic for topic in (alerts, letters) if topic is not None])
+        except BaseException:
+            self._onlooker.close()
+            raise
 
-    def __init__(self, settings: KafkaSettings) -> None:
-        connection = connect(KafkaProducer, settings, **PRODUCER_SETTINGS, value_serializer=_Values())
-        self._producer = connection.client
-        self._catalogue = Catalogue(connection, settings)
-        self._timeout = self._producer.config["delivery_timeout_ms"] / 1000 + FLUSH_GRACE_SECONDS
-        self._topics: set[str] = set()
-        self._sent: list[tuple[str, Any]] = []
-        self._failure: SinkError | None = None
-        self._closed = False
+    def _require(self, topics: Collection[str]) -> None:
+        """They exist, else SinkError: at the start, and not when the first alert comes."""
+        known = self._catalogue.all_topics()
+        if not known.keys() >= set(topics):
+            known = self._catalogue.all_topics()
+        for topic in topics:
+            if topic not in known:
+                raise SinkError(
+                    f"Kafka has no topic {topic} to write to{nearest(topic, known)}. Create it, correct its "
+                    "name in the configuration, or grant our user DESCRIBE on it."
+                )
+        self._catalogue.watch(topics)
 
-    def require(self, topic: str) -> None:
-        """The topic exists, else SinkError: at the start, and not when the first alert comes."""
-        topics = self._catalogue.all_topics()
-        if topic not in topics:
-            topics = self._catalogue.all_topics()
-        if topic not in topics:
-            raise SinkError(
-                f"Kafka has no topic {topic} to write to{nearest(topic, topics)}. Create it, correct its "
-                "name in the configuration, or grant our user DESCRIBE on it."
+    def look(self, partitions: Collection[Partition]) -> Committed:
+        try:
+            return _committed(
+                within(self._hang_seconds + ANSWER_SECONDS, lambda: self._read(self._onlooker, partitions))
             )
-        self._topics.add(topic)
-        self._catalogue.watch(self._topics)
+        except HungError as error:
+            raise KafkaError(
+                f"Kafka did not tell what the group {self._settings.group_id} has committed: {error}. {advice(error)}"
+            ) from None
 
-    def send(
-        self,
-        topic: str,
-        value: bytes | None,
-        key: bytes | None,
-        headers: Sequence[tuple[str, bytes]],
-        timestamp_ms: int | None = None,
-    ) -> None:
-        """Hand one record to the producer."""
-        if self._failure is not None:
-            raise self._failure
-        if len(self._sent) >= MAX_UNCHECKED:
-            self._look_at_arrived()
-        try:
-            sent = self._producer.send(
-                topic,
-                value=_NULL if value is None else value,
-                key=key,
-                headers=list(headers),
-                timestamp_ms=timestamp_ms,
-            )
-        except Exception as error:
-            raise self._failed(topic, error) from error
-        self._sent.append((topic, sent))
-
-    def flush(self) -> None:
-        """Return once the broker has confirmed every record.
-
-        Not by the producer's own `flush`: that raises when a batch had to be split, though all goes well.
-        """
-        if self._failure is not None:
-            raise self._failure
-        for topic in self._topics:
-            # Told without waiting for the next alert: it may be days away, and the client is busy looking
-            # until then.
-            if self._catalogue.gone(topic):
-                raise self._failed(topic, client_errors.UnknownTopicOrPartitionError("deleted"))
-        sent, self._sent = self._sent, []
-        deadline = time.monotonic() + self._timeout
-        for topic, future in sent:
-            self._confirm(topic, future, max(0.0, deadline - time.monotonic()))
-
-    def _look_at_arrived(self) -> None:
-        """Forget what has arrived, so that memory does not grow with what is written between two flushes."""
-        waiting = []
-        for topic, future in self._sent:
-            if future.is_done:
-                self._confirm(topic, future, 0.0)
-            else:
-                waiting.append((topic, future))
-        self._sent = waiting
-
-    def _confirm(self, topic: str, future: Any, timeout: float) -> None:
-        try:
-            future.get(timeout=timeout)
-        except Exception as error:
-            raise self._failed(topic, error) from error
-
-    def _failed(self, topic: str, error: Exception) -> SinkError:
-        self._failure = SinkError(f"Kafka did not take a record for topic {topic}: {error}. {_advice(error)}")
-        return self._failure
-
-    def close(self) -> None:
-        """Flush, and end the producer within bounded time."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            if self._failure is None:
-                self.flush()
-        finally:
-            self._end_producer()
-
-    def _end_producer(self) -> None:
-        """Its `close` flushes, so after a failure it may raise and has to be called again."""
-        for _ in range(2):
+    def claim(self, partitions: Collection[Partition]) -> Committed:
+        with self._turn:
+            self._partitions = tuple(partitions)
             try:
-                with client_unheard():
-                    self._producer.close(timeout=1.0)
+                found = self._take_over()
+            except HungError as error:
+                raise KafkaError(
+                    f"Kafka did not answer when we asked for the transactional id {self._settings.group_id}: {error}. "
+                    f"{advice(error)}"
+                ) from None
             except client_errors.KafkaError as error:
-                log.debug("closing the producer: %s", error)
-            else:
-                return
+                raise self._refused(error, None) from error
+            self._last = found.note
+            return found
 
+    def commit(
+        self,
+        outputs: Outputs,
+        positions: Mapping[Partition, int],
+        note: Note,
+        patience: Callable[[], bool] = lambda: True,
+    ) -> None:
+        messages = self._messages(outputs)
+        with self._turn:
+            self._partitions = tuple({*self._partitions, *positions})
+            while True:
+                try:
+                    self._check_topics()
+                    if self._producer is None and self._begin_again(note):
+                        break
+                    self._transact(messages, positions, note)
+                    break
+                except _WORTH_ANOTHER_TRY as error:
+                    self._after(error, patience)
+            self._last = note
 
-_ADVICE: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
-    (
-        (client_errors.MessageSizeTooLargeError, client_errors.RecordListTooLargeError),
-        "Raise max.message.bytes of the topic: it has to be larger than that of the topics we read.",
-    ),
-    (
-        (client_errors.UnknownTopicOrPartitionError,),
-        "The topic has gone: create it again, or correct its name in the configuration.",
-    ),
-    ((client_errors.TopicAuthorizationFailedError,), "Grant our user WRITE and DESCRIBE on the topic."),
-    (
-        (
-            client_errors.ClusterAuthorizationFailedError,
-            client_errors.TransactionalIdAuthorizationFailedError,
-        ),
-        "Grant our user IDEMPOTENT_WRITE on the cluster.",
-    ),
-    (
-        (client_errors.InvalidTimestampError,),
-        "The topic does not take this time: see message.timestamp.before.max.ms and .after.max.ms of the "
-        "topic.",
-    ),
-    (
-        (client_errors.KafkaTimeoutError,),
-        "The brokers did not confirm in time: check that they run and that the topic has its in-sync "
-        "replicas.",
-    ),
-)
+    # -- one attempt
 
+    def _transact(self, messages: list[Message], positions: Mapping[Partition, int], note: Note) -> None:
+        size = sum(len(message.value or b"") for message in messages)
+        within(
+            self._hang_seconds + size * SECONDS_PER_BYTE, lambda: self._transaction(messages, positions, note)
+        )
 
-def _advice(error: Exception) -> str:
-    for kinds, text in _ADVICE:
-        if isinstance(error, kinds):
-            return text
-    return "Check the brokers' log and start again; nothing that was not written is counted as written."
+    def _transaction(self, messages: list[Message], positions: Mapping[Partition, int], note: Note) -> None:
+        """Runs in a thread of its own. Every record is confirmed before the commit: a commit alone would also succeed
+        without one that the client did not even try to send.
+        """
+        producer = self._producer
+        producer.begin_transaction()
+        _confirm([(message.topic, self._send(producer, message)) for message in messages])
+        self._send_positions(producer, positions, note.text())
+        producer.commit_transaction()
 
+    def _send_positions(self, producer: Any, positions: Mapping[Partition, int], text: str) -> None:
+        offsets = {
+            TopicPartition(partition.topic, partition.number): OffsetAndMetadata(offset, text, -1)
+            for partition, offset in positions.items()
+        }
+        try:
+            producer.send_offsets_to_transaction(offsets, ConsumerGroupMetadata(self._settings.group_id))
+        except client_errors.KafkaError as error:
+            refusal = refused_positions(error, sorted({partition.topic for partition in positions}))
+            if refusal is not None:
+                raise FinalError(refusal) from error
+            raise
 
-class _KafkaSink:
-    """What both sinks have in common: a topic that exists, and an outbox."""
+    @staticmethod
+    def _send(producer: Any, message: Message) -> Any:
+        with _naming(message.topic):
+            return producer.send(
+                message.topic,
+                value=_NULL if message.value is None else message.value,
+                key=message.key,
+                headers=message.headers,
+                timestamp_ms=message.timestamp_ms,
+            )
 
-    def __init__(self, outbox: Outbox, topic: str) -> None:
-        outbox.require(topic)
-        self._outbox = outbox
-        self._topic = topic
+    def _messages(self, outputs: Outputs) -> list[Message]:
+        alerts, letters = self._alerts, self._letters
+        return [
+            *([] if alerts is None else [alert_message(alerts, alert) for alert in outputs.alerts]),
+            *([] if letters is None else [letter_message(letters, letter) for letter in outputs.letters]),
+        ]
 
-    def flush(self) -> None:
-        self._outbox.flush()
+    def _check_topics(self) -> None:
+        """Told without waiting for the next alert: it may be days away, and the client is busy looking until then."""
+        for topic in (self._alerts, self._letters):
+            if topic is not None and self._catalogue.gone(topic):
+                raise self._refused(client_errors.UnknownTopicOrPartitionError("it was deleted"), topic)
+
+    # -- after a failure
+
+    def _begin_again(self, note: Note) -> bool:
+        """A new producer after a failure; whether the note was committed after all.
+
+        Before the broker is asked for a new producer, which ends everybody else's: whether somebody newer has come.
+        """
+        self._check_epoch(self.look(self._partitions).note, note)
+        found = self._take_over().note
+        if found == note:
+            return True
+        if found is None and self._last is not None:
+            raise FinalError(
+                f"The positions of the group {self._settings.group_id} are gone from Kafka: somebody deleted them, "
+                "or the topics they are of. What is to be published is saved in the checkpoint; the next start asks "
+                "the topics what was sent."
+            )
+        if _step(found) != _step(self._last):
+            self._check_epoch(found, note)
+            raise FencedError(
+                f"Somebody else has committed for the group {self._settings.group_id} in between (we expected "
+                f"{self._last}, found {found}). This instance ends; see that only one has this group, and that nobody "
+                "moves its offsets while it runs."
+            )
+        return False
+
+    def _check_epoch(self, found: Note | None, own: Note) -> None:
+        if found is not None and found.epoch > own.epoch:
+            raise FencedError(
+                f"Another instance ({found.owner}) has taken over the group {self._settings.group_id}. This one ends; "
+                "nothing is lost."
+            )
+
+    def _take_over(self) -> Committed:
+        self._drop()
+        producer = connect(
+            KafkaProducer,
+            self._settings,
+            **PRODUCER_SETTINGS,
+            transactional_id=self._settings.group_id,
+            value_serializer=_Values(),
+        ).client
+        try:
+            within(self._hang_seconds, producer.init_transactions)
+            found = within(self._hang_seconds + ANSWER_SECONDS, self._stable)
+        except BaseException:
+            _abandon(producer)
+            raise
+        self._producer = producer
+        return found
+
+    def _stable(self) -> Committed:
+        """A fresh consumer each time: one that met an outage may be hanging in the middle of it."""
+        positions = GroupPositions(self._settings, stable=True)
+        try:
+            return _committed(self._read(positions, self._partitions))
+        except FinalError:
+            raise
+        except KafkaError as error:
+            # Without an answer here too it is the broker, and this says more about it.
+            self.look(self._partitions)
+            raise KafkaError(
+                f"A transaction with positions of the group {self._settings.group_id} does not end, though nobody is "
+                "left to end it: the brokers have forgotten it. Find it with kafka-transactions.sh find-hanging, and "
+                "abort it in every topic that it is in."
+            ) from error
+        finally:
+            with client_unheard():
+                positions.close()
+
+    @staticmethod
+    def _read(positions: GroupPositions, partitions: Collection[Partition]) -> Mapping[Partition, Any]:
+        return positions.read(partitions, int(ANSWER_SECONDS * 1000))
+
+    def _after(self, error: Exception, patience: Callable[[], bool]) -> None:
+        """Raise what cannot be mended; else wait a little."""
+        self._drop()
+        if isinstance(error, FinalError):
+            raise error
+        if isinstance(error, client_errors.KafkaError) and is_final(error):
+            raise self._refused(error, getattr(error, "topic", None)) from error
+        if not patience():
+            raise KafkaError(
+                f"Kafka did not take what is to be published: {_explained(error)} It is saved in the checkpoint, and "
+                "goes out at the next start."
+            ) from error
+        now = time.monotonic()
+        if now - self._warned >= WARN_EVERY_SECONDS:
+            self._warned = now
+            log.warning("Kafka did not take a transaction, trying again until it does: %s", _explained(error))
+        time.sleep(RETRY_SECONDS)
+
+    def _refused(self, error: Exception, topic: str | None) -> SinkError | KafkaError:
+        if is_about_us(error) or (topic is None and not is_final(error)):
+            return KafkaError(f"Kafka refused a transaction: {_text(error)}. {advice(error)}")
+        where = topic or " or ".join(one for one in (self._alerts, self._letters) if one is not None)
+        return SinkError(f"Kafka did not take a record for topic {where}: {_text(error)}. {advice(error)}")
+
+    def _drop(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            _abandon(producer)
 
     def close(self) -> None:
-        self._outbox.close()
+        self._drop()
+        with client_unheard():
+            self._onlooker.close()
 
 
-class KafkaAlertSink(_KafkaSink):
-    """One record per alert: key the episode, so that its alerts stay in order; timestamp the tick."""
-
-    def write(self, alerts: Sequence[Alert]) -> None:
-        for alert in alerts:
-            self._outbox.send(
-                self._topic,
-                value=alert.body,
-                key=alert.episode_id.encode(),
-                headers=[("streamdetect-action", alert.action.encode())],
-                timestamp_ms=alert.tick_ms,
-            )
+@contextmanager
+def _naming(topic: str) -> Iterator[None]:
+    """Notes on a client's error which topic it was about, for the message."""
+    try:
+        yield
+    except Exception as error:
+        error.topic = topic  # type: ignore[attr-defined]  # read back in `_after`
+        raise
 
 
-class KafkaDeadLetterSink(_KafkaSink):
-    """One record per dead letter: value, key and headers as they came, and headers that say whence and why.
+def _confirm(sent: list[tuple[str, Any]]) -> None:
+    """Wait for every record. Of several failures the one that says most: a record that the broker refuses takes the
+    others of its batch with it, and their errors do not say why.
+    """
+    failures = []
+    for topic, future in sent:
+        try:
+            with _naming(topic):
+                future.get()
+        except client_errors.KafkaError as error:
+            failures.append(error)
+    if failures:
+        raise next((error for error in failures if is_final(error)), failures[0])
 
-    The Kafka timestamp is now, not the record's: else retention could delete a letter before anybody read it.
+
+def _abandon(producer: Any) -> None:
+    """Close, but do not wait for a producer that may hang: the broker ends its transaction when the next one comes.
+
+    The client's own `close` raises while records are on their way, and leaves its threads at work; its finalizer then
+    tries again, and tells of that on standard error. So the sender is stopped first.
     """
 
-    def write(self, letters: Sequence[DeadLetter]) -> None:
-        for letter in letters:
-            record = letter.record
-            self._outbox.send(
-                self._topic,
-                value=record.value,
-                key=record.key,
-                headers=[*record.headers, *_origin(record, letter)],
-            )
+    def close() -> None:
+        producer._sender.force_close()  # noqa: SLF001 - see above
+        try:
+            producer.close(timeout=0.5)
+        finally:
+            producer._closed = True  # noqa: SLF001 - see above
+
+    try:
+        with client_unheard():
+            within(2.0, close)
+    except (HungError, client_errors.KafkaError) as error:
+        log.debug("closing a producer: %s", error)
 
 
-def _origin(record: Record, letter: DeadLetter) -> list[tuple[str, bytes]]:
-    told = {
-        "streamdetect.origin-topic": record.partition.topic,
-        "streamdetect.origin-partition": str(record.partition.number),
-        "streamdetect.origin-offset": str(record.offset),
-        "streamdetect.origin-timestamp": None if record.timestamp_ms is None else str(record.timestamp_ms),
-        "streamdetect.reason": letter.reason,
-        "streamdetect.detail": letter.detail,
-    }
-    return [(name, text.encode()) for name, text in told.items() if text is not None]
+def _committed(found: Mapping[Partition, Any]) -> Committed:
+    notes = [note for position in found.values() if (note := Note.parse(position.metadata)) is not None]
+    newest = max(notes, key=Note.order, default=None)
+    return Committed({partition: position.offset for partition, position in found.items()}, newest)
+
+
+def _step(note: Note | None) -> tuple[object, ...] | None:
+    """What a note says without its beats, which are on one partition only and go with its topic."""
+    return None if note is None else (note.epoch, note.owner, note.state, note.number)
+
+
+def _explained(error: Exception) -> str:
+    """Whole sentences. What is ours has advice already."""
+    more = None if isinstance(error, KafkaError) else hint(error)
+    return f"{_text(error)}." if more is None else f"{_text(error)}. {more}"
+
+
+def _text(error: Exception) -> str:
+    return str(error).rstrip(".") or type(error).__name__

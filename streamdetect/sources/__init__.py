@@ -6,12 +6,12 @@ looking into a record, or any decision; a source does not know what time it is f
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from streamdetect.model import Batch, Partition
 
-__all__ = ["Source"]
+__all__ = ["LiveSource", "Source"]
 
 
 class Source(Protocol):
@@ -33,4 +33,27 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Give back what is held open."""
+        ...
+
+
+class LiveSource(Source, Protocol):
+    """A source without an end, that knows where it is. `partitions()` answers at once, records come after `begin`."""
+
+    def begin(
+        self,
+        positions: Mapping[Partition, int | None] | None = None,
+        topic_ids: Mapping[str, str] | None = None,
+    ) -> None:
+        """Go on at these positions (None: at the beginning), without any where the settings say.
+
+        `topic_ids` are those of the topics that the positions were in. Raises LostOffsetsError if they are gone.
+        """
+        ...
+
+    def positions(self) -> dict[Partition, int | None]:
+        """Where each partition goes on: after all that `poll` has given."""
+        ...
+
+    def topic_ids(self) -> dict[str, str]:
+        """What tells a topic from another one of the same name."""
         ...

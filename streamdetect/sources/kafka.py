@@ -20,7 +20,7 @@ from streamdetect.broker.quiet import client_unheard
 from streamdetect.config import parse_time_ms
 from streamdetect.errors import KafkaError, LostOffsetsError
 from streamdetect.model import Batch, Partition
-from streamdetect.sources.topics import FollowedTopics
+from streamdetect.sources.topics import FollowedTopics, made_anew
 
 if TYPE_CHECKING:
     from streamdetect.config import KafkaSettings
@@ -56,6 +56,9 @@ ASK_MS = 5_000
 CONFIRM_SECONDS, TRUST_SECONDS = 1.0, 5.0
 """How often a partition's end is asked for anew, and how long an answer counts."""
 
+STALL_SECONDS = 10.0
+"""A partition that has records and gives none for so long is read with a fresh consumer."""
+
 MAX_FAILURES = 3
 """Fresh consumers in a row without a record in between, before we give up."""
 
@@ -75,9 +78,12 @@ class _Reader:
     are therefore kept here too: the offset after the last record handed out, or BEGINNING.
     """
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
+        self._clock = clock
         self._next: dict[Partition, int | None] = {}
+        self._moved: dict[Partition, float] = {}
+        self._looked = clock()
         self._held: frozenset[Partition] = frozenset()
         self._busy: frozenset[Partition] = frozenset()
         self._reached: dict[Partition, int] = {}
@@ -113,6 +119,8 @@ class _Reader:
     def hold(self, partitions: Collection[Partition]) -> None:
         """Read nothing of these partitions until told otherwise."""
         wanted = self._next.keys() & partitions
+        if self._held - wanted:
+            self._moved |= dict.fromkeys(self._held - wanted, self._clock())
         self._consumer.pause(*map(_topic_partition, wanted - self._held))
         self._consumer.resume(*map(_topic_partition, self._held - wanted))
         self._held = frozenset(wanted)
@@ -142,12 +150,46 @@ class _Reader:
             return []
         except Exception as error:  # noqa: BLE001  # whatever unpacking raises leaves a damaged consumer behind
             return self._start_over(error)
-        return self._handed_out(fetched)
+        batches = self._handed_out(fetched)
+        stalled = self._stalled()
+        if stalled:
+            names = ", ".join(f"{partition.topic} partition {partition.number}" for partition in stalled)
+            batches += self._start_over(TimeoutError(f"there are records in {names}, but none came"))
+        return batches
+
+    def _stalled(self) -> list[Partition]:
+        """Partitions whose records do not come, though the broker says that there are some.
+
+        kafka-python 3.0.12 loses the error of a damaged batch when the partition is paused in the poll after it, and
+        never reads that partition again.
+        """
+        now = self._clock()
+        if now - self._looked < STALL_SECONDS / 5:
+            return []
+        self._looked = now
+        waiting = [
+            partition
+            for partition in self._next.keys() - self._held
+            if now - self._moved.setdefault(partition, now) >= STALL_SECONDS
+            and self._lags(partition, self._consumer.highwater(_topic_partition(partition)))
+        ]
+        ends = self._answers(self._consumer.end_offsets, waiting, timeout_ms=1_000) if waiting else {}
+        stalled = sorted(one for one in waiting if self._lags(one, ends.get(one)))
+        self._moved |= dict.fromkeys(waiting, now)
+        return stalled
+
+    def _lags(self, partition: Partition, end: int | None) -> bool:
+        if end is None or (self._next[partition] or 0) >= end:
+            return False
+        position = self.position(partition)
+        return position is not None and position < end
 
     def _handed_out(self, fetched: Mapping[Any, Sequence[Any]]) -> list[Batch]:
         batches = [_batch(_partition(where), records) for where, records in fetched.items() if records]
+        now = self._clock()
         for batch in batches:
             self._next[batch.partition] = batch.offsets[-1] + 1
+            self._moved[batch.partition] = now
         self._busy = frozenset(batch.partition for batch in batches)
         if batches:
             self._failures = 0
@@ -170,6 +212,16 @@ class _Reader:
                 position = self.position(partition)
             if position is not None and position >= end:
                 found[partition] = self._reached[partition] = position
+        return found
+
+    def positions(self) -> dict[Partition, int | None]:
+        """The offset after everything handed out, and after markers of transactions that the client has passed; None
+        where the beginning has not been looked up.
+        """
+        found: dict[Partition, int | None] = {}
+        for partition, offset in self._next.items():
+            reached = self._reached.get(partition)
+            found[partition] = reached if offset is BEGINNING else max(offset, reached or 0)
         return found
 
     def handed_out_to(self, partition: Partition) -> int | None:
@@ -312,44 +364,87 @@ class _Reader:
 
 
 class KafkaSource:
-    """Live: all partitions of the topics, and those that come up while it runs.
+    """Live: all partitions of the topics, and those that come up while it runs. Reads nothing before `begin`.
 
-    `positions` (from a checkpoint) says where to go on; a partition that is not in it then begins at its
-    beginning. Without it, every partition begins at `kafka.start`. `exclude` are topics that a pattern never
-    means, such as those we write to.
+    `exclude` are topics that a pattern never means, such as those we write to.
     """
 
     def __init__(
         self,
         settings: KafkaSettings,
-        positions: Mapping[Partition, int] | None = None,
         exclude: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._settings = settings
         self._clock = clock
         self._confirmed: dict[Partition, float] = {}
         self._asked_at = float("-inf")
-        self._reader = _Reader(settings)
+        self._reader = _Reader(settings, clock)
         try:
             self._followed = FollowedTopics(self._reader.catalogue, settings, settings.topics, exclude)
-            self._reader.add(self._starts(_moment(settings.start), positions))
         except BaseException:
             self._reader.close()
             raise
 
-    def _starts(
-        self, start: Moment, positions: Mapping[Partition, int] | None
-    ) -> dict[Partition, int | None]:
+    def begin(
+        self,
+        positions: Mapping[Partition, int | None] | None = None,
+        topic_ids: Mapping[str, str] | None = None,
+    ) -> None:
+        """Go on at `positions` (of a checkpoint); a partition that is not in it, or None there, begins at its
+        beginning.
+
+        Without positions every partition begins at `kafka.start`. `topic_ids` are those that the positions were in: a
+        topic with another id was deleted and made anew, and `kafka.on_lost_offsets` decides.
+        """
+        self._followed.new_partitions(self._reader.catalogue)
         partitions = self._followed.partitions
-        if positions is not None:
-            return {partition: positions.get(partition, BEGINNING) for partition in partitions}
+        if positions is None:
+            self._reader.add(self._starts(partitions))
+            return
+        starts = {partition: positions.get(partition, BEGINNING) for partition in partitions}
+        self._reader.add(starts | self._anew(starts, topic_ids or {}))
+
+    def _starts(self, partitions: Collection[Partition]) -> dict[Partition, int | None]:
+        start = _moment(self._settings.start)
         if start == "earliest":
             # Not looked up here: retention may take the answer away before it is used.
             return dict.fromkeys(partitions, BEGINNING)
         return dict(self._reader.offsets_at(partitions, start))
 
+    def _anew(
+        self, starts: Mapping[Partition, int | None], topic_ids: Mapping[str, str]
+    ) -> dict[Partition, int | None]:
+        """Where to begin in topics that were made anew."""
+        now = self._followed.topic_ids()
+        anew = {name for name, known in topic_ids.items() if now.get(name, known) != known}
+        lost = [
+            partition
+            for partition in starts
+            if partition.topic in anew and starts[partition] is not BEGINNING
+        ]
+        if not lost:
+            return {}
+        policy = self._settings.on_lost_offsets
+        if policy == "fail":
+            raise LostOffsetsError(made_anew(sorted(anew)))
+        log.warning(
+            "topics made anew since the checkpoint: %s; reading them from the %s on", sorted(anew), policy
+        )
+        if policy == "latest":
+            return dict(self._reader.offsets_at(lost, "latest"))
+        return dict.fromkeys(lost, BEGINNING)
+
+    def positions(self) -> dict[Partition, int | None]:
+        """Where each partition goes on, None for its beginning."""
+        return self._reader.positions()
+
+    def topic_ids(self) -> dict[str, str]:
+        """The id of each topic, which changes when it is deleted and made anew."""
+        return self._followed.topic_ids()
+
     def partitions(self) -> tuple[Partition, ...]:
-        return self._reader.partitions()
+        return self._followed.partitions
 
     def poll(self, hold: Collection[Partition], timeout_ms: int) -> list[Batch]:
         new = self._followed.new_partitions(self._reader.catalogue)
@@ -385,8 +480,8 @@ class KafkaRange:
     """Bounded: from one moment to another. Where it ends is fixed when it starts.
 
     A time means the first record at or after it, by the records' Kafka timestamps; `latest` is where
-    committed records end now. A partition ends when the position reaches its end, whether or not a record is
-    there.
+    committed records end now; positions end each partition before the offset given, one without at once. A
+    partition ends when the position reaches its end, whether or not a record is there.
     """
 
     def __init__(
@@ -394,7 +489,7 @@ class KafkaRange:
         settings: KafkaSettings,
         topics: Sequence[str] = (),
         start: Moment = "earliest",
-        end: Moment = "latest",
+        end: Moment | Mapping[Partition, int] = "latest",
         exclude: Collection[str] = (),
     ) -> None:
         self._reader = _Reader(settings)
@@ -403,7 +498,7 @@ class KafkaRange:
                 self._reader.catalogue, settings, topics or settings.topics, exclude
             )
             partitions = self._followed.partitions
-            self._ends = self._reader.offsets_at(partitions, end)
+            self._ends = self._offsets_to_end_at(partitions, end)
             starts = self._reader.offsets_at(partitions, start)
             self._done = frozenset(one for one in partitions if starts[one] >= self._ends[one])
             # The oldest record is not looked up early: retention may take the answer away before it is used.
@@ -411,6 +506,15 @@ class KafkaRange:
         except BaseException:
             self._reader.close()
             raise
+
+    def _offsets_to_end_at(
+        self, partitions: Collection[Partition], end: Moment | Mapping[Partition, int]
+    ) -> dict[Partition, int]:
+        if not isinstance(end, Mapping):
+            return self._reader.offsets_at(partitions, end)
+        # A log that has become shorter ends where it ends.
+        last = self._reader.offsets_at(partitions, "latest")
+        return {partition: min(end.get(partition, 0), last[partition]) for partition in partitions}
 
     def partitions(self) -> tuple[Partition, ...]:
         return self._followed.partitions

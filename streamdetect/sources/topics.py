@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from streamdetect.broker import Catalogue, Topic, nearest
-from streamdetect.errors import ConfigError, KafkaError
+from streamdetect.errors import ConfigError, KafkaError, LostOffsetsError
 from streamdetect.model import Partition
 
 if TYPE_CHECKING:
@@ -59,14 +59,15 @@ class FollowedTopics:
             if name not in topics:
                 _check_gone(name, catalogue)
             elif topics[name].id != known:
-                raise KafkaError(
-                    f"Topic {name} was deleted and made anew while we read it; what it held is gone. Start "
-                    "again with --reset-state, which reads the new topic from kafka.start on."
-                )
+                raise LostOffsetsError(made_anew([name]))
         before = set(self.partitions)
         self._take(catalogue, self._found(topics))
         self._told = told
         return tuple(partition for partition in self.partitions if partition not in before)
+
+    def topic_ids(self) -> dict[str, str]:
+        """The id of each topic, as text."""
+        return {name: str(known) for name, known in self._ids.items()}
 
     def _found(self, topics: Mapping[str, Topic]) -> dict[str, Topic]:
         if self._pattern is None:
@@ -89,6 +90,14 @@ class FollowedTopics:
                 "grant our user DESCRIBE on it."
             )
         return found
+
+
+def made_anew(topics: Sequence[str]) -> str:
+    """The message about topics that are not those we have read."""
+    return (
+        f"Deleted and made anew since we read them: {', '.join(topics)}; the records to continue from are gone. "
+        "To go on with the new ones and all that is remembered, set kafka.on_lost_offsets to earliest or latest."
+    )
 
 
 def _check_gone(name: str, catalogue: Catalogue) -> None:

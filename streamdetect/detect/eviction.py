@@ -1,0 +1,135 @@
+"""Who goes when there are more keys than `limits.max_keys` (semantics.md §6; why: docs/design.md, decision 16).
+
+The longest silent go first, by the pane of their newest event; of one pane those with the fewest events in the window,
+then in key order, then in the order of the rules. Keys *near* the thresholds, with at least half of the events they
+need, go only when all others are gone; keys with an open episode never.
+
+`Group.expiries` holds the keys by the pane of their newest event, but for entries that new events have outrun. So panes
+are gone through from the oldest on until enough is found. An outrun entry is moved on. A key that is near is put into
+`Group.spared`, where no eviction meets it again before the tick at which it may have ceased to be near.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from heapq import nsmallest
+
+from streamdetect.detect import history as past
+from streamdetect.detect.episodes import leaves_ms
+from streamdetect.detect.groups import Group
+
+Addresses = list[str | None]
+
+
+def evict(groups: Sequence[Group], excess: int, tick_ms: int, agenda: Sequence[int]) -> Counter[str]:
+    """Give up as many keys, or all that have no open episode; tells how many of each rule.
+
+    `groups` stand in the order of their rules. `tick_ms` has been evaluated, and `agenda` is all that is planned later.
+    """
+    lost: Counter[str] = Counter()
+    wanted = min(excess, sum(len(group.histories) - len(group.episodes) for group in groups))
+    for near in (False, True):
+        for leaves in _in_order(agenda):
+            if wanted == 0:
+                return lost
+            taken = _thin(groups, leaves, tick_ms, wanted, near=near)
+            lost += taken
+            wanted -= taken.total()
+    return lost
+
+
+def _in_order(agenda: Sequence[int]) -> Iterator[int]:
+    """The ticks of an agenda that may grow meanwhile."""
+    place = 0
+    while place < len(agenda):
+        yield (tick_ms := agenda[place])
+        place = bisect_right(agenda, tick_ms)
+
+
+def _thin(groups: Sequence[Group], leaves: int, tick_ms: int, wanted: int, *, near: bool) -> Counter[str]:
+    """Give up keys of the pane that leaves at a tick: as many as wanted, or all that may go."""
+    concerned = [g for g in groups if leaves in g.expiries or (near and leaves in g.spared)]
+    found = {group: _settle(group, leaves, tick_ms, near=near) for group in concerned}
+    lost: Counter[str] = Counter()
+    for group, addresses in _fewest(found, wanted).items():
+        _forget(group, leaves, addresses)
+        lost[group.rule.id] += len(addresses)
+    return lost
+
+
+def _settle(group: Group, leaves: int, tick_ms: int, *, near: bool) -> dict[int, Addresses]:
+    """The keys of a pane that may go, by their events in the window; what does not belong there gets its right place.
+
+    A key that is near stands at a tick no later than that of its own pane, so it is met in time when such ones go too.
+    """
+    bucket = group.expiries.pop(leaves, [])
+    if near:
+        bucket += group.spared.pop(leaves, [])
+    limits = group.rule.limits
+    oldest_ms, end_ms = tick_ms - limits.lookback_ms, leaves - limits.lookback_ms
+    half = (limits.need + 1) // 2
+    histories, episodes = group.histories, group.episodes
+    found: dict[int, Addresses] = {}
+    stay: Addresses = []
+    for address in bucket:
+        panes = histories[address][0]
+        events, newest_ms = past.standing(panes, oldest_ms)
+        if newest_ms >= end_ms:
+            group.expect(address, histories[address])
+            continue
+        if events >= half and not near:
+            group.note(group.spared, leaves_ms(past.begin_ms(panes, half), limits), address)
+            continue
+        stay.append(address)
+        if address not in episodes:
+            found.setdefault(events, []).append(address)
+    if stay:
+        group.expiries[leaves] = stay
+    return found
+
+
+def _fewest(found: dict[Group, dict[int, Addresses]], wanted: int) -> dict[Group, Addresses]:
+    """The keys with the fewest events; of those with equally many, the first."""
+    fewest: dict[Group, Addresses] = {}
+    for events in sorted({events for by_events in found.values() for events in by_events}):
+        alike = {group: by_events[events] for group, by_events in found.items() if events in by_events}
+        if sum(map(len, alike.values())) > wanted:
+            alike = _first(alike, wanted)
+        for group, addresses in alike.items():
+            fewest.setdefault(group, []).extend(addresses)
+            wanted -= len(addresses)
+        if wanted == 0:
+            break
+    return fewest
+
+
+def _first(alike: dict[Group, Addresses], wanted: int) -> dict[Group, Addresses]:
+    """The first so many keys; of the same key under several rules, that of the first rule."""
+    groups = list(alike)
+    best = [
+        (group.key(address).order(), number)
+        for number, group in enumerate(groups)
+        for address in _first_addresses(alike[group], wanted)
+    ]
+    first: dict[Group, Addresses] = {}
+    for (known, address, *_), number in nsmallest(wanted, best):
+        first.setdefault(groups[number], []).append(address if known else None)
+    return first
+
+
+def _first_addresses(addresses: Addresses, wanted: int) -> Addresses:
+    named = [address for address in addresses if address is not None]
+    missing = len(addresses) - len(named)  # there is one null key at most, and it is the first
+    return [None] * missing + nsmallest(wanted - missing, named)
+
+
+def _forget(group: Group, leaves: int, addresses: Addresses) -> None:
+    """Forget keys, and take them out of their pane's entries."""
+    for address in addresses:
+        group.forget(address)
+    gone = set(addresses)
+    stay = [address for address in group.expiries.pop(leaves) if address not in gone]
+    if stay:
+        group.expiries[leaves] = stay

@@ -1,0 +1,280 @@
+"""The start of a live run, up to the first poll.
+
+1. become the owner of the group, standing by while somebody else is (`ownership`); from then on the note is renewed,
+2. load the checkpoint and decide what it is worth (`recovery`): go on from it, begin anew, or rebuild the state
+(`rebuild`),
+3. publish what the checkpoint has decided and nobody has published.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from typing import Literal
+
+from streamdetect.checkpoint import CheckpointStore, Row, Stored
+from streamdetect.config import Settings
+from streamdetect.detect import Detector
+from streamdetect.errors import CheckpointError
+from streamdetect.model import Partition
+from streamdetect.service.commit import CommitListener, Committer, Cut
+from streamdetect.service.outputs import outputs_of
+from streamdetect.service.ownership import BEATS, Claim, become_owner
+from streamdetect.service.pipeline import Pipeline
+from streamdetect.service.rebuild import (
+    Continued,
+    alerts_start_ms,
+    read_window,
+    take_up_episodes,
+    window_start_ms,
+)
+from streamdetect.service.recovery import Plan, plan
+from streamdetect.service.stored import understood
+from streamdetect.service.surroundings import Surroundings
+from streamdetect.sinks import Outputs
+from streamdetect.sinks.files import NullAlertSink, NullDeadLetterSink
+from streamdetect.sinks.ledger import Note
+
+log = logging.getLogger(__name__)
+
+Choice = Literal["continue", "rebuild", "reset"]
+_ROWS_BETWEEN_LOOKS = 1_000
+_SENT_MARGIN_MS = 3_600_000
+
+
+class StoppedError(Exception):
+    """Somebody asked to stop before the start was finished."""
+
+
+class Stores:
+    """Opens the store once our directory's lock is held, and takes it away first where a person said so."""
+
+    def __init__(self, around: Surroundings, choice: Choice) -> None:
+        self._around = around
+        self._choice = choice
+        self._opened: CheckpointStore | None = None
+
+    def state(self) -> str:
+        """The name of the state that is there now."""
+        if self._opened is None:
+            try:
+                self._opened = self._around.open_store()
+            except CheckpointError:
+                if self._choice == "continue":
+                    raise
+                return "unreadable"
+        return self._opened.state
+
+    def opened(self, owner: str) -> CheckpointStore:
+        """The store to work with."""
+        if self._choice != "continue":
+            self.anew()
+        if self._opened is None:
+            self._opened = self._around.open_store()
+        self._opened.claim(owner)
+        return self._opened
+
+    def anew(self) -> None:
+        """Take away what is there."""
+        self.close()
+        self._around.reset_store()
+
+    def close(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+
+
+class Start:
+    """What a start comes to: a detector with its state, a source that has begun, and a committer at work.
+
+    `number` is that of the last checkpoint, `found` the note before our first.
+    """
+
+    def __init__(  # noqa: PLR0913 - all that it depends on
+        self,
+        *,
+        settings: Settings,
+        around: Surroundings,
+        choice: Choice,
+        stop: Callable[[], bool],
+        clock: Callable[[], float],
+        wait: Callable[[float], None],
+        listener: CommitListener | None,
+        stack: ExitStack,
+    ) -> None:
+        """Raises StoppedError, and what the parts raise. `stack` closes what was opened."""
+        self._settings = settings
+        self._around = around
+        self._stop = stop
+        self._owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._stores = Stores(around, choice)
+        stack.callback(self._stores.close)
+        takeover_seconds = settings.kafka.takeover_after_ms / 1000
+        claim = become_owner(
+            ledger=around.ledger,
+            lock=around.lock,
+            own_state=self._stores.state,
+            partitions=around.source.partitions(),
+            refuse=settings.kafka.second_instance == "refuse",
+            takeover_seconds=takeover_seconds,
+            stop=stop,
+            clock=clock,
+            wait=wait,
+        )
+        if claim is None:
+            raise StoppedError
+        self.store = self._stores.opened(self._owner)
+        self.found = claim.committed.note
+        self.number = 0
+        self.detector = Detector(settings)
+        stored, decided = self._plan(claim, choice)
+        self.committer = self._committer(claim, takeover_seconds / BEATS, clock, listener)
+        stack.callback(self.committer.close)
+        self._take_up(stored, decided, claim)
+
+    def _committer(
+        self, claim: Claim, beat_seconds: float, clock: Callable[[], float], listener: CommitListener | None
+    ) -> Committer:
+        """Our first note says nothing new but who we are; from here on whoever was before is out."""
+        before, positions = claim.committed.note, dict(claim.committed.positions)
+        note = Note(1, self._owner, self.store.state, 0)
+        if before is not None:
+            note = replace(before, epoch=before.epoch + 1, owner=self._owner, beat=0, released=False)
+        first = min(positions or self._around.source.partitions())
+        positions.setdefault(first, 0)
+        self._around.ledger.commit(Outputs(), {first: positions[first]}, note, lambda: not self._stop())
+        return Committer(
+            store=self.store,
+            ledger=self._around.ledger,
+            local=self._around.local,
+            note=note,
+            positions=positions,
+            beat_seconds=beat_seconds,
+            listener=listener,
+            clock=clock,
+        )
+
+    def _take_up(self, stored: Stored | None, decided: Plan, claim: Claim) -> None:
+        if decided.kind == "resume" and stored is not None:
+            self._resume(stored, decided)
+        elif decided.kind == "rebuild":
+            self._rebuild(claim)
+        else:
+            self.detector.track_changes()
+            self._around.source.begin()
+
+    def _plan(self, claim: Claim, choice: Choice) -> tuple[Stored | None, Plan]:
+        """A standby whose own directory does not hold the last state rebuilds it, and asks nobody."""
+        try:
+            stored = self.store.load()
+            return stored, plan(
+                stored=stored,
+                state=self.store.state,
+                committed=claim.committed,
+                group=self._settings.kafka.group_id,
+                rebuild=choice == "rebuild",
+                reset=choice == "reset",
+            )
+        except CheckpointError as error:
+            if not claim.stood_by:
+                raise
+            log.warning(
+                "taking over with a directory of our own, so the state is rebuilt from Kafka: %s", error
+            )
+            self._stores.anew()
+            self.store = self._stores.opened(self._owner)
+            return None, Plan("rebuild")
+
+    def _resume(self, stored: Stored, decided: Plan) -> None:
+        partitions = set(self._around.source.partitions())
+        rows = {Partition(row["topic"], row["number"]): row for row in stored.partitions}
+        gone = sorted(rows.keys() - partitions)
+        if gone:
+            log.warning("no longer read, so forgotten: %s", ", ".join(f"{p.topic}-{p.number}" for p in gone))
+        stored.partitions = [row for partition, row in rows.items() if partition in partitions]
+        with understood():
+            self.detector.import_state(self._while_wanted(stored.rows()))
+            pending = outputs_of(stored.pending)
+        self.detector.track_changes()
+        self.number = stored.number
+        positions = {partition: row["offset"] for partition, row in rows.items() if partition in partitions}
+        self._around.source.begin(positions, {row["topic"]: row["topic_id"] for row in stored.partitions})
+        log.info("going on from checkpoint %d with %d keys", stored.number, self.detector.keys)
+        if decided.pending != "published":
+            self._publish(stored, pending, decided)
+
+    def _publish(self, stored: Stored, pending: Outputs, decided: Plan) -> None:
+        """Steps 3 to 5 of the protocol for the checkpoint that a crash has left without them."""
+        self._around.local.cut_back(stored.marks)
+        if decided.pending == "unknown" and len(pending):
+            log.warning(
+                "Kafka has lost the note of checkpoint %d; asking the topics what was sent", stored.number
+            )
+            pending = self._unsent(pending)
+        positions = {Partition(row["topic"], row["number"]): row["offset"] or 0 for row in stored.partitions}
+        note = replace(
+            self.committer.note,
+            state=self.store.state,
+            number=stored.number,
+            beat=0,
+            evaluated_ms=stored.progress["evaluated_ms"],
+        )
+        log.info("publishing what checkpoint %d had decided: %d results", stored.number, len(pending))
+        self.committer.hand_over(Cut(None, pending, positions, note))
+        self.committer.wait()
+
+    def _unsent(self, pending: Outputs) -> Outputs:
+        since_ms = min((alert.tick_ms for alert in pending.alerts), default=0) - _SENT_MARGIN_MS
+        sent = {_alert_id(body) for body in self._around.sent_alerts(since_ms)} if pending.alerts else set()
+        stamps = [letter.record.timestamp_ms or 0 for letter in pending.letters]
+        letters = self._around.sent_letters(min(stamps) - _SENT_MARGIN_MS) if stamps else ()
+        return Outputs(
+            [alert for alert in pending.alerts if alert.id not in sent],
+            [
+                letter
+                for letter in pending.letters
+                if (*letter.record.partition, letter.record.offset) not in letters
+            ],
+        )
+
+    def _rebuild(self, claim: Claim) -> None:
+        """See `rebuild`. What was refused or found there was sent long ago."""
+        note, positions = claim.committed.note, claim.committed.positions
+        evaluated_ms = None if note is None else note.evaluated_ms
+        self.detector.track_changes()
+        if evaluated_ms is not None:
+            start_ms = window_start_ms(self._settings, evaluated_ms)
+            log.info("rebuilding the state from Kafka's records since %d ms", start_ms)
+            pipeline = Pipeline(self._settings, NullAlertSink(), NullDeadLetterSink(), detector=self.detector)
+            with closing(self._around.window(start_ms, positions)) as window:
+                continued = Continued(window, self.detector, start_ms)
+                if not read_window(pipeline, continued, evaluated_ms, self._stop):
+                    raise StoppedError
+            sent = self._around.sent_alerts(alerts_start_ms(self._settings, evaluated_ms))
+            episodes = take_up_episodes(self.detector, sent)
+            log.info("rebuilt: %d keys, %d open episodes", self.detector.keys, episodes)
+        self._around.source.begin(positions)
+
+    def _while_wanted(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """A restore of many keys takes a while, and can be stopped."""
+        for index, row in enumerate(rows):
+            if index % _ROWS_BETWEEN_LOOKS == 0:
+                self.committer.check()
+                if self._stop():
+                    raise StoppedError
+            yield row
+
+
+def _alert_id(body: bytes) -> str | None:
+    try:
+        found = json.loads(body)["event"]["id"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
