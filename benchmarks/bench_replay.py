@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from ipaddress import IPv4Network, ip_network
 from pathlib import Path
@@ -12,10 +12,9 @@ import duckdb
 from common import in_turns, pin, table, write_records
 
 from streamdetect.config import Settings
-from streamdetect.model import Alert
 from streamdetect.service.replay import run_replay
 from streamdetect.service.summary import Summary
-from streamdetect.sinks.files import NullDeadLetterSink
+from streamdetect.sinks.files import NullAlertSink, NullDeadLetterSink
 from streamdetect.sources.files import FileSource
 
 COUNT = 300_000
@@ -26,19 +25,6 @@ COLUMNS = """{
     'host': 'STRUCT(id VARCHAR, os STRUCT(family VARCHAR, type VARCHAR))',
     'network': 'STRUCT(direction VARCHAR)', 'process': 'STRUCT(name VARCHAR, entity_id VARCHAR)',
     'destination': 'STRUCT(address VARCHAR, ip VARCHAR, port BIGINT)'}"""
-
-
-class NullAlertSink:
-    """Forgets alerts."""
-
-    def write(self, alerts: Sequence[Alert]) -> None:
-        pass
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 def replay(path: Path) -> Summary:

@@ -75,11 +75,13 @@ class MemorySource:
         other._records, other._read = self._records, dict.fromkeys(self._records, 0)
         return other
 
-    def until(self, ends: Mapping[Partition, int]) -> MemorySource:
-        """The same records, each partition up to an offset."""
+    def between(
+        self, ends: Mapping[Partition, int], starts: Mapping[Partition, int] | None = None
+    ) -> MemorySource:
+        """The same records, each partition up to an offset, from another one on."""
         other = MemorySource((), self._batch_records)
         other._records = {partition: self._records[partition][:end] for partition, end in ends.items()}
-        other._read = dict.fromkeys(other._records, 0)
+        other._read = dict.fromkeys(other._records, 0) | dict(starts or {})
         return other
 
     def poll(self, hold: Collection[Partition], timeout_ms: int) -> list[Batch]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
 import yaml
 from confluent_kafka import Producer
 
@@ -255,10 +256,17 @@ class Process:
             assert time.monotonic() < deadline, f"never said {text!r}:\n{self.said()}"
             time.sleep(0.05)
 
+    def skip_if_the_broker_failed(self) -> None:
+        """Kafka 4.4.0 can lose the markers of a committed transaction when it is killed; then nothing can go on."""
+        if "kafka-transactions.sh find-hanging" in self.said():
+            self.kill()
+            pytest.skip("the broker has lost the markers of a committed transaction")
+
     def until_done(self, seconds: float = WAIT_SECONDS) -> None:
         """Until the group's committed positions are at the end of every partition."""
         deadline = time.monotonic() + seconds
         while positions(self._stage) < self._stage.written:
+            self.skip_if_the_broker_failed()
             assert self.process.poll() is None, self.said()
             assert time.monotonic() < deadline, f"not done in {seconds:g} s:\n{self.said()}"
             time.sleep(0.1)

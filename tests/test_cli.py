@@ -850,6 +850,9 @@ def test_the_kafka_client_is_heard_once_in_a_while() -> None:
     assert calm.filter(record("kafka.cluster", "another thing"))
     clock.move(30)
     assert calm.filter(record("kafka.cluster", "no node %s"))
+    busy = record("kafka.net.selector", "its loop is busy")
+    busy.levelno = logging.WARNING
+    assert not calm.filter(busy)
     ours = record("streamdetect.service", "mine")
     assert all(calm.filter(ours) for _ in range(3))
     assert ours.exc_info is not None

@@ -255,7 +255,7 @@ def test_a_mark_of_an_empty_file(tmp_path: Path) -> None:
     sink.flush()
     sink.cut_back(mark)
     assert (tmp_path / "a").read_bytes() == b""
-    assert mark == {"path": str(tmp_path / "a"), "length": 0}
+    assert mark == {"path": str(tmp_path / "a"), "length": 0, "inode": (tmp_path / "a").stat().st_ino}
 
 
 def test_a_mark_of_another_file(tmp_path: Path) -> None:
@@ -286,7 +286,31 @@ def test_a_file_that_was_rotated_away(tmp_path: Path, caplog: pytest.LogCaptureF
     sink.close()
     assert path.read_bytes() == b'new\n{"n":3}\n'
     assert (tmp_path / "a.1").read_bytes() == b'{"n":1}\n{"n":2}\n'
-    assert "shorter than when we left it" in caplog.text
+    assert "is not as we left it" in caplog.text
+
+
+def test_a_longer_file_under_the_old_name_is_not_cut(tmp_path: Path) -> None:
+    """Rotated away, and the new one has grown beyond the mark."""
+    path = tmp_path / "a"
+    path.write_bytes(b"old\n")
+    mark = FileAlertSink(str(path), append=True).mark()
+    path.rename(tmp_path / "a.1")
+    path.write_bytes(b"newer and longer\n")
+    FileAlertSink(str(path), append=True).cut_back(mark)
+    assert path.read_bytes() == b"newer and longer\n"
+
+
+def test_a_file_that_was_cut_short_under_us(tmp_path: Path) -> None:
+    """`copytruncate`: the same file, shorter than the mark; it is not filled up."""
+    path = tmp_path / "a"
+    path.write_bytes(b"a line\n")
+    sink = FileAlertSink(str(path), append=True)
+    mark = sink.mark()
+    path.write_bytes(b"")
+    sink.cut_back(mark)
+    sink.write([alert(1)])
+    sink.close()
+    assert path.read_bytes() == b'{"n":1}\n'
 
 
 def test_a_line_cut_by_a_crash_is_left_alone_until_we_write(tmp_path: Path) -> None:
@@ -297,12 +321,12 @@ def test_a_line_cut_by_a_crash_is_left_alone_until_we_write(tmp_path: Path) -> N
     whole, torn = b'{"n":0}\n', b'{"n":0}\n{"cut'
     path.write_bytes(torn)
     sink = FileAlertSink(str(path), append=True)
-    assert sink.mark() == {"path": str(path), "length": len(torn)}
+    assert sink.mark()["length"] == len(torn)
     sink.flush()
     sink.close()
     assert path.read_bytes() == torn
     sink = FileAlertSink(str(path), append=True)
-    sink.cut_back({"path": str(path), "length": len(whole)})
+    sink.cut_back(sink.mark() | {"length": len(whole)})
     assert path.read_bytes() == whole
     sink.write([alert(1)])
     sink.close()
@@ -328,7 +352,7 @@ def test_a_device_has_no_length() -> None:
     """A path that is no regular file can be written, and is never cut."""
     sink = FileAlertSink("/dev/null", append=True)
     mark = sink.mark()
-    assert mark == {"path": "/dev/null", "length": None}
+    assert mark == {"path": "/dev/null", "length": None, "inode": None}
     sink.write([alert(1)])
     sink.cut_back(mark)
     sink.cut_back({"path": "/dev/null", "length": 0})

@@ -680,7 +680,7 @@ FAILURES: dict[str, tuple[str, dict[str, Any], str]] = {
     "TLS to SASL_SSL": ("SASL_SSL", {"security_protocol": "SSL"}, "Set kafka.security_protocol to SASL_SSL"),
     "login to TLS": ("SSL", {"security_protocol": "SASL_SSL"}, "does not ask for a password.* to SSL"),
     "controller": ("CONTROLLER", PLAIN, "port of a controller"),
-    "advertised": ("LOST", PLAIN, r"the brokers it named \(127.0.0.1:1\) did not.*advertised.listeners"),
+    "advertised": ("LOST", PLAIN, r"the brokers it named \(127.0.0.1:1\) do not.*advertised.listeners"),
 }
 
 

@@ -87,7 +87,7 @@ class Live:
                 lock=MemoryLock(),
                 open_store=lambda: self.store,
                 reset_store=lambda: None,
-                window=lambda _, ends: self.source.until(ends),
+                window=lambda _, ends: self.source.between(ends),
                 local=self.local,
             ),
             stop=lambda: not self.source.turns,

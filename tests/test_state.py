@@ -167,7 +167,7 @@ class Work:
         source = MemorySource(self.partitions)
         for partition, records in zip(self.partitions, self.records, strict=True):
             source.add(partition, *records)
-        return source.until(dict(zip(self.partitions, self.offsets, strict=True)))
+        return source.between(dict(zip(self.partitions, self.offsets, strict=True)))
 
     def stored(self) -> Stored:
         found = self.store.load()

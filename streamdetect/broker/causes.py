@@ -157,7 +157,7 @@ def _after_bootstrap(log: str) -> str:
     told = re.findall(r"Initializing connection for node_id (?!bootstrap)\S+ at (\S+)", log)
     where = f" ({', '.join(sorted(set(told)))})" if told else ""
     return (
-        f"The broker answered, but the brokers it named{where} did not. Check the brokers' "
+        f"The broker answered before, but the brokers it named{where} do not. Check that they run, their "
         "advertised.listeners, and that every partition has a leader."
     )
 

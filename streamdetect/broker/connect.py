@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import kafka.errors  # type: ignore[import-untyped]  # it has no types at all
 from kafka.net.compat import KafkaNetClient  # type: ignore[import-untyped]
 
 from streamdetect.broker.causes import Attempt, most_probable_cause
+from streamdetect.broker.quiet import listening
 from streamdetect.broker.settings import bootstrap_seconds, client_settings, secrets
 from streamdetect.errors import ConfigError, KafkaError
 
@@ -54,7 +54,7 @@ def reaching(settings: KafkaSettings, connected: bool = False) -> Iterator[None]
 
     `connected`: the client has reached a broker before this block.
     """
-    with _listening() as said:
+    with listening() as said:
         try:
             yield
         except (kafka.errors.KafkaConfigurationError, ValueError, TypeError) as error:
@@ -81,67 +81,6 @@ def _scrubbed(text: str, settings: KafkaSettings) -> str:
     for secret in secrets(settings):
         text = text.replace(secret, "***")
     return text
-
-
-# -- listening to the client's log
-
-
-class _Ears(logging.Handler):
-    """Hears what the client logs while somebody listens, whatever level the user's logging is set to.
-
-    What it hears goes no further, except at level DEBUG: a client that cannot connect repeats itself four
-    times a second, and our error says it once.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._guard = threading.Lock()
-        self._listeners: list[list[str]] = []
-        self._client = logging.getLogger("kafka")
-        self._before = (logging.NOTSET, True)
-        self._passes_on = False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        for said in tuple(self._listeners):
-            said.append(text)
-
-    def handle(self, record: logging.LogRecord) -> bool:
-        if self._passes_on:
-            logging.getLogger().handle(record)
-        return super().handle(record) if record.levelno >= logging.INFO else False
-
-    def start(self, said: list[str]) -> None:
-        with self._guard:
-            if not self._listeners:
-                self._before = (self._client.level, self._client.propagate)
-                level = self._client.getEffectiveLevel()
-                self._passes_on = level <= logging.DEBUG and self._client.propagate
-                self._client.setLevel(min(level, logging.INFO))
-                self._client.propagate = False
-                self._client.addHandler(self)
-            self._listeners.append(said)
-
-    def stop(self, said: list[str]) -> None:
-        with self._guard:
-            self._listeners[:] = [one for one in self._listeners if one is not said]
-            if not self._listeners:
-                self._client.removeHandler(self)
-                self._client.setLevel(self._before[0])
-                self._client.propagate = self._before[1]
-
-
-_ears = _Ears()
-
-
-@contextmanager
-def _listening() -> Iterator[list[str]]:
-    said: list[str] = []
-    _ears.start(said)
-    try:
-        yield said
-    finally:
-        _ears.stop(said)
 
 
 class _NoSecrets(logging.Filter):

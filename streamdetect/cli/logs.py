@@ -14,6 +14,8 @@ from streamdetect.config import LogSettings
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _CHATTY = "kafka"
+_SELF_CONCERNED = "kafka.net.selector"
+"""Warns that its own event loop is busy, which tells an operator nothing."""
 
 
 def configure(settings: LogSettings, verbosity: Verbosity) -> None:
@@ -54,6 +56,8 @@ class CalmClient(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if not record.name.startswith(_CHATTY):
             return True
+        if record.name == _SELF_CONCERNED and record.levelno < logging.ERROR:
+            return False
         record.exc_info = record.exc_text = None
         now, what = self._clock(), (record.name, str(record.msg))
         if now - self._told.get(what, float("-inf")) < self._seconds:

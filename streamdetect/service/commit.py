@@ -119,6 +119,18 @@ class Committer:
         """The note last committed."""
         return self._note
 
+    def use(self, store: CheckpointStore) -> None:
+        """From now on this store. Only while not `busy`."""
+        self._store = store
+
+    def release(self) -> None:
+        """Say that the group is free though we have made no checkpoint; if Kafka does not take it at once, so be it."""
+        with self._committing:
+            try:
+                self._renew(released=True, patience=lambda: False)
+            except StreamdetectError as error:
+                log.debug("the group could not be released: %s", error)
+
     @property
     def busy(self) -> bool:
         """Whether a cut is on its way."""
@@ -227,10 +239,13 @@ class Committer:
         with self._committing:
             if self._note.released or self._failure is not None:
                 return
-            note = replace(self._note, beat=self._note.beat + 1)
-            partition = min(self._positions)
-            self._ledger.commit(Outputs(), {partition: self._positions[partition]}, note, self._patience)
-            self._note = note
+            self._renew(released=False, patience=self._patience)
+
+    def _renew(self, *, released: bool, patience: Callable[[], bool]) -> None:
+        note = replace(self._note, beat=self._note.beat + 1, released=released)
+        partition = min(self._positions)
+        self._ledger.commit(Outputs(), {partition: self._positions[partition]}, note, patience)
+        self._note = note
 
     def _fail(self, error: BaseException) -> None:
         if self._closing.is_set() and isinstance(error, StreamdetectError):

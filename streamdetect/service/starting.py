@@ -134,10 +134,14 @@ class Start:
         self.found = claim.committed.note
         self.number = 0
         self.detector = Detector(settings)
-        stored, decided = self._plan(claim, choice)
+        # At once: until our first note is there, an older owner that is slow and not dead would win the group back.
         self.committer = self._committer(claim, takeover_seconds / BEATS, clock, listener)
         stack.callback(self.committer.close)
-        self._take_up(stored, decided, claim)
+        try:
+            self._take_up(*self._plan(claim, choice), claim)
+        except (CheckpointError, StoppedError):
+            self.committer.release()
+            raise
 
     def _committer(
         self, claim: Claim, beat_seconds: float, clock: Callable[[], float], listener: CommitListener | None
@@ -190,6 +194,7 @@ class Start:
             )
             self._stores.anew()
             self.store = self._stores.opened(self._owner)
+            self.committer.use(self.store)
             return None, Plan("rebuild")
 
     def _resume(self, stored: Stored, decided: Plan) -> None:

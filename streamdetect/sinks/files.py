@@ -146,18 +146,20 @@ class _Lines:
     def mark(self) -> dict[str, Any]:
         """The file and its length in bytes. All that was written has been flushed before."""
         try:
-            length = os.fstat(self._stream.fileno()).st_size if _is_file(self._stream) else None
+            known = os.fstat(self._stream.fileno()) if _is_file(self._stream) else None
         except OSError as error:
             raise write_error(self._name, error) from None
-        return {"path": self._name, "length": length}
+        if known is None:
+            return {"path": self._name, "length": None, "inode": None}
+        return {"path": self._name, "length": known.st_size, "inode": known.st_ino}
 
     def cut_back(self, mark: dict[str, Any]) -> None:
         """To the length of a mark; not a file that is another one by now, or has been rotated away."""
         now = self.mark()
-        if mark.get("path") != now["path"] or None in (mark.get("length"), now["length"]):
+        if now["length"] is None or mark.get("path") != now["path"] or mark.get("length") is None:
             return
-        if now["length"] < mark["length"]:
-            log.warning("%s is shorter than when we left it (rotated?): going on at its end", self._name)
+        if mark.get("inode") != now["inode"] or now["length"] < mark["length"]:
+            log.warning("%s is not as we left it (rotated?): going on at its end", self._name)
             return
         try:
             os.ftruncate(self._stream.fileno(), mark["length"])

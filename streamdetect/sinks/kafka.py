@@ -41,9 +41,9 @@ log = logging.getLogger(__name__)
 PRODUCER_SETTINGS: Mapping[str, Any] = {
     "acks": "all",
     "enable_idempotence": True,
-    "max_block_ms": 10_000,
     # How long an attempt may take is for the watchdog to say, which knows how much is on its way. The client's own
     # time-outs are longer, else a large record on a slow line would be begun again for ever.
+    "max_block_ms": 10_000,
     # Steps of a transaction that the broker is not ready for are tried again after so long.
     "retry_backoff_ms": 20,
     # A dead letter may be as large as the source topic allows; what the target takes is for its broker to say.
