@@ -1,5 +1,5 @@
 # Everything runs in .venv, which is made on first use. `make PYTHON=/path/to/python` takes another Python.
-.PHONY: help demo test lint format bench chaos clean
+.PHONY: help demo test lint format bench fuzz chaos clean
 .DEFAULT_GOAL := help
 
 VENV = .venv
@@ -14,6 +14,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
 	@echo "make bench   the benchmarks"
+	@echo "make fuzz    a million mutated and random records; half an hour"
 	@echo "make chaos   kill the run 200 times against a real broker, for each kind of sink; half an hour"
 	@echo "make clean   remove what these made"
 
@@ -50,6 +51,9 @@ format: $(VENV)/installed-test
 
 bench: $(VENV)/installed-test
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+fuzz: $(VENV)/installed-test
+	$(BIN)/python scripts/fuzz.py
 
 chaos: $(VENV)/installed-test
 	$(BIN)/python scripts/run_chaos.py --kills 200 --sink kafka

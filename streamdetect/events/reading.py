@@ -14,6 +14,7 @@ from streamdetect.events.values import (
     AddressReader,
     distinct_keywords,
     flatten,
+    is_long,
     one,
     only,
     port,
@@ -215,7 +216,5 @@ def _shown(values: tuple[str, ...]) -> Shown:
 
 
 def _pid(value: object) -> int | None:
-    if type(value) is int:
-        return value
-    numbers = [item for item in flatten(value) if type(item) is int]
+    numbers = [item for item in flatten(value) if type(item) is int and is_long(item)]
     return numbers[0] if len(numbers) == 1 else None

@@ -6,12 +6,13 @@ that the pipeline would have consumed.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from streamdetect.events import jsontext
 from streamdetect.events.lookup import Finder
 from streamdetect.events.times import read_utc_time
+from streamdetect.events.values import flatten, has_float, is_missing, text_of
 
 PROVIDER = "Microsoft-Windows-Sysmon"
 CHANNEL = "Microsoft-Windows-Sysmon/Operational"
@@ -31,80 +32,97 @@ class RawSysmon:
 
     @property
     def utc_time_ms(self) -> int | None:
-        return read_utc_time(self.data.get("UtcTime"))
+        """Of the first `UtcTime` that can be read."""
+        found = [read_utc_time(text) for text in _texts(self.data.get("UtcTime"))]
+        return next((time_ms for time_ms in found if time_ms is not None), None)
 
     def ecs(self) -> Iterator[tuple[str, object]]:
         """(attribute of Fields, value) for each member that is present; an unreadable one gives None."""
         data = self.data
-        if _present(data.get("ProcessGuid")):
-            yield "entity_id", entity_id(data["ProcessGuid"])
-        if _present(data.get("Image")):
-            executable, name = image(data["Image"])
-            yield "executable", executable
-            yield "process_name", name
-        if _present(data.get("ProcessId")):
-            yield "pid", process_id(data["ProcessId"])
-        if _present(data.get("DestinationIp")):
-            yield "ip", data["DestinationIp"]
-        if _present(data.get("DestinationPort")):
-            yield "port", data["DestinationPort"]
-        if _present(data.get("DestinationHostname")):
-            hostname = data["DestinationHostname"]
-            yield "domain", None if hostname == "-" else hostname
-        if _present(data.get("Initiated")):
-            yield "direction", direction(data["Initiated"])
-        if _present(data.get("User")):
-            domain, user = account(data["User"])
-            yield "user_domain", domain
-            yield "user_name", user
+        for member, name, read in _ECS:
+            value = data.get(member)
+            if type(value) is str:
+                if value:
+                    yield name, read(value)
+            elif value is not None and (texts := _texts(value)):
+                yield name, value if read is str else _each(read, texts)
 
 
-def _present(value: object) -> bool:
-    """Beats drops empty values: an empty text is a missing member."""
-    return value is not None and value != ""
+def _texts(value: object) -> list[str]:
+    """A member's values, mostly one; Beats drops empty ones, so an empty text is a missing member."""
+    if type(value) is str:
+        return [value] if value else []
+    return [text for text in map(text_of, flatten(value)) if text]
 
 
-def entity_id(guid: object) -> str | None:
+def _each(read: Callable[[str], object], texts: list[str]) -> object:
+    """What is read from the values: one, a list of several, or None."""
+    found = [part for part in map(read, texts) if part is not None]
+    return found[0] if len(found) == 1 else found or None
+
+
+def _entity_id(guid: str) -> str | None:
     """ProcessGuid as it arrived; the all-zero GUID means none."""
-    text = str(guid)
-    return None if text.strip("{}") == _NO_PROCESS else text
+    return None if guid.strip("{}") == _NO_PROCESS else guid
 
 
-def image(path: object) -> tuple[str | None, str | None]:
-    """(executable, name) of an Image; `System` and `<unknown process>` have no backslash, so no name."""
-    text = str(path)
-    if "\\" not in text:
-        return text, None
-    return text, text.rsplit("\\", 1)[1] or None
+def _image_name(image: str) -> str | None:
+    """The name after the last backslash; `System` and `<unknown process>` have none."""
+    return image.rpartition("\\")[2] or None if "\\" in image else None
 
 
-def process_id(value: object) -> int | None:
-    text = str(value)
+def _process_id(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None
 
 
 def direction(initiated: object) -> str | None:
     """`Initiated` is text or a boolean; the direction is never inferred from addresses."""
-    return _DIRECTIONS.get(str(initiated).lower())
+    return _DIRECTIONS.get(text_of(initiated).lower())
 
 
-def account(user: object) -> tuple[str | None, str]:
-    r"""(domain, name) of `DOMAIN\\name`."""
-    domain, backslash, name = str(user).partition("\\")
-    return (domain, name) if backslash else (None, domain)
+def _user_domain(user: str) -> str | None:
+    r"""The first part of `DOMAIN\name`."""
+    domain, backslash, _ = user.partition("\\")
+    return domain if backslash else None
 
 
-def is_event_3(value: object) -> bool:
-    """Event id 3 as a number, as text, or wrapped as `{"#text": 3}`."""
+def _user_name(user: str) -> str:
+    domain, backslash, name = user.partition("\\")
+    return name if backslash else domain
+
+
+def _domain(hostname: str) -> str | None:
+    return None if hostname == "-" else hostname
+
+
+# (member, attribute of Fields, what is read from a text); `str` takes any value as it is.
+_ECS: tuple[tuple[str, str, Callable[[str], object]], ...] = (
+    ("ProcessGuid", "entity_id", _entity_id),
+    ("Image", "executable", str),
+    ("Image", "process_name", _image_name),
+    ("ProcessId", "pid", _process_id),
+    ("DestinationIp", "ip", str),
+    ("DestinationPort", "port", str),
+    ("DestinationHostname", "domain", _domain),
+    ("Initiated", "direction", direction),
+    ("User", "user_domain", _user_domain),
+    ("User", "user_name", _user_name),
+)
+
+
+def is_event_3(value: object, otherwise: object = None) -> bool:
+    """Event id 3 as a number, as text, or wrapped as `{"#text": 3}`; `otherwise` is asked where there is no value."""
+    if value in (3, "3"):
+        return True
     if isinstance(value, dict):
-        value = value.get("#text")
-    return not isinstance(value, bool) and value in (3, "3")
+        return value.get("#text") in (3, "3")
+    return is_missing(value) and otherwise is not None and is_event_3(otherwise)
 
 
 def find(document: dict[str, object], field: Finder) -> RawSysmon | None:
     """The raw Sysmon record in a document, or None where there is none. `field` finds the document's fields."""
     for found in (_winlog(field), _winlogbeat6(document), _evtx(document), _flat(document)):
-        if found is not None and any(_present(found.data.get(member)) for member in MEMBERS):
+        if found is not None and any(_texts(found.data.get(member)) for member in MEMBERS):
             return found
     return None
 
@@ -112,10 +130,7 @@ def find(document: dict[str, object], field: Finder) -> RawSysmon | None:
 def _winlog(field: Finder) -> RawSysmon | None:
     """Winlogbeat 7 and later without its module, Elastic Agent, and both through Logstash."""
     provider = field(("winlog", "provider_name")) or field(("event", "provider"))
-    event_id = field(("winlog", "event_id"))
-    if event_id is None:
-        event_id = field(("event", "code"))
-    if provider != PROVIDER or not is_event_3(event_id):
+    if provider != PROVIDER or not is_event_3(field(("winlog", "event_id")), field(("event", "code"))):
         return None
     names = (*MEMBERS, "ProcessId", "User", "DestinationHostname")
     data = {name: field(("winlog", "event_data", name)) for name in names}
@@ -147,7 +162,7 @@ def written(document: dict[str, object]) -> object:
     event = document.get("Event")
     if isinstance(event, dict) and isinstance(event.get("System"), dict):
         return _attribute(event["System"], "TimeCreated", "SystemTime")
-    if "EventID" in document:
+    if not is_missing(document.get("EventID")):
         return document.get("TimeGenerated") or document.get("TimeCreated") or document.get("time")
     return None
 
@@ -173,18 +188,25 @@ def _flat(document: dict[str, object]) -> RawSysmon | None:
     ]
     if PROVIDER not in names and document.get("Channel") != CHANNEL:
         return None
-    data = _event_data(document.get("EventData")) if "EventData" in document else document
+    data = document.get("EventData")
+    data = document if is_missing(data) else _event_data(data)
     computer = document.get("Hostname") or document.get("Computer")
     return RawSysmon(data, computer)
 
 
 def _event_data(value: object) -> Mapping[str, object]:
     """Event data as an object, as a JSON text, or as a list of named `Data` elements."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return {}
+    if not isinstance(value, str):
+        return _members(value)
+    raw = value.encode()
+    try:
+        members = _members(jsontext.parse(raw))
+        return _members(jsontext.parse_exactly(raw)) if has_float(members.values()) else members
+    except jsontext.NotJsonError:
+        return {}
+
+
+def _members(value: object) -> Mapping[str, object]:
     if not isinstance(value, dict):
         return {}
     items = value.get("Data")
@@ -197,5 +219,6 @@ def _event_data(value: object) -> Mapping[str, object]:
             inner = item.get("#attributes")
             if name is None and isinstance(inner, dict):
                 name = inner.get("Name")
-            named[str(name)] = item.get("#text", item.get("Value"))
+            if isinstance(name, str):
+                named[name] = item.get("#text", item.get("Value"))
     return named

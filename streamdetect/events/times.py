@@ -12,7 +12,9 @@ from typing import Final
 
 from streamdetect.events.values import flatten
 
-_LONG: Final = 2**63
+# 292 million years, 278,000 short of what 64 bits hold: panes, ticks and windows about a time must fit too, and no
+# setting is longer than ten years.
+_FURTHEST_MS: Final = 292_000_000 * 31_556_952_000
 
 # ISO 8601 as strict_date_optional_time takes it: each part optional from the right.
 _DATE = r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?"
@@ -54,7 +56,7 @@ class TimeReader:
         if isinstance(value, bool):
             return None
         if isinstance(value, (int, float)):
-            return _bounded(int(value)) if abs(value) < _LONG else None
+            return int(value) if abs(value) <= _FURTHEST_MS else None
         if isinstance(value, list):
             return self._only(value)
         return None
@@ -140,5 +142,4 @@ def _offset_ms(zone: str | None) -> int | None:
 
 
 def _bounded(ms: int) -> int | None:
-    """Elasticsearch keeps a date as a 64-bit number."""
-    return ms if -_LONG <= ms < _LONG else None
+    return ms if abs(ms) <= _FURTHEST_MS else None

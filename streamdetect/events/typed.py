@@ -1,8 +1,8 @@
 """The typed reader: the shapes that fleets send most, decoded straight into the few fields that matter.
 
 Leaves that are text here may be anything in a document; where the type does not fit, msgspec refuses and the
-generic reader takes over. It also takes over where the document may hold dotted field names (`may_be_dotted`), since
-those add values that this reader does not see.
+generic reader takes over. It also takes over before a document is counted that may hold dotted field names
+(`may_be_dotted`), since those add values that this reader does not see.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class DataStream(msgspec.Struct, gc=False):
 
 
 class EventBlock(msgspec.Struct, gc=False):
-    category: Any = None
-    dataset: str | None = None
-    provider: str | None = None
-    module: str | None = None
+    category: str | list[str] | None = None
     code: Any = None
+    dataset: str | None = None
+    module: str | None = None
+    provider: str | None = None
 
 
 class Os(msgspec.Struct, gc=False):
@@ -52,9 +52,9 @@ class Network(msgspec.Struct, gc=False):
 
 
 class Process(msgspec.Struct, gc=False):
-    name: str | None = None
     entity_id: str | None = None
     executable: str | None = None
+    name: str | None = None
     pid: int | None = None
 
 
@@ -80,34 +80,57 @@ class EventData(msgspec.Struct, gc=False, rename="pascal"):
     user: str | None = None
     initiated: str | bool | None = None
     ip: str | None = msgspec.field(default=None, name="DestinationIp")
-    port: str | int | None = msgspec.field(default=None, name="DestinationPort")
     hostname: str | None = msgspec.field(default=None, name="DestinationHostname")
+    port: str | int | None = msgspec.field(default=None, name="DestinationPort")
 
 
 class Winlog(msgspec.Struct, gc=False):
-    provider_name: str | None = None
-    event_id: Any = None
+    """A None field is a name under which nothing but null is taken: what else stands there is not read here."""
+
     computer_name: str | None = None
     event_data: EventData | None = None
+    event_id: Any = None
+    provider_name: str | None = None
+    dotted_utc_time: None = msgspec.field(default=None, name="event_data.UtcTime")
+    dotted_guid: None = msgspec.field(default=None, name="event_data.ProcessGuid")
+    dotted_image: None = msgspec.field(default=None, name="event_data.Image")
+    dotted_initiated: None = msgspec.field(default=None, name="event_data.Initiated")
+    dotted_ip: None = msgspec.field(default=None, name="event_data.DestinationIp")
+    dotted_port: None = msgspec.field(default=None, name="event_data.DestinationPort")
 
 
 class Document(msgspec.Struct, gc=False):
-    """A document of Elastic Defend, or of Winlogbeat 7 and later; other shapes show by their own names below."""
+    """A document of Elastic Defend, or of Winlogbeat 7 and later; the nearer to their order of names, the faster.
+
+    None fields are as in `Winlog`: other shapes of Sysmon show by a name of their own, or have its members under dotted
+    names. What is dotted elsewhere only adds values to a field; a member of Sysmon takes the place of an ECS field.
+    """
 
     timestamp: Any = msgspec.field(default=None, name="@timestamp")
+    agent: Agent | None = None
     data_stream: DataStream | None = None
     event: EventBlock | None = None
     host: Host | None = None
-    agent: Agent | None = None
-    network: Network | None = None
     process: Process | None = None
-    destination: Destination | None = None
     user: User | None = None
+    destination: Destination | None = None
+    network: Network | None = None
     winlog: Winlog | None = None
     tags: Any = None
-    winlogbeat6: Any = msgspec.field(default=None, name="event_data")
-    evtx: Any = msgspec.field(default=None, name="Event")
-    flat: Any = msgspec.field(default=None, name="EventID")
+    winlogbeat6: None = msgspec.field(default=None, name="event_data")
+    evtx: None = msgspec.field(default=None, name="Event")
+    flat: None = msgspec.field(default=None, name="EventID")
+    dotted_provider: None = msgspec.field(default=None, name="winlog.provider_name")
+    dotted_event_id: None = msgspec.field(default=None, name="winlog.event_id")
+    dotted_event_data: None = msgspec.field(default=None, name="winlog.event_data")
+    dotted_utc_time: None = msgspec.field(default=None, name="winlog.event_data.UtcTime")
+    dotted_guid: None = msgspec.field(default=None, name="winlog.event_data.ProcessGuid")
+    dotted_image: None = msgspec.field(default=None, name="winlog.event_data.Image")
+    dotted_initiated: None = msgspec.field(default=None, name="winlog.event_data.Initiated")
+    dotted_ip: None = msgspec.field(default=None, name="winlog.event_data.DestinationIp")
+    dotted_port: None = msgspec.field(default=None, name="winlog.event_data.DestinationPort")
+    dotted_event_provider: None = msgspec.field(default=None, name="event.provider")
+    dotted_event_code: None = msgspec.field(default=None, name="event.code")
 
 
 def may_be_dotted(raw: bytes) -> bool:
@@ -122,17 +145,16 @@ def raw_sysmon(document: Document) -> EventData | None:
         return None
     event = document.event
     provider = winlog.provider_name or (event.provider if event else None)
-    event_id = winlog.event_id if winlog.event_id is not None or event is None else event.code
-    if provider != sysmon.PROVIDER or not sysmon.is_event_3(event_id):
+    if provider != sysmon.PROVIDER or not sysmon.is_event_3(winlog.event_id, event.code if event else None):
         return None
     data = winlog.event_data
-    members = (data.utc_time, data.process_guid, data.image, data.ip, data.port, data.initiated)
-    return data if any(member is not None and member != "" for member in members) else None
+    if data.utc_time or data.process_guid or data.image or data.ip:  # an empty member is a missing one
+        return data
+    return None if data.port in (None, "") and data.initiated in (None, "") else data
 
 
-def glimpse(document: Document) -> tuple[object, object, object]:
-    """(direction, port, ip) as they stand in the document, None where missing."""
-    data = raw_sysmon(document)
+def glimpse(document: Document, data: EventData | None) -> tuple[object, object, object]:
+    """(direction, port, ip) as they stand in the document, None where missing; `data` is `raw_sysmon(document)`."""
     if data is not None:
         initiated = data.initiated
         direction = None if initiated is None else sysmon.direction(initiated)
@@ -144,8 +166,8 @@ def glimpse(document: Document) -> tuple[object, object, object]:
     return direction, destination.port, destination.ip
 
 
-def fields_of(document: Document) -> Fields:
-    """All fields of a typed document."""
+def fields_of(document: Document, data: EventData | None) -> Fields:
+    """All fields of a typed document; `data` is `raw_sysmon(document)`."""
     fields = Fields(timestamp=document.timestamp, plain=True)
     event = document.event
     if event is not None:
@@ -167,11 +189,13 @@ def fields_of(document: Document) -> Fields:
         fields.direction = document.network.direction
     _read_process(fields, document)
     _read_winlog(fields, document)
+    if data is not None:
+        apply_sysmon(fields, _as_raw(data))
     return fields
 
 
 def _read_winlog(fields: Fields, document: Document) -> None:
-    """What only a Windows event log shipper writes, and the pipeline's work where none has run."""
+    """What only a Windows event log shipper writes."""
     if document.tags is not None:
         tags = document.tags
         fields.forwarded = "forwarded" in tags if isinstance(tags, list) else tags == "forwarded"
@@ -180,9 +204,6 @@ def _read_winlog(fields: Fields, document: Document) -> None:
         fields.sysmon = True
     if winlog is not None:
         fields.computer_name = winlog.computer_name
-        data = raw_sysmon(document)
-        if data is not None:
-            apply_sysmon(fields, _as_raw(data))
 
 
 def _read_process(fields: Fields, document: Document) -> None:

@@ -7,7 +7,7 @@ order they came; `only()` says what ES|QL would compare: the single value, None 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final
 
@@ -49,6 +49,11 @@ def flatten(value: object) -> Iterator[object]:
             yield value
 
 
+def has_float(values: Iterable[object]) -> bool:
+    """Whether a keyword may need a number's own text, which `jsontext.parse` does not keep."""
+    return any(isinstance(value, float) for value in flatten(list(values)))
+
+
 def first_present(*values: object) -> object:
     """The first value that holds a keyword: null, `[]` and what is too long are missing. None if there is none."""
     for value in values:
@@ -57,13 +62,18 @@ def first_present(*values: object) -> object:
     return None
 
 
-def keyword(value: object) -> str | None:
-    """One scalar as a keyword: text, or a number's or boolean's JSON text; None where it is too long to be kept."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, FloatText):
-        return value.text
-    text = value if isinstance(value, str) else str(value)
+def text_of(scalar: object) -> str:
+    """A text, or a number's or boolean's JSON text."""
+    if isinstance(scalar, bool):
+        return "true" if scalar else "false"
+    if isinstance(scalar, FloatText):
+        return scalar.text
+    return scalar if isinstance(scalar, str) else str(scalar)
+
+
+def keyword(scalar: object) -> str | None:
+    """One scalar as a keyword; None where it is too long to be kept."""
+    text = text_of(scalar)
     if len(text) <= SURELY_A_KEYWORD:
         return text
     units = len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2
@@ -106,6 +116,16 @@ def port(value: object) -> int | Many | None:
     return MANY if found else None
 
 
+def is_long(number: float) -> bool:
+    """Whether a number fits into a `long` field; a larger one is malformed."""
+    return -_LONG <= number < _LONG
+
+
+def is_missing(value: object) -> bool:
+    """Null, an empty array and absent are the same."""
+    return value is None or value == []
+
+
 def _whole(value: object) -> int | None:
     """A whole number of 64 bits from a JSON value, a fraction cut; None where malformed."""
     if isinstance(value, bool):
@@ -113,7 +133,7 @@ def _whole(value: object) -> int | None:
     if isinstance(value, str):
         return _whole_from_text(value)
     if isinstance(value, (int, float)):
-        return int(value) if -_LONG <= value < _LONG else None
+        return int(value) if is_long(value) else None
     return None
 
 
@@ -126,7 +146,7 @@ def _whole_from_text(text: str) -> int | None:
         number = -number if text[0] == "-" else number
     else:
         number = _scaled(mantissa, int(exponent))
-    return number if -_LONG <= number < _LONG else None
+    return number if is_long(number) else None
 
 
 def _scaled(mantissa: str, exponent: int) -> int:

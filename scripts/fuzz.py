@@ -1,0 +1,68 @@
+"""Feed mutated and random records to the decoder and the detector until enough have passed, or one has not.
+
+    python scripts/fuzz.py [--records 1000000] [--seed N]
+
+What is mutated and how, and what is checked, stands in tests/fuzzing.py. The same seed gives the same records. Exit
+code 1 is a fault: its smallest record, as found by leaving out what can be left out, is printed in hexadecimal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("tests", "")]
+
+from fuzzing import Failure, Tally, fuzz  # noqa: E402 - found by the path above
+
+
+def main() -> int:
+    """Run the fuzzer; 1 where it found a fault."""
+    parser = argparse.ArgumentParser(description="Feed mutated and random records to decoder and detector.")
+    parser.add_argument("--records", type=int, default=1_000_000, help="how many; whole ones come on top")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same records")
+    given = parser.parse_args()
+    started = time.monotonic()
+
+    def progress(tally: Tally) -> None:
+        if sys.stderr.isatty():
+            end = "\r" if tally.records < given.records else "\n"
+            print(f"{tally.records:,} records", end=end, file=sys.stderr, flush=True)
+
+    tally, failure = fuzz(given.records, given.seed, progress)
+    print(summary(tally, given.seed, time.monotonic() - started), flush=True)
+    if failure is None:
+        return 0
+    print(report(failure), file=sys.stderr)
+    return 1
+
+
+def summary(tally: Tally, seed: int, seconds: float) -> str:
+    """What was fed and what became of it, by profile."""
+    rate = tally.records / seconds
+    lines = [
+        f"seed {seed}: {tally.records:,} mutated or random records and {tally.whole:,} whole ones in each profile,",
+        f"state saved and restored {tally.saves:,} times; {seconds:.0f} s, {rate:,.0f} records a second",
+    ]
+    for profile, counts in tally.verdicts.items():
+        lines.append(f"{profile}:")
+        lines += [f"  {name:32}{count:>12,}" for name, count in sorted(counts.items())]
+    return "\n".join(lines)
+
+
+def report(failure: Failure) -> str:
+    """The fault, how it was run, and the records that show it."""
+    terms = failure.terms
+    lines = [f"FAULT in round {failure.number}, {terms}: {failure.fault}", "records (hexadecimal):"]
+    for entry in failure.entries:
+        value = "no value" if entry.value is None else entry.value.hex()
+        lines.append(f"  partition {entry.partition}, timestamp {entry.timestamp_ms}: {value}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    logging.disable()  # rounds with few keys warn of those given up
+    sys.exit(main())
