@@ -134,6 +134,8 @@ class Stage:
                 "path": str(self.folder / "letters"),
             },
             "checkpoint": {"path": str(self.folder / state), "interval": "1s"},
+            # Events of a partition that was idle may count from a later tick: the one thing that depends on time.
+            "time": {"idle_timeout": "1d"},
             **self.more,
         }
         path = self.folder / f"{state}.yaml"

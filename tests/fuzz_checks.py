@@ -22,8 +22,6 @@ from streamdetect.config import Settings
 from streamdetect.detect import COUNTED, Detector, Lane, Rule
 from streamdetect.detect.rules import FILTER_REASONS
 from streamdetect.events import Decoder, Event, Refusal
-from streamdetect.events.lookup import Finder
-from streamdetect.events.sysmon import MEMBERS
 from streamdetect.model import ALERT_ACTIONS, REFUSAL_REASONS, Alert, Batch, Connection, DeadLetter, Partition
 from streamdetect.service.pipeline import Pipeline
 from streamdetect.testing import MemoryAlertSink, MemoryDeadLetterSink
@@ -31,13 +29,6 @@ from streamdetect.testing import MemoryAlertSink, MemoryDeadLetterSink
 PROFILES = ("strict", "resilient")
 MAX_RECORD_BYTES = 20_000
 _LONG = 2**63
-_SYSMON_PATHS = (
-    ("winlog", "provider_name"),
-    ("event", "provider"),
-    ("winlog", "event_id"),
-    ("event", "code"),
-    *(("winlog", "event_data", member) for member in MEMBERS),
-)
 
 
 class FaultError(Exception):
@@ -118,9 +109,8 @@ class Judge:
             require(bool(fast.detail and fast.detail.encode()), "a refusal without a detail", fast)
         try:
             self._compare(value or b"", fast, slow)
-        except FaultError as fault:
-            if "differ" not in fault.kind or not told_twice(value or b""):
-                raise
+        except FaultError:
+            raise
         except Exception as error:  # noqa: BLE001 - as above
             raised("reading or judging", error)
 
@@ -171,18 +161,6 @@ def agree(what: str, fast: object, slow: object) -> None:
 def comparable(connection: Connection) -> Connection:
     """A number is no category, and the typed reader does not keep how it was written."""
     return replace(connection, category="network" if connection.category == "network" else None)
-
-
-def told_twice(value: bytes) -> bool:
-    """Whether what makes a record Sysmon's is given both nested and dotted: the nested one times it (design.md, 4)."""
-    try:
-        document = Decoder("strict", MAX_RECORD_BYTES)._parse(value)
-    except ValueError:
-        return False
-    if not isinstance(document, dict):
-        return False
-    nested, everywhere = Finder(document, dotted=False), Finder(document)
-    return any(nested(path) is not None and nested(path) != everywhere(path) for path in _SYSMON_PATHS)
 
 
 def certain(event: Event) -> Connection:

@@ -72,7 +72,10 @@ def test_kills_at_random_moments(make_stage: MakeStage, shards: Shards, expected
 def test_sigterm_at_any_moment_is_a_clean_end(
     make_stage: MakeStage, shards: Shards, expected: Results
 ) -> None:
-    """During start, restore and checkpoints: exit 0, nothing lost; the next one need not wait."""
+    """During start, restore and checkpoints: exit 0, nothing lost; the next one need not wait.
+
+    Before it has loaded the program the signal ends it as it ends any process, and nothing was begun.
+    """
     stage, rng = make_stage(), Random(3)
     for piece in chaos.slices(shards, 6):
         stage.write(piece)
@@ -81,7 +84,10 @@ def test_sigterm_at_any_moment_is_a_clean_end(
                 process.process.wait(rng.uniform(0.5, 3.0))
             except subprocess.TimeoutExpired:
                 process.signal(signal.SIGTERM)
-            process.end()
+            if process.process.wait(chaos.WAIT_SECONDS) == -signal.SIGTERM:
+                assert process.said() == ""
+            else:
+                process.end()
     with running(stage) as process:
         process.finish()
     assert stage.results().difference(expected) == ""

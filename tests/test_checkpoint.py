@@ -148,6 +148,31 @@ def test_only_the_newest_owner_may_save(tmp_path: Path) -> None:
         newer.save(checkpoint(2))
 
 
+def test_a_directory_belongs_to_one_group(tmp_path: Path) -> None:
+    """Another group's checkpoint is not ours, whatever its settings; a look from outside does not care."""
+    store = SqliteStore(str(tmp_path), SETTINGS, "one")
+    store.claim("me")
+    store.save(checkpoint(1))
+    store.close()
+    with pytest.raises(CheckpointError, match="group one, not of two"):
+        SqliteStore(str(tmp_path), SETTINGS, "two")
+    assert loaded(SqliteStore(str(tmp_path), SETTINGS, "one")).number == 1
+    assert loaded(SqliteStore(str(tmp_path), None)).number == 1
+
+
+def test_a_file_that_is_taken_away_while_it_is_used_is_noticed(tmp_path: Path) -> None:
+    """Else it would be saved into a file that nobody finds."""
+    store = SqliteStore(str(tmp_path), SETTINGS)
+    store.save(checkpoint(1))
+    whole = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).unlink()
+    with pytest.raises(StateError, match="No such file"):
+        store.save(checkpoint(2))
+    (tmp_path / FILE).write_bytes(whole)
+    with pytest.raises(StateError, match="replaced by another file"):
+        store.save(checkpoint(2))
+
+
 def test_a_directory_is_locked_by_one(tmp_path: Path) -> None:
     """The lock goes with whoever holds it."""
     first, second = DirectoryLock(str(tmp_path / "a")), DirectoryLock(str(tmp_path / "a"))

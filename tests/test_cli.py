@@ -856,3 +856,29 @@ def test_the_kafka_client_is_heard_once_in_a_while() -> None:
     ours = record("streamdetect.service", "mine")
     assert all(calm.filter(ours) for _ in range(3))
     assert ours.exc_info is not None
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ("alerts: {sink: file, path: STATE/state.sqlite3}", "alerts.path is in checkpoint.path"),
+        (
+            "alerts: {sink: file, path: STATE/../out}\ndead_letters: {sink: file, path: STATE/../out}",
+            "are the same file",
+        ),
+    ],
+)
+def test_outputs_that_would_be_written_over_each_other_are_3(
+    tmp_path: Path, sections: str, expected: str
+) -> None:
+    """Before anything is opened: nothing is left behind."""
+    state = tmp_path / "state"
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"kafka: {{topics: [a], bootstrap_servers: ['127.0.0.1:1']}}\ncheckpoint: {{path: {state}}}\n"
+        + sections.replace("STATE", str(state))
+    )
+    told = call("run", "-c", str(config))
+    assert told.code == 3
+    assert expected in told.err
+    assert not state.exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from random import Random
 from threading import Event
@@ -241,6 +241,12 @@ def test_a_crash_within_the_transaction(where: str, commit: int) -> None:
     assert world.result() == expected
 
 
+def as_needed(world: World) -> str:
+    """As an operator would choose: rebuild where the state was lost and there is a history."""
+    lost = world.store.load() is None and world.ledger.committed.note is not None
+    return "rebuild" if lost else "continue"
+
+
 def world_of(data_set: DataSet, rng: Random) -> World:
     records = MemorySource(
         [Partition("p", number) for number in range(len(data_set.partitions))], rng.randint(1, 40)
@@ -261,13 +267,10 @@ def test_a_rebuild_at_any_moment_gives_the_undisturbed_answer(data_set: DataSet,
     expected = undisturbed(world)
     for _ in range(2):
         try:
-            world.live(
-                CrashingListener(rng.randint(1, 5), rng.randint(1, 6)),
-                choice="rebuild" if world.store.load() is None else "continue",
-            )
+            world.live(CrashingListener(rng.randint(1, 5), rng.randint(1, 6)), choice=as_needed(world))
         except Crash:
             world.reset()
-    world.live(choice="rebuild" if world.store.load() is None else "continue")
+    world.live(choice=as_needed(world))
     assert world.result()[0] == expected[0]
     assert world.result()[2] == expected[2]
 
@@ -424,6 +427,65 @@ def test_a_crash_within_a_rebuild_can_be_continued() -> None:
     assert world.result()[0] == expected[0]
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_rebuild_without_a_note_is_refused_and_throws_nothing_away(lost: bool) -> None:
+    """The group's offsets were deleted, or its name is mistyped: never a fresh start under another name."""
+    world = small()
+    expected = undisturbed(world)
+    half_done(world)
+    world.ledger._shared["committed"] = Committed()
+    if lost:
+        world.reset()
+    kept = world.store.load()
+    with pytest.raises(CheckpointError, match=r"needs the note.*--reset-state"):
+        world.live(choice="rebuild")
+    assert (world.store.load() is None) is lost
+    if kept is not None:
+        world.live()
+        assert world.result()[0] == expected[0]
+
+
+def test_a_checkpoint_far_ahead_of_its_note_is_refused() -> None:
+    """The directory was used with something else since: what was decided in between is nowhere."""
+    world = small()
+    half_done(world)
+    committed = world.ledger.committed
+    assert committed.note is not None
+    older = replace(committed.note, number=committed.note.number - 2)
+    world.ledger._shared["committed"] = Committed(committed.positions, older)
+    with pytest.raises(CheckpointError, match="not in Kafka"):
+        world.live()
+
+
+def test_the_slower_of_two_standbys_stands_by_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody was quicker between our claim and our first note: that is no reason to end."""
+    world = small()
+    expected = undisturbed(world)
+    commit_once = MemoryLedger.commit
+    lost: list[bool] = []
+
+    def quicker(ledger: MemoryLedger, *rest: Any) -> None:
+        if not lost:
+            lost.append(True)
+            raise FencedError("another instance was quicker")
+        commit_once(ledger, *rest)
+
+    monkeypatch.setattr(MemoryLedger, "commit", quicker)
+    world.live()
+    assert lost
+    assert world.result() == expected
+
+
+def test_a_rebuild_tells_of_episodes_that_nobody_can_read_back(caplog: pytest.LogCaptureFixture) -> None:
+    """The alerts were rotated away or went to standard output: they open again, and the log says how many."""
+    world = small()
+    half_done(world)
+    world.ledger.alerts.clear()
+    world.reset()
+    world.live(choice="rebuild")
+    assert "1 keys meet their conditions, but no alert" in caplog.text
+
+
 def test_a_reset_begins_anew() -> None:
     """Alerts come again, under the same ids."""
     world = small()
@@ -513,7 +575,7 @@ class Desk:
         self.on_wait: Callable[[], object] = lambda: None
         self.stopped = False
 
-    def ask(self, *, refuse: bool = False, state: str = "mine") -> Any:
+    def ask(self, *, refuse: str | None = None, state: str = "mine") -> Any:
         def wait(seconds: float) -> None:
             self.waits += 1
             assert self.waits < 100
@@ -570,7 +632,7 @@ def test_a_second_instance_refuses_if_told_so() -> None:
     desk = Desk(Note(1, "other", "theirs", 5))
     desk.on_wait = desk.beat
     with pytest.raises(FencedError, match="second_instance"):
-        desk.ask(refuse=True)
+        desk.ask(refuse="kafka.second_instance is refuse")
     assert desk.waits == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,32 @@ def test_deep_nesting_is_no_crash_anywhere(field: str, depth: int) -> None:
     read_in_both_profiles(raw)
 
 
+def nested(kinds: str, depth: int) -> str:
+    """Arrays and objects in one another, by turns as `kinds` says."""
+    levels = (kinds * depth)[:depth]
+    begin = "".join('{"":' if kind == "{" else "[" for kind in levels)
+    return begin + "1" + "".join("}" if kind == "{" else "]" for kind in reversed(levels))
+
+
+@pytest.mark.parametrize("spare", [0, 700, 5_000])
+@pytest.mark.parametrize("kinds", ["[", "{", "[{", "[[[[[[{"])
+def test_the_nesting_limit_is_1024_for_every_reader(kinds: str, spare: int) -> None:
+    """The document is the first level. It makes no difference that the typed reader would go deeper than that."""
+    for depth, is_json in ((1_023, True), (1_024, False)):
+        raw = f'{{"@timestamp":1,"process":{{"name":"a"}},"x":{nested(kinds, depth)},"y":"{"z" * spare}"}}'
+        assert isinstance(decode_with_deep_stack(raw.encode()), Event) == is_json
+
+
+def decode_with_deep_stack(raw: bytes) -> Event | Refusal:
+    """With a higher limit of recursion, which is also msgspec's up to Python 3.11."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(5_000)
+    try:
+        return decode(raw)
+    finally:
+        sys.setrecursionlimit(limit)
+
+
 def test_objects_in_nested_arrays_are_found() -> None:
     """A thousand arrays around an object do not hide its fields."""
     raw = b'{"@timestamp":1,"destination":' + b"[" * 900 + b'{"port":443}' + b"]" * 900 + b"}"
@@ -219,6 +246,20 @@ def test_integers_of_thousands_of_digits_are_json() -> None:
         + b"}"
     )
     assert certain(event_of(raw)).port == 443
+
+
+@pytest.mark.parametrize("number", ["-9223372036854775809", "9223372036854775808", "1" + "0" * 400, "-1e400"])
+def test_a_port_beyond_64_bits_is_malformed(number: str) -> None:
+    """Also one that is the last of 64 bits as a double: it vanishes, and 443 is the one value."""
+    for port in (f"[443,{number}]", number):
+        raw = f'{{"@timestamp":1,"destination":{{"port":{port}}}}}'.encode()
+        assert certain(event_of(raw)).port == (443 if "443" in port else None)
+
+
+def test_a_number_that_is_too_long_for_a_keyword_is_missing() -> None:
+    """1,026 characters as they were written, and no value; as a double it would be 1.0, and a second one."""
+    raw = b'{"@timestamp":1,"event":{"category":["network",0.' + b"9" * 1_024 + b"]}}"
+    assert certain(event_of(raw)).category == "network"
 
 
 def test_utf16_is_no_json() -> None:
@@ -274,6 +315,35 @@ def test_an_empty_image_is_a_missing_one() -> None:
     assert event_of(document).process_name == "chrome.exe"
 
 
+def test_members_of_event_data_may_be_arrays() -> None:
+    """Null and empty values vanish, nested arrays flatten, every value counts; objects are no values."""
+    data = {
+        "UtcTime": ["-", ["1970-01-01 00:00:01.000"]],
+        "Image": ["C:\\x\\chrome.exe", None, ""],
+        "ProcessGuid": ["{b}", ["{a}"], "{00000000-0000-0000-0000-000000000000}"],
+        "ProcessId": [{"a": 1}],
+        "Initiated": [True],
+    }
+    winlog = {"provider_name": "Microsoft-Windows-Sysmon", "event_id": 3, "event_data": data}
+    event = event_of({"@timestamp": 0, "process": {"pid": 7}, "winlog": winlog}, "resilient")
+    details = Details._make(event.details())
+    assert (event.time_ms, event.process_name) == (1_000, "chrome.exe")
+    assert (details.executable, details.pid) == ("C:\\x\\chrome.exe", 7)
+    assert (details.processes, details.entity_id) == (("a", "b"), ("{a}", "{b}"))
+    assert certain(event).direction == "egress"
+
+
+@pytest.mark.parametrize(
+    ("data", "entity_id"),
+    [('{"ProcessGuid":1.50}', "1.50"), ('{"ProcessGuid":"\\ud800"}', None), ('{"ProcessGuid":NaN}', None)],
+)
+def test_json_inside_a_text_is_read_as_json_is(data: str, entity_id: str | None) -> None:
+    """Azure's EventData: numbers keep their text, and what is no JSON holds no members."""
+    channel = "Microsoft-Windows-Sysmon/Operational"
+    event = event_of({"@timestamp": 1, "EventID": 3, "Channel": channel, "EventData": data})
+    assert Details._make(event.details()).entity_id == entity_id
+
+
 def test_a_host_that_is_a_text_is_no_host_name() -> None:
     """NXLog through Logstash: `host` names the receiver; the endpoint is `Hostname`, also for whose clock it is."""
     document = {
@@ -310,6 +380,12 @@ def test_dotted_and_nested_values_add_up() -> None:
         ("1970-01-01T00:00:00.Z", None, None),
         ("1970-01-01T00:00:0\u0661.000Z", None, None),
         ("99999999999999999999", None, None),
+        # 292 million years of 365.2425 days are 9,214,629,984 x 10^9 ms; 64 bits hold 9,223,372,036 x 10^9 ms
+        ("9214629984000000000", 9_214_629_984_000_000_000, 9_214_629_984_000_000_000),
+        ("-9214629984000000000", -9_214_629_984_000_000_000, -9_214_629_984_000_000_000),
+        ("9214629984000000001", None, None),
+        ("-9214629984000000001", None, None),
+        ("9223372036854775807", None, None),
     ],
 )
 def test_times(text: str, strict_ms: int | None, resilient_ms: int | None) -> None:

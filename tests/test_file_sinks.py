@@ -419,3 +419,17 @@ def test_a_full_disk_when_a_torn_line_is_ended(tmp_path: Path) -> None:
     told = _written_within(5, path, [alert(1)])
     assert told is not None
     assert path.read_bytes() == b'{"cut'
+
+
+def test_a_pipe_without_a_reader_is_told(tmp_path: Path) -> None:
+    """Opening it would wait for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SinkError, match="pipe"):
+        FileAlertSink(str(tmp_path / "pipe"), append=True)
+
+
+def test_closed_standard_output_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that was started with `>&-`."""
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(SinkError, match="standard output is closed"):
+        StdoutAlertSink()

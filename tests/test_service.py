@@ -319,3 +319,19 @@ def test_too_many_results_on_their_way_stop_the_reading(monkeypatch: pytest.Monk
     live.run(*[nothing] * 8, gate.set, nothing, commit_listener=Slow())
     # The first letter is cut at once and waits at the gate; the second is over 1,000 bytes (600 and 500 for the rest).
     assert [bool(held) for held in live.source.polls][:8] == [False, False, *[True] * 6]
+
+
+def test_an_outage_is_no_silence() -> None:
+    """Silence counts from when the broker said again that there is no more: B is not idle right after an outage."""
+    live = Live(MemorySource([A, B]))
+    away: list[bool] = []
+    seen = live.source.at_end
+    live.source.at_end = lambda: frozenset() if away else seen()  # type: ignore[method-assign]
+    live.run(
+        lambda: live.source.add(A, event(T0_MS), event(T0_MS + 10 * MINUTE_MS)),
+        lambda: away.append(True),
+        lambda: live.clock.move(600),
+        away.clear,
+        lambda: live.clock.move(59),
+    )
+    assert ticks(live) == []

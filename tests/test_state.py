@@ -885,3 +885,12 @@ def time_of(decoder: Decoder, line: bytes) -> int:
     found = decoder.decode(line)
     assert isinstance(found, Event)
     return found.time_ms
+
+
+def test_export_never_writes_into_the_checkpoint(work: Work, told: Callable[..., Outcome]) -> None:
+    """Else one wrong argument would destroy what it is to show."""
+    work.save()
+    found = told("state", "export", str(work.folder), "-o", str(work.folder / "state.sqlite3"))
+    assert found.code == 2
+    assert "only read" in found.err
+    assert told("state", "verify", str(work.folder)).code == 0

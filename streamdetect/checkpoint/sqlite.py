@@ -35,7 +35,7 @@ from streamdetect.checkpoint.sqlitefile import (
     reading,
     saving,
 )
-from streamdetect.errors import CheckpointError
+from streamdetect.errors import CheckpointError, StateError
 
 _KNOWN_FACTS: Final = 200_000
 _ROWS_A_STATEMENT: Final = 64
@@ -53,19 +53,34 @@ class SqliteStore:
     the name of the first that differs. None looks into what is there, whatever it was made with, and writes nothing.
     """
 
-    def __init__(self, directory: str, settings: Row | None) -> None:
-        """Raises StateError if the directory cannot be used, CheckpointError if what is in it is not ours."""
+    def __init__(self, directory: str, settings: Row | None, group: str | None = None) -> None:
+        """Raises StateError if the directory cannot be used, CheckpointError if what is in it is not ours.
+
+        `group` is whose work is kept here: a checkpoint of another one is not ours.
+        """
         self._path = Path(directory) / FILE
         self._settings = settings
+        self._group_id = group
         self._owner: str | None = None
         self._known_facts: set[bytes] = set()
         self._connection = open_to_read(directory) if settings is None else open_to_write(directory)
         with reading(self._path):
-            self.state = str(self._meta()["state"])
+            meta = self._meta()
+            self.state = str(meta["state"])
+        self._inode = self._path.stat().st_ino
+        if group is not None and meta.get("group", group) != group:
+            self.close()
+            raise CheckpointError(
+                f"{self._path} holds the state of the group {meta['group']}, not of {group}. Give each group a "
+                "checkpoint.path of its own, or start over with --reset-state."
+            )
 
     def claim(self, owner: str) -> None:
         with saving(self._path):
-            self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", meta_row("owner", owner))
+            rows = [meta_row("owner", owner)]
+            if self._group_id is not None:
+                rows.append(meta_row("group", self._group_id))
+            self._connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", rows)
         self._owner = owner
 
     def load(self) -> Stored | None:
@@ -90,6 +105,7 @@ class SqliteStore:
             )
 
     def save(self, checkpoint: Checkpoint) -> None:
+        self._check_place()
         new_facts: set[bytes] = set()
         with saving(self._path), self._connection as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -116,6 +132,13 @@ class SqliteStore:
 
     def close(self) -> None:
         self._connection.close()
+
+    def _check_place(self) -> None:
+        """What is saved into a file that was taken away would be found by nobody."""
+        with saving(self._path):
+            if self._path.stat().st_ino == self._inode:
+                return
+        raise StateError(f"{self._path} was replaced by another file while we use it. End what does that.")
 
     def _meta(self) -> dict[str, Any]:
         return {

@@ -166,7 +166,10 @@ def _check_format(path: Path, connection: sqlite3.Connection) -> None:
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     if application != APPLICATION:
-        raise CheckpointError(f"{path} is no checkpoint of streamdetect. Choose another checkpoint.path.")
+        raise CheckpointError(
+            f"{path} is no checkpoint of streamdetect, or a damaged one. If it is something else, choose another "
+            f"checkpoint.path. {_WAY_ON}"
+        )
     if found != FORMAT:
         raise CheckpointError(
             f"{path} has format {found}; this version reads format {FORMAT}. "

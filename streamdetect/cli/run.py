@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +15,7 @@ from streamdetect.cli.output import note
 from streamdetect.cli.signals import stopping
 from streamdetect.cli.summary import summary_text
 from streamdetect.config import Settings, load_settings
-from streamdetect.errors import UsageError
+from streamdetect.errors import ConfigError, KafkaError, UsageError
 
 if TYPE_CHECKING:
     from streamdetect.service.surroundings import Surroundings
@@ -59,9 +60,15 @@ def command(
         # Help needs no engine; and while all of this is imported, a signal is heard already.
         from streamdetect.service import live as live_service  # noqa: PLC0415
 
+        try:
+            around = surroundings(settings, stack)
+        except KafkaError:
+            if stop():  # nothing was begun
+                return
+            raise
         summary = live_service.run_live(
             settings=settings,
-            around=surroundings(settings, stack),
+            around=around,
             stop=stop,
             choice="rebuild" if rebuild else "reset" if reset_state else "continue",
         )
@@ -80,6 +87,7 @@ def surroundings(settings: Settings, stack: ExitStack) -> Surroundings:
     from streamdetect.sources import sent  # noqa: PLC0415
     from streamdetect.sources.kafka import KafkaRange, KafkaSource  # noqa: PLC0415
 
+    _check_outputs(settings)
     kafka, written = settings.kafka, settings.written_topics()
     lock = stack.enter_context(closing(DirectoryLock(settings.checkpoint.path)))
     alerts = settings.alerts.topic if settings.alerts.sink == "kafka" else None
@@ -93,7 +101,7 @@ def surroundings(settings: Settings, stack: ExitStack) -> Surroundings:
         source=stack.enter_context(closing(KafkaSource(kafka, exclude=written))),
         ledger=ledger,
         lock=lock,
-        open_store=lambda: SqliteStore(settings.checkpoint.path, settings.detection()),
+        open_store=lambda: SqliteStore(settings.checkpoint.path, settings.detection(), kafka.group_id),
         reset_store=lambda: reset(settings.checkpoint.path),
         window=lambda start_ms, ends: KafkaRange(kafka, start=start_ms, end=ends, exclude=written),
         local=LocalSinks(alert_sink, letter_sink),
@@ -104,6 +112,22 @@ def surroundings(settings: Settings, stack: ExitStack) -> Surroundings:
         if letters is not None
         else partial(sent.letters_in_file, settings.dead_letters.path),
     )
+
+
+def _check_outputs(settings: Settings) -> None:
+    """ConfigError for files that would be written over each other."""
+    named = {
+        "alerts": settings.alerts.path if settings.alerts.sink == "file" else None,
+        "dead_letters": settings.dead_letters.path if settings.dead_letters.sink == "file" else None,
+    }
+    paths = {name: Path(path).resolve() for name, path in named.items() if path is not None}
+    for name, path in paths.items():
+        if path.parent == Path(settings.checkpoint.path).resolve():
+            raise ConfigError(
+                f"{name}.path is in checkpoint.path, where only the state belongs. Choose another place."
+            )
+    if len(set(paths.values())) < len(paths):
+        raise ConfigError("alerts.path and dead_letters.path are the same file. Give each its own.")
 
 
 def _alert_sink(settings: Settings) -> AlertSink | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -134,6 +135,10 @@ def export(directory: str, output: str) -> None:
 
     with closing(SqliteStore(directory, None)) as store:
         lines = state_service.export_lines(store)
+    if Path(output).resolve().parent == Path(directory).resolve():
+        raise UsageError(
+            f"{output} is in the checkpoint's directory, which is only read. Name another place."
+        )
     with packed_file(output) as stream:
         stream.writelines(line + b"\n" for line in lines)
 

@@ -330,11 +330,13 @@ class Detector:
         if episode is not None or past.total(history[0]) >= group.rule.limits.need:
             self._watch(group, address, self.evaluated_ms + self.interval_ms)
 
-    def replace_episodes(self, episodes: Mapping[tuple[str, Key], Episode]) -> None:
+    def replace_episodes(self, episodes: Mapping[tuple[str, Key], Episode]) -> int:
         """These are the open ones, by rule id and key, and no others: what was sent knows better than what was read.
 
-        Every key concerned is looked at when time moves. An episode of a key without events is dropped.
+        Every key concerned is looked at when time moves. An episode of a key without events is dropped. Gives how many
+        were open here and are in `episodes` no more.
         """
+        unknown = 0
         next_ms = self.evaluated_ms + self.interval_ms
         for group in self._groups.values():
             wanted = {
@@ -343,9 +345,11 @@ class Detector:
                 if (rule_id, key) == (group.rule.id, group.key(key.address))
                 and key.address in group.histories
             }
+            unknown += len(group.episodes.keys() - wanted.keys())
             for address in group.episodes.keys() | wanted.keys():
                 group.keep(address, group.histories.get(address), wanted.get(address))
                 self._watch(group, address, next_ms)
+        return unknown
 
     def _group_of(self, row: saved.Row) -> tuple[Group, str | None]:
         rule = next((rule for rule in self.rules if rule.id == row["rule"]), None)

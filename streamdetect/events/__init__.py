@@ -4,7 +4,8 @@ Everything that knows how bytes look lives here: JSON, the shapes of events.md (
 after the pipeline and raw from a dozen shippers), how Elasticsearch reads times, keywords, numbers and addresses,
 and the two readings of a document (`strict`, `resilient`). Nothing here decides whether an event counts.
 
-The doors of msgspec and orjson. A record is JSON if it is UTF-8 and one of the two reads it.
+The doors of msgspec and orjson. What leaves this room to be kept can be written: its texts are valid UTF-8, its numbers
+are of 64 bits, and so are the ticks and panes around its times.
 """
 
 from streamdetect.events.decoder import Decoder, Event, Refusal

@@ -43,9 +43,9 @@ class RawSysmon:
             value = data.get(member)
             if type(value) is str:
                 if value:
-                    yield name, read(value)
+                    yield name, value if read is None else read(value)
             elif value is not None and (texts := _texts(value)):
-                yield name, value if read is str else _each(read, texts)
+                yield name, value if read is None else _each(read, texts)
 
 
 def _texts(value: object) -> list[str]:
@@ -95,14 +95,14 @@ def _domain(hostname: str) -> str | None:
     return None if hostname == "-" else hostname
 
 
-# (member, attribute of Fields, what is read from a text); `str` takes any value as it is.
-_ECS: tuple[tuple[str, str, Callable[[str], object]], ...] = (
+# (member, attribute of Fields, what is read from a text); None takes any value as it is.
+_ECS: tuple[tuple[str, str, Callable[[str], object] | None], ...] = (
     ("ProcessGuid", "entity_id", _entity_id),
     ("Image", "executable", str),
     ("Image", "process_name", _image_name),
     ("ProcessId", "pid", _process_id),
-    ("DestinationIp", "ip", str),
-    ("DestinationPort", "port", str),
+    ("DestinationIp", "ip", None),
+    ("DestinationPort", "port", None),
     ("DestinationHostname", "domain", _domain),
     ("Initiated", "direction", direction),
     ("User", "user_domain", _user_domain),

@@ -26,7 +26,9 @@ class FloatText(float):
     A keyword field keeps a number's JSON text, which a float alone has lost (`1.50`, `1e2`).
     """
 
-    text: str = ""
+    __slots__ = ("text",)
+
+    text: str
 
     @classmethod
     def parse(cls, text: str) -> FloatText:

@@ -60,6 +60,9 @@ class Silence:
         """Set each lane's `idle`. A partition seen for the first time begins its silence now."""
         now = self._clock()
         for partition, lane in detector.lanes.items():
+            if partition not in at_end:
+                # While the broker is away nobody can tell silence from records that cannot come.
+                self._heard[partition] = now
             since = self._heard.setdefault(partition, now)
             lane.idle = partition in at_end and now - since >= self._timeout_s
 

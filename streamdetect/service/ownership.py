@@ -67,7 +67,7 @@ def become_owner(  # noqa: PLR0913 - all that it depends on
     lock: Lock,
     own_state: Callable[[], str],
     partitions: Collection[Partition],
-    refuse: bool,
+    refuse: str | None,
     takeover_seconds: float,
     stop: Callable[[], bool],
     clock: Callable[[], float],
@@ -75,8 +75,8 @@ def become_owner(  # noqa: PLR0913 - all that it depends on
 ) -> Claim | None:
     """Claim the ledger, once nobody else is at work; None if `stop` came first.
 
-    `own_state` names the state in our checkpoint directory and is asked once its lock is ours. Raises FencedError with
-    `refuse` if somebody is at work, KafkaError if Kafka does not answer at first.
+    `own_state` names the state in our checkpoint directory and is asked once its lock is ours. `refuse` says why we
+    would not stand by: then FencedError is raised if somebody is at work, KafkaError if Kafka does not answer at first.
     """
     watch = Watch(clock)
     locked = lock.acquire()
@@ -86,10 +86,10 @@ def become_owner(  # noqa: PLR0913 - all that it depends on
         if watch.seen_alive and not seen:
             seen = True
             log.info("another instance is at work")
-        if seen and refuse:
+        if seen and refuse is not None:
             raise FencedError(
-                "Another instance of this group is at work, and kafka.second_instance is refuse. Give this one "
-                "another kafka.group_id, or end the other."
+                f"Another instance of this group is at work, and {refuse}. End the other, or give this one another "
+                "kafka.group_id and checkpoint.path."
             )
         if not told:
             told = True

@@ -126,7 +126,13 @@ def take_up_episodes(detector: Detector, sent: Iterable[bytes]) -> int:
             identity, action, episode = found
             last[identity] = (action, episode)
     open_now = {identity: episode for identity, (action, episode) in last.items() if action != "resolved"}
-    detector.replace_episodes(open_now)
+    unknown = detector.replace_episodes(open_now)
+    if unknown:
+        log.warning(
+            "%d keys meet their conditions, but no alert of their episodes can be read back (deleted, rotated away, or "
+            "written to standard output): they will be opened again, under new episode ids",
+            unknown,
+        )
     return len(open_now)
 
 

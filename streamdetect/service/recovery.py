@@ -46,7 +46,7 @@ def plan(
     if reset:
         return Plan("fresh")
     if rebuild:
-        return Plan("rebuild" if committed.positions else "fresh")
+        return _rebuilt(note, group)
     if note is None and committed.positions and not _at(stored, committed):
         raise CheckpointError(
             f"The positions of the group {group} were committed by another program (they carry no note of ours). "
@@ -63,6 +63,17 @@ def plan(
     return _resumed(stored, state, note, group)
 
 
+def _rebuilt(note: Note | None, group: str) -> Plan:
+    if note is None:
+        raise CheckpointError(
+            f"--rebuild needs the note that the group {group} has in Kafka, and there is none: its offsets were "
+            "deleted or have expired, or this is not its name. If checkpoint.path still holds the checkpoint, a "
+            "start without --rebuild goes on from it. Else begin as if for the first time at kafka.start "
+            "(--reset-state), which may send alerts again, under the same ids."
+        )
+    return Plan("rebuild" if note.number else "fresh")
+
+
 def _resumed(stored: Stored, state: str, note: Note | None, group: str) -> Plan:
     published = _published(stored, state, note)
     if published is None and note is not None:
@@ -77,7 +88,15 @@ def _resumed(stored: Stored, state: str, note: Note | None, group: str) -> Plan:
         )
     if published == stored.number:
         return Plan("resume")
-    return Plan("resume", "sent" if published == stored.number - 1 else "unknown")
+    if published is None or note is None or note.number == 0:
+        return Plan("resume", "sent" if published == stored.number - 1 else "unknown")
+    if published < stored.number - 1:
+        raise CheckpointError(
+            f"The checkpoint in checkpoint.path is number {stored.number}, but the last that was published is "
+            f"{published}: what was decided in between is not in Kafka. Kafka has lost commits, or the directory was "
+            f"used with something else. {_CHOICES}"
+        )
+    return Plan("resume", "sent")
 
 
 def _published(stored: Stored, state: str, note: Note | None) -> int | None:

@@ -21,7 +21,8 @@ from typing import Literal
 from streamdetect.checkpoint import CheckpointStore, Row, Stored
 from streamdetect.config import Settings
 from streamdetect.detect import Detector
-from streamdetect.errors import CheckpointError
+from streamdetect.detect.alerts import iso
+from streamdetect.errors import CheckpointError, FencedError
 from streamdetect.model import Partition
 from streamdetect.service.commit import CommitListener, Committer, Cut
 from streamdetect.service.outputs import outputs_of
@@ -71,6 +72,12 @@ class Stores:
                 return "unreadable"
         return self._opened.state
 
+    def check(self) -> None:
+        """Whether what is there is ours at all; told before anybody is disturbed."""
+        if self._choice == "continue":
+            self.state()
+            self.close()
+
     def opened(self, owner: str) -> CheckpointStore:
         """The store to work with."""
         if self._choice != "continue":
@@ -116,26 +123,23 @@ class Start:
         self._owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._stores = Stores(around, choice)
         stack.callback(self._stores.close)
+        self._stores.check()
         takeover_seconds = settings.kafka.takeover_after_ms / 1000
-        claim = become_owner(
-            ledger=around.ledger,
-            lock=around.lock,
-            own_state=self._stores.state,
-            partitions=around.source.partitions(),
-            refuse=settings.kafka.second_instance == "refuse",
-            takeover_seconds=takeover_seconds,
-            stop=stop,
-            clock=clock,
-            wait=wait,
-        )
-        if claim is None:
-            raise StoppedError
-        self.store = self._stores.opened(self._owner)
-        self.found = claim.committed.note
         self.number = 0
         self.detector = Detector(settings)
-        # At once: until our first note is there, an older owner that is slow and not dead would win the group back.
-        self.committer = self._committer(claim, takeover_seconds / BEATS, clock, listener)
+        claim, note, positions = self._own(choice, takeover_seconds, clock, wait)
+        self.found = claim.committed.note
+        self.store = self._stores.opened(self._owner)
+        self.committer = Committer(
+            store=self.store,
+            ledger=around.ledger,
+            local=around.local,
+            note=note,
+            positions=positions,
+            beat_seconds=takeover_seconds / BEATS,
+            listener=listener,
+            clock=clock,
+        )
         stack.callback(self.committer.close)
         try:
             self._take_up(*self._plan(claim, choice), claim)
@@ -143,27 +147,57 @@ class Start:
             self.committer.release()
             raise
 
-    def _committer(
-        self, claim: Claim, beat_seconds: float, clock: Callable[[], float], listener: CommitListener | None
-    ) -> Committer:
-        """Our first note says nothing new but who we are; from here on whoever was before is out."""
+    def _own(
+        self,
+        choice: Choice,
+        takeover_seconds: float,
+        clock: Callable[[], float],
+        wait: Callable[[float], None],
+    ) -> tuple[Claim, Note, dict[Partition, int]]:
+        """Become the owner and say so. Of two that stood by one is quicker, and the other stands by again."""
+        while True:
+            claim = become_owner(
+                ledger=self._around.ledger,
+                lock=self._around.lock,
+                own_state=self._stores.state,
+                partitions=self._around.source.partitions(),
+                refuse=self._why_not_wait(choice),
+                takeover_seconds=takeover_seconds,
+                stop=self._stop,
+                clock=clock,
+                wait=wait,
+            )
+            if claim is None:
+                raise StoppedError
+            if choice == "rebuild":
+                # Before anything is thrown away: whether there is something to rebuild from.
+                self._planned(None, claim, choice)
+            try:
+                return claim, *self._first_note(claim)
+            except FencedError as error:
+                if self._why_not_wait(choice) is not None:
+                    raise
+                log.info("another instance was quicker, standing by: %s", error)
+
+    def _why_not_wait(self, choice: Choice) -> str | None:
+        if choice != "continue":
+            return "--rebuild and --reset-state do not wait for its end"
+        return "kafka.second_instance is refuse" if self._settings.kafka.second_instance == "refuse" else None
+
+    def _first_note(self, claim: Claim) -> tuple[Note, dict[Partition, int]]:
+        """It says nothing new but who we are; from here on whoever was before is out.
+
+        At once, before anything is loaded: until it is there an older owner that is slow and not dead would win the
+        group back.
+        """
         before, positions = claim.committed.note, dict(claim.committed.positions)
-        note = Note(1, self._owner, self.store.state, 0)
+        note = Note(1, self._owner, self._stores.state(), 0)
         if before is not None:
             note = replace(before, epoch=before.epoch + 1, owner=self._owner, beat=0, released=False)
         first = min(positions or self._around.source.partitions())
         positions.setdefault(first, 0)
         self._around.ledger.commit(Outputs(), {first: positions[first]}, note, lambda: not self._stop())
-        return Committer(
-            store=self.store,
-            ledger=self._around.ledger,
-            local=self._around.local,
-            note=note,
-            positions=positions,
-            beat_seconds=beat_seconds,
-            listener=listener,
-            clock=clock,
-        )
+        return note, positions
 
     def _take_up(self, stored: Stored | None, decided: Plan, claim: Claim) -> None:
         if decided.kind == "resume" and stored is not None:
@@ -178,14 +212,7 @@ class Start:
         """A standby whose own directory does not hold the last state rebuilds it, and asks nobody."""
         try:
             stored = self.store.load()
-            return stored, plan(
-                stored=stored,
-                state=self.store.state,
-                committed=claim.committed,
-                group=self._settings.kafka.group_id,
-                rebuild=choice == "rebuild",
-                reset=choice == "reset",
-            )
+            return stored, self._planned(stored, claim, choice)
         except CheckpointError as error:
             if not claim.stood_by:
                 raise
@@ -196,6 +223,16 @@ class Start:
             self.store = self._stores.opened(self._owner)
             self.committer.use(self.store)
             return None, Plan("rebuild")
+
+    def _planned(self, stored: Stored | None, claim: Claim, choice: Choice) -> Plan:
+        return plan(
+            stored=stored,
+            state="" if stored is None else self.store.state,
+            committed=claim.committed,
+            group=self._settings.kafka.group_id,
+            rebuild=choice == "rebuild",
+            reset=choice == "reset",
+        )
 
     def _resume(self, stored: Stored, decided: Plan) -> None:
         partitions = set(self._around.source.partitions())
@@ -256,7 +293,7 @@ class Start:
         self.detector.track_changes()
         if evaluated_ms is not None:
             start_ms = window_start_ms(self._settings, evaluated_ms)
-            log.info("rebuilding the state from Kafka's records since %d ms", start_ms)
+            log.info("rebuilding the state from Kafka's records since %s", iso(start_ms))
             pipeline = Pipeline(self._settings, NullAlertSink(), NullDeadLetterSink(), detector=self.detector)
             with closing(self._around.window(start_ms, positions)) as window:
                 continued = Continued(window, self.detector, start_ms)

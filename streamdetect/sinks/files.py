@@ -23,6 +23,10 @@ class StdoutAlertSink:
     """Alerts on standard output, or on another open stream."""
 
     def __init__(self, stream: BinaryIO | None = None) -> None:
+        if stream is None and sys.stdout is None:  # started with >&-
+            raise SinkError(
+                "standard output is closed. Open it, or have alerts written elsewhere (alerts.sink)."
+            )
         self._lines = _Lines("standard output", sys.stdout.buffer if stream is None else stream)
 
     def write(self, alerts: Sequence[Alert]) -> None:
@@ -190,10 +194,17 @@ def _is_file(stream: BinaryIO) -> bool:
 
 def _opened(path: str, *, append: bool) -> _Lines:
     try:
+        _check_pipe(path)
         stream = open(path, "ab" if append else "wb")  # noqa: PTH123, SIM115 - _Lines closes it
     except OSError as error:
         raise write_error(path, error) from None
     return _Lines(path, stream, append=append)
+
+
+def _check_pipe(path: str) -> None:
+    """Opening a named pipe that nobody reads would wait for ever: OSError instead."""
+    if Path(path).is_fifo():
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
 
 
 def _ends_within_a_line(path: Path) -> bool:

@@ -165,7 +165,14 @@ class KafkaLedger:
         """
         producer = self._producer
         producer.begin_transaction()
-        _confirm([(message.topic, self._send(producer, message)) for message in messages])
+        sent: list[tuple[str, Any]] = []
+        try:
+            for message in messages:
+                sent.append((message.topic, self._send(producer, message)))  # noqa: PERF401 - it may raise
+        except client_errors.KafkaError:
+            _confirm(sent)  # what an earlier record met says more
+            raise
+        _confirm(sent)
         self._send_positions(producer, positions, note.text())
         producer.commit_transaction()
 

@@ -11,6 +11,7 @@ from typing import IO, cast
 
 import zstandard
 
+from streamdetect.errors import SinkError
 from streamdetect.sinks.files import write_error
 
 
@@ -23,6 +24,8 @@ def packed_file(path: str) -> Iterator[IO[bytes]]:
     """
     try:
         if path == "-":
+            if sys.stdout is None:  # started with >&-
+                raise SinkError("standard output is closed. Open it, or name a file with --output.")
             yield sys.stdout.buffer
             sys.stdout.buffer.flush()
         elif Path(path).exists() and not Path(path).is_file():

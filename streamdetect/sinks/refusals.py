@@ -13,7 +13,7 @@ Kinds = tuple[type[Exception], ...]
 _ABOUT_A_TOPIC: tuple[tuple[Kinds, str], ...] = (
     (
         (client_errors.MessageSizeTooLargeError, client_errors.RecordListTooLargeError),
-        "Raise max.message.bytes of the topic: it has to be larger than that of the topics we read.",
+        "Raise max.message.bytes of the topic; for dead letters it has to be larger than that of the topics we read.",
     ),
     ((client_errors.TopicAuthorizationFailedError,), "Grant our user WRITE and DESCRIBE on the topic."),
     (
