@@ -120,6 +120,7 @@ def test_times_are_utc_unless_they_say_otherwise(text: str, time_ms: int) -> Non
 INVALID = [
     ("time: {interval: 5}", "time.interval: 5 has no unit; write 5s, 5m or 5ms"),
     ("time: {interval: 500ms, lookback: 1h}", "time.interval: is too small; write at least 1s"),
+    ("time: {interval: 31d, lookback: 62d}", "time.interval: is too large; write at most 30d"),
     ("time: {interval: 7m}", "time.lookback: 24h is no multiple of interval 7m; write for example 1442m"),
     ("time: {lookback: 0s}", "time.lookback: is too small; write at least 1s"),
     ("time: {lateness: soon}", "time.lateness: is not a duration; write"),

@@ -20,8 +20,8 @@ from streamdetect.config.units import Duration, duration, format_duration
 class TimeSettings(Section):
     """Event time: panes, window, and how far clocks are believed (semantics.md §4)."""
 
-    interval_ms: Duration = duration("5m", alias="interval", minimum="1s")
-    """Time between two evaluations, and the width of a pane; 1s or more."""
+    interval_ms: Duration = duration("5m", alias="interval", minimum="1s", maximum_ms=30 * 86_400_000)
+    """Time between two evaluations, and the width of a pane; 1s to 30d: histories count milliseconds in 32 bits."""
     lookback_ms: Duration = duration("24h", alias="lookback", minimum="1s")
     """Length of the window; a multiple of `interval`."""
     lateness_ms: Duration = duration("2m", alias="lateness", minimum="0s")

@@ -100,14 +100,14 @@ Duration = Annotated[
 ]
 
 
-def duration(default: str, *, alias: str, minimum: str) -> Any:
+def duration(default: str, *, alias: str, minimum: str, maximum_ms: int = LONGEST_MS) -> Any:
     """A field whose attribute counts milliseconds and whose setting, `alias`, is written with a unit."""
     return Field(
         default=default,
         ge=parse_duration_ms(minimum),
-        le=LONGEST_MS,
+        le=maximum_ms,
         validation_alias=alias,
         serialization_alias=alias,
         title=alias,
-        json_schema_extra={"x-minimum": minimum, "x-maximum": format_duration(LONGEST_MS)},
+        json_schema_extra={"x-minimum": minimum, "x-maximum": format_duration(maximum_ms)},
     )
