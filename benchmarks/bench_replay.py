@@ -14,7 +14,7 @@ from common import in_turns, pin, table, write_records
 from streamdetect.config import Settings
 from streamdetect.service.replay import run_replay
 from streamdetect.service.summary import Summary
-from streamdetect.sinks.files import NullAlertSink, NullDeadLetterSink
+from streamdetect.sinks.files import NullSink
 from streamdetect.sources.files import FileSource
 
 COUNT = 300_000
@@ -33,8 +33,8 @@ def replay(path: Path) -> Summary:
         return run_replay(
             settings=settings,
             source=source,
-            alert_sink=NullAlertSink(),
-            dead_letter_sink=NullDeadLetterSink(),
+            alert_sink=NullSink(),
+            dead_letter_sink=NullSink(),
         )
 
 

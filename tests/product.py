@@ -15,6 +15,19 @@ from streamdetect.model import Partition
 Json = dict[str, Any]
 
 
+def event(time_ms: int, **more: Any) -> bytes:
+    """A record that the default rule counts."""
+    document = {
+        "@timestamp": time_ms,
+        "event": {"category": ["network"]},
+        "host": {"id": "h1", "os": {"family": "windows"}},
+        "network": {"direction": "egress"},
+        "process": {"name": "chrome.exe", "entity_id": "p1"},
+        "destination": {"ip": "45.83.64.1", "port": 443},
+    }
+    return json.dumps(document | more).encode()
+
+
 def settings_from(plain: Json) -> Settings:
     """Product settings from the oracle's plain ones, which have the same names with times in ms."""
     text = {name.removesuffix("_ms"): f"{ms}ms" for name, ms in plain.items() if name.endswith("_ms")}

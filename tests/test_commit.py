@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from product import settings_from
+from product import event, settings_from
 
 from oracle import replay, to_line
 from strategies import DataSet, data_sets
@@ -174,18 +174,6 @@ class World:
             (*letter.record.partition, letter.record.offset, letter.reason) for letter in self.ledger.letters
         )
         return self.ledger.lines(), self.file, letters
-
-
-def event(time_ms: int, **more: Any) -> bytes:
-    document = {
-        "@timestamp": time_ms,
-        "event": {"category": ["network"]},
-        "host": {"id": "h1", "os": {"family": "windows"}},
-        "network": {"direction": "egress"},
-        "process": {"name": "chrome.exe", "entity_id": "p1"},
-        "destination": {"ip": "45.83.64.1", "port": 443},
-    }
-    return json.dumps(document | more).encode()
 
 
 def eager(**changed: Any) -> Settings:

@@ -21,7 +21,7 @@ import zstandard
 from streamdetect.errors import SinkError
 from streamdetect.model import Alert, DeadLetter, Partition, Record
 from streamdetect.sinks import AlertSink, DeadLetterSink
-from streamdetect.sinks.files import FileAlertSink, FileDeadLetterSink, NullDeadLetterSink, StdoutAlertSink
+from streamdetect.sinks.files import FileAlertSink, FileDeadLetterSink, NullSink, StdoutAlertSink
 from streamdetect.sinks.packed import packed_file
 
 
@@ -118,7 +118,7 @@ def test_paths_that_are_no_text_are_still_json(tmp_path: Path) -> None:
 
 def test_null_sink_drops(tmp_path: Path) -> None:
     """The sink of `none` takes everything and leaves nothing."""
-    sink: DeadLetterSink = NullDeadLetterSink()
+    sink: DeadLetterSink = NullSink()
     sink.write([letter(b"x")])
     sink.flush()
     sink.close()
@@ -339,9 +339,7 @@ def test_a_line_cut_by_a_crash_is_left_alone_until_we_write(tmp_path: Path) -> N
     assert path.read_bytes() == torn + b'\n{"n":1}\n{"n":2}\n'
 
 
-@pytest.mark.parametrize(
-    "sink", [StdoutAlertSink(io.BytesIO()), NullDeadLetterSink()], ids=["stdout", "none"]
-)
+@pytest.mark.parametrize("sink", [StdoutAlertSink(io.BytesIO()), NullSink()], ids=["stdout", "none"])
 def test_what_cannot_be_cut_back_does_not_pretend(sink: object) -> None:
     """Standard output has gone to its reader: it has no mark. Neither has the sink that drops."""
     assert not hasattr(sink, "mark")

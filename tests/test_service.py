@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from product import settings_from
+from product import event, settings_from
 
 from oracle import replay, to_line
 from strategies import DataSet, data_sets
@@ -38,18 +38,6 @@ from streamdetect.testing import (
 MINUTE_MS = 60_000
 T0_MS = 1_772_409_600_000  # 2026-03-02T00:00:00Z
 A, B = Partition("events", 0), Partition("events", 1)
-
-
-def event(time_ms: int, **more: Any) -> bytes:
-    document = {
-        "@timestamp": time_ms,
-        "event": {"category": ["network"]},
-        "host": {"id": "h1", "os": {"family": "windows"}},
-        "network": {"direction": "egress"},
-        "process": {"name": "chrome.exe", "entity_id": "p1"},
-        "destination": {"ip": "45.83.64.1", "port": 443},
-    }
-    return json.dumps(document | more).encode()
 
 
 class Turned(MemorySource):

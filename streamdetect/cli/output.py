@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from streamdetect.cli import logs
-from streamdetect.errors import SinkError
+from streamdetect.sinks import files
 from streamdetect.sinks.files import write_error
 
 LINE_SECONDS = 10.0
@@ -129,7 +129,5 @@ class _BesideBar:
 
 def standard_output(meter: Meter) -> BinaryIO:
     """Standard output for bytes, in a way that does not tear the bar on the same terminal."""
-    if sys.stdout is None:  # started with >&-
-        raise SinkError("standard output is closed. Open it, or name a file with --output.")
-    stream = sys.stdout.buffer
+    stream = files.standard_output("name a file with --output")
     return cast(BinaryIO, _BesideBar(stream, meter)) if sys.stdout.isatty() else stream

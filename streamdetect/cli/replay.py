@@ -27,7 +27,7 @@ from streamdetect.errors import AlertOpened, UsageError
 from streamdetect.service import replay as replay_service
 from streamdetect.service.summary import Summary
 from streamdetect.sinks import AlertSink, DeadLetterSink
-from streamdetect.sinks.files import FileAlertSink, FileDeadLetterSink, NullDeadLetterSink, StdoutAlertSink
+from streamdetect.sinks.files import FileAlertSink, FileDeadLetterSink, NullSink, StdoutAlertSink
 from streamdetect.sinks.packed import packed_file
 from streamdetect.sources import Source
 from streamdetect.sources.files import FileSource
@@ -170,7 +170,7 @@ def _alert_sink(output: str | None, meter: Meter) -> AlertSink:
 def _dead_letter_sink(settings: Settings) -> DeadLetterSink:
     """The configured file, else nothing: a replay counts dead letters, but never writes to Kafka."""
     path = _dead_letter_path(settings)
-    return NullDeadLetterSink() if path is None else FileDeadLetterSink(path)
+    return NullSink() if path is None else FileDeadLetterSink(path)
 
 
 def _dead_letter_path(settings: Settings) -> str | None:

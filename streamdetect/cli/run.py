@@ -143,10 +143,10 @@ def _alert_sink(settings: Settings) -> AlertSink | None:
 
 def _letter_sink(settings: Settings) -> DeadLetterSink | None:
     """None where dead letters go to Kafka."""
-    from streamdetect.sinks.files import FileDeadLetterSink, NullDeadLetterSink  # noqa: PLC0415
+    from streamdetect.sinks.files import FileDeadLetterSink, NullSink  # noqa: PLC0415
 
     if settings.dead_letters.sink == "kafka":
         return None
     if settings.dead_letters.path is not None and settings.dead_letters.sink == "file":
         return FileDeadLetterSink(settings.dead_letters.path, append=True)
-    return NullDeadLetterSink()
+    return NullSink()

@@ -21,7 +21,7 @@ from streamdetect.errors import UsageError
 from streamdetect.events.values import parse_address
 from streamdetect.service.replay import run_replay
 from streamdetect.service.stored import check_settings, of_last, settings_of
-from streamdetect.sinks.files import NullAlertSink, NullDeadLetterSink
+from streamdetect.sinks.files import NullSink
 from streamdetect.sources import Source
 
 
@@ -80,8 +80,8 @@ def explain_source(*, settings: Settings, source: Source, question: Question) ->
     summary = run_replay(
         settings=settings,
         source=source,
-        alert_sink=NullAlertSink(),
-        dead_letter_sink=NullDeadLetterSink(),
+        alert_sink=NullSink(),
+        dead_letter_sink=NullSink(),
         listener=tracker,
     )
     if not tracker.tracks:

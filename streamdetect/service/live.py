@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Generic, TypeVar
 
 from streamdetect.checkpoint import Checkpoint, Row
 from streamdetect.config import Settings
 from streamdetect.detect import Detector, Listener
-from streamdetect.model import Alert, DeadLetter, Partition
+from streamdetect.model import Partition
 from streamdetect.service.collecting import collecting_rarely
 from streamdetect.service.commit import CommitListener, Cut
 from streamdetect.service.outputs import Collector, output_rows
@@ -35,6 +36,8 @@ from streamdetect.service.surroundings import Surroundings
 from streamdetect.service.walltime import WallClock
 
 log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 _POLL_MS = 200
 _HOLD_INTERVALS = 2  # how far ahead of the slowest partition one may be read
@@ -129,7 +132,7 @@ class _Run:
         self._number = start.number
         self._clock = clock
         self._collector = Collector()
-        sinks = _Alerts(self._collector), _Letters(self._collector)
+        sinks = _Into(self._collector.write_alerts), _Into(self._collector.write_letters)
         self._pipeline = Pipeline(settings, *sinks, listener, start.detector)
         self._detector = start.detector
         self._silence = Silence(settings.time.idle_timeout_ms, clock)
@@ -235,30 +238,11 @@ class Rows(Iterable[Row]):
         return self._make()
 
 
-class _Alerts:
-    """A collector as the pipeline's alert sink."""
+class _Into(Generic[Item]):
+    """A collector's method as a sink of the pipeline."""
 
-    def __init__(self, collector: Collector) -> None:
-        self._collector = collector
-
-    def write(self, alerts: Iterable[Alert]) -> None:
-        self._collector.write_alerts(list(alerts))
-
-    def flush(self) -> None:
-        """Safe once a checkpoint has it."""
-
-    def close(self) -> None:
-        """Nothing to give back."""
-
-
-class _Letters:
-    """A collector as the pipeline's dead-letter sink."""
-
-    def __init__(self, collector: Collector) -> None:
-        self._collector = collector
-
-    def write(self, letters: Iterable[DeadLetter]) -> None:
-        self._collector.write_letters(list(letters))
+    def __init__(self, take: Callable[[Sequence[Item]], None]) -> None:
+        self.write = take
 
     def flush(self) -> None:
         """Safe once a checkpoint has it."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from streamdetect.model import Alert, DeadLetter, Partition, Record
 from streamdetect.sinks import Outputs
+from streamdetect.sinks.files import base64_text
 
 Row = dict[str, Any]
 
@@ -32,9 +33,6 @@ class Collector:
     def alerts(self) -> int:
         """Alerts that wait."""
         return len(self._alerts)
-
-    def __len__(self) -> int:
-        return len(self._alerts) + len(self._letters)
 
     def take(self) -> Outputs:
         """All that was collected since the last call."""
@@ -85,9 +83,9 @@ def _letter_row(letter: DeadLetter) -> Row:
         "number": record.partition.number,
         "offset": record.offset,
         "timestamp_ms": record.timestamp_ms,
-        "key": _base64(record.key),
-        "value": _base64(record.value),
-        "headers": [[name, _base64(value)] for name, value in record.headers],
+        "key": base64_text(record.key),
+        "value": base64_text(record.value),
+        "headers": [[name, base64_text(value)] for name, value in record.headers],
         "reason": letter.reason,
         "detail": letter.detail,
     }
@@ -103,10 +101,6 @@ def _letter(row: Row) -> DeadLetter:
         tuple((name, _bytes(value) or b"") for name, value in row["headers"]),
     )
     return DeadLetter(record, row["reason"], row["detail"])
-
-
-def _base64(value: bytes | None) -> str | None:
-    return None if value is None else base64.b64encode(value).decode("ascii")
 
 
 def _bytes(text: str | None) -> bytes | None:

@@ -19,7 +19,7 @@ from streamdetect.service.differences import Comparison, Difference
 from streamdetect.service.pipeline import Pipeline
 from streamdetect.service.rebuild import Continued, read_window, window_start_ms
 from streamdetect.service.state import Examined
-from streamdetect.sinks.files import NullAlertSink, NullDeadLetterSink
+from streamdetect.sinks.files import NullSink
 from streamdetect.sources import Source
 
 
@@ -99,7 +99,7 @@ def rederive(
     raises.
     """
     detector = Detector(examined.settings)
-    pipeline = Pipeline(examined.settings, NullAlertSink(), NullDeadLetterSink(), detector=detector)
+    pipeline = Pipeline(examined.settings, NullSink(), NullSink(), detector=detector)
 
     def told() -> bool:
         progress(pipeline.consumed)

@@ -39,7 +39,7 @@ from streamdetect.service.recovery import Plan, plan
 from streamdetect.service.stored import understood
 from streamdetect.service.surroundings import Surroundings
 from streamdetect.sinks import Outputs
-from streamdetect.sinks.files import NullAlertSink, NullDeadLetterSink
+from streamdetect.sinks.files import NullSink
 from streamdetect.sinks.ledger import Note
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,8 @@ class Stores:
         """Whether what is there is ours at all; told before anybody is disturbed."""
         if self._choice == "continue":
             self.state()
-            self.close()
+            if not self._around.lock.acquire():
+                self.close()  # whoever has the directory may put another file there while we stand by
 
     def opened(self, owner: str) -> CheckpointStore:
         """The store to work with."""
@@ -294,7 +295,7 @@ class Start:
         if evaluated_ms is not None:
             start_ms = window_start_ms(self._settings, evaluated_ms)
             log.info("rebuilding the state from Kafka's records since %s", iso(start_ms))
-            pipeline = Pipeline(self._settings, NullAlertSink(), NullDeadLetterSink(), detector=self.detector)
+            pipeline = Pipeline(self._settings, NullSink(), NullSink(), detector=self.detector)
             with closing(self._around.window(start_ms, positions)) as window:
                 continued = Continued(window, self.detector, start_ms)
                 if not read_window(pipeline, continued, evaluated_ms, self._stop):

@@ -75,23 +75,10 @@ class FileDeadLetterSink(_FileSink):
         self._lines.write(_letter_line(letter) for letter in letters)
 
 
-class NullAlertSink:
-    """Drops alerts."""
+class NullSink:
+    """Drops what it is given; the summary still counts it."""
 
-    def write(self, alerts: Sequence[Alert]) -> None:
-        """Nothing to do."""
-
-    def flush(self) -> None:
-        """Nothing to do."""
-
-    def close(self) -> None:
-        """Nothing to do."""
-
-
-class NullDeadLetterSink:
-    """Drops dead letters; the summary still counts them."""
-
-    def write(self, letters: Sequence[DeadLetter]) -> None:
+    def write(self, items: Sequence[object]) -> None:
         """Nothing to do."""
 
     def flush(self) -> None:
@@ -215,6 +202,13 @@ def _ends_within_a_line(path: Path) -> bool:
         return stream.read(1) != b"\n"
 
 
+def standard_output(instead: str) -> BinaryIO:
+    """Standard output for bytes. SinkError if the program was started without (`>&-`): open it, or `instead`."""
+    if sys.stdout is None:
+        raise SinkError(f"standard output is closed. Open it, or {instead}.")
+    return sys.stdout.buffer
+
+
 def write_error(name: str, error: OSError) -> SinkError:
     """What to raise when `name` could not be written."""
     if isinstance(error, BrokenPipeError):
@@ -233,12 +227,12 @@ def _letter_line(letter: DeadLetter) -> bytes:
         "streamdetect.origin-timestamp": record.timestamp_ms,
         "streamdetect.reason": letter.reason,
         "streamdetect.detail": letter.detail,
-        "key": _base64(record.key),
-        "headers": [[name, _base64(value)] for name, value in record.headers],
-        "value": _base64(record.value),
+        "key": base64_text(record.key),
+        "headers": [[name, base64_text(value)] for name, value in record.headers],
+        "value": base64_text(record.value),
     }
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
 
 
-def _base64(value: bytes | None) -> str | None:
+def base64_text(value: bytes | None) -> str | None:
     return None if value is None else base64.b64encode(value).decode("ascii")

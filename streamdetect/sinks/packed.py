@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import IO, cast
 
 import zstandard
 
-from streamdetect.errors import SinkError
-from streamdetect.sinks.files import write_error
+from streamdetect.sinks.files import standard_output, write_error
 
 
 @contextmanager
@@ -24,10 +22,9 @@ def packed_file(path: str) -> Iterator[IO[bytes]]:
     """
     try:
         if path == "-":
-            if sys.stdout is None:  # started with >&-
-                raise SinkError("standard output is closed. Open it, or name a file with --output.")
-            yield sys.stdout.buffer
-            sys.stdout.buffer.flush()
+            out = standard_output("name a file with --output")
+            yield out
+            out.flush()
         elif Path(path).exists() and not Path(path).is_file():
             with ExitStack() as stack:  # a device or a pipe: there is nothing to put in its place
                 yield _stream(stack, path, path)
