@@ -12,9 +12,10 @@ from threading import RLock
 
 from streamdetect.errors import FencedError, SinkError
 from streamdetect.model import Alert, Batch, DeadLetter, Partition
-from streamdetect.service.commit import CommitListener
+from streamdetect.service.listening import RunListener
 from streamdetect.sinks import Outputs
 from streamdetect.sinks.ledger import Committed, Note
+from streamdetect.sources import Bounds
 
 
 class ManualClock:
@@ -84,6 +85,14 @@ class MemorySource:
         other._read = dict.fromkeys(other._records, 0) | dict(starts or {})
         return other
 
+    def lags(self) -> dict[Partition, int]:
+        return {
+            partition: len(records) - self._read[partition] for partition, records in self._records.items()
+        }
+
+    def bounds(self) -> dict[Partition, Bounds]:
+        return {partition: Bounds(0, len(records)) for partition, records in self._records.items()}
+
     def poll(self, hold: Collection[Partition], timeout_ms: int) -> list[Batch]:
         """The next batch of each partition that is not held. Does not wait."""
         del timeout_ms
@@ -151,7 +160,7 @@ class Crash(BaseException):
     """The process dies here, as far as a test is concerned: nothing of ours catches it."""
 
 
-class CrashingListener(CommitListener):
+class CrashingListener(RunListener):
     """Crashes when a step (1 to 5) of the commit protocol has been done for the `time`-th time."""
 
     def __init__(self, step: int, time: int = 1) -> None:

@@ -13,11 +13,11 @@ from contextlib import ExitStack
 from streamdetect.cli.run import surroundings
 from streamdetect.cli.signals import stopping
 from streamdetect.config import load_settings
-from streamdetect.service.commit import CommitListener
+from streamdetect.service.listening import RunListener
 from streamdetect.service.live import run_live
 
 
-class Kills(CommitListener):
+class Kills(RunListener):
     """SIGKILL when a step has been done for the so-manieth time."""
 
     def __init__(self, step: int, time: int) -> None:
@@ -39,7 +39,7 @@ def main() -> None:
             settings=settings,
             around=surroundings(settings, stack),
             stop=stop,
-            commit_listener=Kills(step, time),
+            listener=Kills(step, time),
         )
 
 

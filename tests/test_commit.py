@@ -23,7 +23,8 @@ from streamdetect.config import Settings
 from streamdetect.errors import CheckpointError, FencedError, StateError
 from streamdetect.model import Alert, Batch, Partition
 from streamdetect.service import commit
-from streamdetect.service.commit import SAVE_ATTEMPTS, CommitListener
+from streamdetect.service.commit import SAVE_ATTEMPTS
+from streamdetect.service.listening import RunListener
 from streamdetect.service.live import run_live
 from streamdetect.service.local import LocalSinks
 from streamdetect.service.ownership import Watch, become_owner
@@ -44,11 +45,11 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit, "SAVE_PAUSE_SECONDS", 0.0)
 
 
-class Orderly(CommitListener):
+class Orderly(RunListener):
     """Hands reports on, and knows whether a checkpoint is on its way."""
 
-    def __init__(self, listener: CommitListener | None) -> None:
-        self._next = listener or CommitListener()
+    def __init__(self, listener: RunListener | None) -> None:
+        self._next = listener or RunListener()
         self.arrived = Event()
         self.arrived.set()
 
@@ -128,7 +129,7 @@ class World:
 
     def live(
         self,
-        listener: CommitListener | None = None,
+        listener: RunListener | None = None,
         crash_before: int | None = None,
         crash_after: int | None = None,
         stop: Callable[[], bool] = lambda: False,
@@ -158,7 +159,7 @@ class World:
             settings=self.settings,
             around=around,
             stop=lambda: source.leapt >= 2 or stop(),
-            commit_listener=orderly,
+            listener=orderly,
             wall_ms=lambda: 1 << 60,
             clock=clock,
             wait=clock.move,
@@ -313,7 +314,7 @@ def test_a_save_that_fails_is_tried_again() -> None:
     expected = undisturbed(world)
     failed: list[str] = []
 
-    class Hears(CommitListener):
+    class Hears(RunListener):
         def save_failed(self, error: StateError) -> None:
             failed.append(str(error))
 
@@ -334,7 +335,7 @@ def test_a_disk_that_stays_full_ends_the_run_and_loses_nothing() -> None:
     expected = undisturbed(world)
     store = world.store
 
-    class Fills(CommitListener):
+    class Fills(RunListener):
         def reached(self, step: int, number: int) -> None:
             if step == 1 and number == 4:
                 store.fail_next = 1_000

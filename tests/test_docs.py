@@ -14,14 +14,18 @@ from typing import Any, cast
 import click
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from streamdetect import errors
 from streamdetect.cli.entry import BUG, INTERRUPTED, app
 from streamdetect.cli.options import Verbosity, common_options, config_option, settings_options
 from streamdetect.config import json_schema, load_settings
 from streamdetect.detect.rules import FILTER_REASONS
-from streamdetect.model import REFUSAL_REASONS
+from streamdetect.model import REFUSAL_REASONS, Partition
 from streamdetect.service.summary import Summary
+from streamdetect.service.vitals import PartitionPicture, Picture, Saved, Vitals
+from streamdetect.service.web import Site
+from streamdetect.sources import Bounds
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
@@ -302,3 +306,30 @@ def test_the_protocol_is_the_same_list_in_docs_and_docstring() -> None:
     design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
     assert steps(design, "## The commit protocol") == steps(commit.__doc__ or "", "One checkpoint")
     assert len(steps(design, "## The commit protocol")) == 5
+
+
+def test_every_metric_is_told_with_its_labels_and_kind() -> None:
+    """The table of metrics in operations.md is what a scrape gives, in both directions."""
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    told = {
+        (name, frozenset(labels.split(",")) if labels else frozenset(), row[1])
+        for row in rows(text)
+        if (found := re.fullmatch(r"`(streamdetect_\w+)(?:\{(.+)\})?`", row[0])) is not None
+        for name, labels in [(found[1], found[2])]
+    }
+    assert told == set(scraped())
+
+
+def scraped() -> Iterator[tuple[str, frozenset[str], str]]:
+    """Name, labels and kind of every metric of a run that has read something."""
+    partition = Partition("t", 0)
+    vitals = Vitals(load_settings(None))
+    vitals.bounds = {partition: Bounds(0, 1)}
+    vitals.saved_last = Saved(1, 0.0, {partition: 1})
+    one = PartitionPicture(position=1, lag=0, clock_ms=0, watermark_ms=0, idle=False, held=False)
+    vitals.picture = Picture(0.0, Summary(), {partition: one}, 0, 0, 0, {})
+    body = Site(vitals).answer("/metrics").body.decode()
+    for family in text_string_to_metric_families(body):
+        if family.name.startswith("streamdetect_"):
+            labels = frozenset(family.samples[0].labels) - {"le"}
+            yield family.name + ("_total" if family.type == "counter" else ""), labels, family.type

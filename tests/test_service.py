@@ -19,7 +19,7 @@ from streamdetect.config import Settings
 from streamdetect.errors import SinkError
 from streamdetect.model import Batch, Partition
 from streamdetect.service import live as live_service
-from streamdetect.service.commit import CommitListener
+from streamdetect.service.listening import RunListener
 from streamdetect.service.live import run_live
 from streamdetect.service.local import LocalSinks
 from streamdetect.service.replay import run_replay
@@ -297,14 +297,14 @@ def test_too_many_results_on_their_way_stop_the_reading(monkeypatch: pytest.Monk
     monkeypatch.setattr(live_service, "_TOO_MUCH_BYTES", 1_000)
     live, gate = Live(MemorySource([A], batch_records=1)), Event()
 
-    class Slow(CommitListener):
+    class Slow(RunListener):
         def reached(self, step: int, number: int) -> None:
             if step == 2 and number > 1:
                 gate.wait(30)
 
     live.source.add(A, *[b"x" * 600] * 10)
     monkeypatch.setattr(live_service, "_MUCH_BYTES", 1)
-    live.run(*[nothing] * 8, gate.set, nothing, commit_listener=Slow())
+    live.run(*[nothing] * 8, gate.set, nothing, listener=Slow())
     # The first letter is cut at once and waits at the gate; the second is over 1,000 bytes (600 and 500 for the rest).
     assert [bool(held) for held in live.source.polls][:8] == [False, False, *[True] * 6]
 

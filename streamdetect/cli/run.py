@@ -59,18 +59,25 @@ def command(
         logs.configure(settings.log, verbosity())
         # Help needs no engine; and while all of this is imported, a signal is heard already.
         from streamdetect.service import live as live_service  # noqa: PLC0415
+        from streamdetect.service.vitals import Vitals  # noqa: PLC0415
+        from streamdetect.service.watching import watched  # noqa: PLC0415
+        from streamdetect.service.web import serving  # noqa: PLC0415
 
+        vitals = Vitals(settings)
+        stack.enter_context(serving(settings.http, vitals))
         try:
             around = surroundings(settings, stack)
         except KafkaError:
             if stop():  # nothing was begun
                 return
             raise
+        stack.enter_context(watched(vitals))
         summary = live_service.run_live(
             settings=settings,
             around=around,
             stop=stop,
             choice="rebuild" if rebuild else "reset" if reset_state else "continue",
+            listener=vitals,
         )
     if not verbosity().quiet:
         note(summary_text(summary))

@@ -94,6 +94,10 @@ class Detector:
         """Partitions with a run of wild clocks that is not believed yet."""
         return sum(lane.clock.run is not None for lane in self.lanes.values())
 
+    def groups(self) -> list[Group]:
+        """All groups of keys."""
+        return list(self._groups.values())
+
     def open_episodes(self) -> dict[str, int]:
         """Open episodes by rule id."""
         found = {rule.id: 0 for rule in self.rules}

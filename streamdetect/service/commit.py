@@ -70,6 +70,9 @@ class CommitListener:
     def saved(self, number: int, seconds: float, size_bytes: int) -> None:
         """A checkpoint is on the disk."""
 
+    def confirmed(self, number: int, positions: Mapping[Partition, int]) -> None:
+        """Step 5: the next start goes on at these positions."""
+
     def save_failed(self, error: StateError) -> None:
         """A save has failed; it is tried again a few times."""
 
@@ -159,6 +162,13 @@ class Committer:
             self._news.wait_for(lambda: self._cut is None or self._failure is not None)
         self.check()
 
+    def still_busy(self, seconds: float) -> bool:
+        """Wait for the cut on its way, but no longer than this; then `check`."""
+        with self._news:
+            self._news.wait_for(lambda: self._cut is None or self._failure is not None, seconds)
+        self.check()
+        return self.busy
+
     def close(self) -> None:
         """End the threads; a cut on its way may be left behind as by a crash."""
         self._closing.set()
@@ -198,6 +208,7 @@ class Committer:
         self._commit(cut.outputs, cut.positions, cut.note)
         self._listener.reached(4, number)
         # 5. Confirm: the caller lets the next cut come.
+        self._listener.confirmed(number, cut.positions)
         self._listener.reached(5, number)
 
     def _save(self, checkpoint: Checkpoint) -> None:

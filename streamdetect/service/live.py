@@ -23,10 +23,11 @@ from typing import Generic, TypeVar
 
 from streamdetect.checkpoint import Checkpoint, Row
 from streamdetect.config import Settings
-from streamdetect.detect import Detector, Listener
-from streamdetect.model import Partition
+from streamdetect.detect import Detector
+from streamdetect.model import Alert, DeadLetter, Partition
 from streamdetect.service.collecting import collecting_rarely
-from streamdetect.service.commit import CommitListener, Cut
+from streamdetect.service.commit import Cut
+from streamdetect.service.listening import RunListener, Running
 from streamdetect.service.outputs import Collector, output_rows
 from streamdetect.service.pipeline import Pipeline, too_far_ahead
 from streamdetect.service.recovery import FOLLOWS, follows
@@ -76,8 +77,7 @@ def run_live(  # noqa: PLR0913 - all that it depends on
     around: Surroundings,
     stop: Callable[[], bool],
     choice: Choice = "continue",
-    listener: Listener | None = None,
-    commit_listener: CommitListener | None = None,
+    listener: RunListener | None = None,
     wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     clock: Callable[[], float] = time.monotonic,
     wait: Callable[[float], None] = time.sleep,
@@ -88,23 +88,30 @@ def run_live(  # noqa: PLR0913 - all that it depends on
     `wait` is how a standby passes the time.
     """
     started = clock()
+    listener = listener or RunListener()
+
+    def asked() -> bool:
+        listener.moved()
+        return stop()
+
     with ExitStack() as stack:
         try:
             start = Start(
                 settings=settings,
                 around=around,
                 choice=choice,
-                stop=stop,
+                stop=asked,
                 clock=clock,
                 wait=wait,
-                listener=commit_listener,
+                listener=listener,
                 stack=stack,
             )
         except StoppedError:
             return Summary(seconds=round(clock() - started, 3))
         run = _Run(settings, around, start, clock, wall_ms, listener)
         with collecting_rarely():
-            run.until(stop)
+            run.until(asked)
+        listener.entered("stopping")
         run.finish()
         summary = run.summary()
     summary.seconds = round(clock() - started, 3)
@@ -121,9 +128,10 @@ class _Run:
         start: Start,
         clock: Callable[[], float],
         wall_ms: Callable[[], int],
-        listener: Listener | None,
+        listener: RunListener,
     ) -> None:
         self._settings = settings
+        self._listener = listener
         self._around = around
         self._source = around.source
         self._committer = start.committer
@@ -132,7 +140,7 @@ class _Run:
         self._number = start.number
         self._clock = clock
         self._collector = Collector()
-        sinks = _Into(self._collector.write_alerts), _Into(self._collector.write_letters)
+        sinks = _Into(self._take_alerts), _Into(self._take_letters)
         self._pipeline = Pipeline(settings, *sinks, listener, start.detector)
         self._detector = start.detector
         self._silence = Silence(settings.time.idle_timeout_ms, clock)
@@ -143,22 +151,36 @@ class _Run:
         if self._number == 0:
             # So that a start at `latest` is where it was, whatever happens next.
             self._cut()
-            self._committer.wait()
+            while self._committer.still_busy(1.0) and not stop():
+                pass
         log.info("reading %d partitions", len(self._source.partitions()))
+        self._listener.running(Running(self._detector, self._source, self._pipeline.summary))
         while not stop():
             self._turn()
 
     def _turn(self) -> None:
         for partition in self._source.partitions():
             self._detector.lane(partition)
-        for batch in self._source.poll(self._to_hold(), _POLL_MS):
+        held = self._to_hold()
+        for batch in self._source.poll(held, _POLL_MS):
             self._silence.heard(batch.partition)
+            begun = self._clock()
             self._pipeline.feed(batch, self._now_ms())
+            self._listener.fed(batch.partition, len(batch), self._clock() - begun)
         self._silence.mark(self._detector, self._source.at_end())
         self._pipeline.advance()
         self._committer.check()
         if not self._committer.busy and self._is_due():
             self._cut()
+        self._listener.turned(held)
+
+    def _take_alerts(self, alerts: Sequence[Alert]) -> None:
+        self._listener.alerted(alerts)
+        self._collector.write_alerts(alerts)
+
+    def _take_letters(self, letters: Sequence[DeadLetter]) -> None:
+        self._listener.refused(letters)
+        self._collector.write_letters(letters)
 
     def _to_hold(self) -> set[Partition]:
         if self._collector.size_bytes > _TOO_MUCH_BYTES:
@@ -239,7 +261,7 @@ class Rows(Iterable[Row]):
 
 
 class _Into(Generic[Item]):
-    """A collector's method as a sink of the pipeline."""
+    """A method as a sink of the pipeline."""
 
     def __init__(self, take: Callable[[Sequence[Item]], None]) -> None:
         self.write = take

@@ -24,7 +24,8 @@ from streamdetect.detect import Detector
 from streamdetect.detect.alerts import iso
 from streamdetect.errors import CheckpointError, FencedError
 from streamdetect.model import Partition
-from streamdetect.service.commit import CommitListener, Committer, Cut
+from streamdetect.service.commit import Committer, Cut
+from streamdetect.service.listening import RunListener
 from streamdetect.service.outputs import outputs_of
 from streamdetect.service.ownership import BEATS, Claim, become_owner
 from streamdetect.service.pipeline import Pipeline
@@ -114,7 +115,7 @@ class Start:
         stop: Callable[[], bool],
         clock: Callable[[], float],
         wait: Callable[[float], None],
-        listener: CommitListener | None,
+        listener: RunListener,
         stack: ExitStack,
     ) -> None:
         """Raises StoppedError, and what the parts raise. `stack` closes what was opened."""
@@ -128,7 +129,9 @@ class Start:
         takeover_seconds = settings.kafka.takeover_after_ms / 1000
         self.number = 0
         self.detector = Detector(settings)
+        listener.entered("waiting")
         claim, note, positions = self._own(choice, takeover_seconds, clock, wait)
+        listener.entered("restoring")
         self.found = claim.committed.note
         self.store = self._stores.opened(self._owner)
         self.committer = Committer(
@@ -271,7 +274,8 @@ class Start:
         )
         log.info("publishing what checkpoint %d had decided: %d results", stored.number, len(pending))
         self.committer.hand_over(Cut(None, pending, positions, note))
-        self.committer.wait()
+        while self.committer.still_busy(1.0):
+            self._stop()  # finished all the same, but it shows that we live
 
     def _unsent(self, pending: Outputs) -> Outputs:
         since_ms = min((alert.tick_ms for alert in pending.alerts), default=0) - _SENT_MARGIN_MS

@@ -7,11 +7,18 @@ looking into a record, or any decision; a source does not know what time it is f
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from streamdetect.model import Batch, Partition
 
-__all__ = ["LiveSource", "Source"]
+__all__ = ["Bounds", "LiveSource", "Source"]
+
+
+class Bounds(NamedTuple):
+    """Offsets of the first record that there is, and after the last one that may be read."""
+
+    first: int
+    end: int
 
 
 class Source(Protocol):
@@ -56,4 +63,12 @@ class LiveSource(Source, Protocol):
 
     def topic_ids(self) -> dict[str, str]:
         """What tells a topic from another one of the same name."""
+        ...
+
+    def lags(self) -> dict[Partition, int]:
+        """Records between where each partition goes on and the end last heard of, without asking anybody."""
+        ...
+
+    def bounds(self) -> dict[Partition, Bounds]:
+        """What each partition holds now, as far as there is an answer. Another thread may ask."""
         ...

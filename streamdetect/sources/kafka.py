@@ -20,6 +20,7 @@ from streamdetect.broker.quiet import client_unheard
 from streamdetect.config import parse_time_ms
 from streamdetect.errors import KafkaError, LostOffsetsError
 from streamdetect.model import Batch, Partition
+from streamdetect.sources import Bounds
 from streamdetect.sources.topics import FollowedTopics, made_anew
 
 if TYPE_CHECKING:
@@ -254,6 +255,26 @@ class _Reader:
             log.debug("no offsets: %s", error)
             return {}
 
+    def lags(self) -> dict[Partition, int]:
+        """Records up to the end last heard of; a partition not heard of yet is left out."""
+        found = {}
+        for partition, position in self.positions().items():
+            end = self._consumer.highwater(_topic_partition(partition))
+            if end is not None and position is not None:
+                found[partition] = max(0, end - position)
+        return found
+
+    def bounds(self) -> dict[Partition, Bounds]:
+        """First and end offsets as the brokers say now; from another thread. Empty without an answer in time."""
+        partitions = list(self._next)
+        try:
+            first = self._asked(self._consumer.beginning_offsets, partitions, ASK_MS)
+            ends = self._asked(self._consumer.end_offsets, partitions, ASK_MS)
+        except Exception as error:  # noqa: BLE001 - the other thread may be replacing the client just now
+            log.debug("no bounds: %s", error)
+            return {}
+        return {partition: Bounds(first[partition], end) for partition, end in ends.items()}
+
     def offsets_at(self, partitions: Collection[Partition], moment: Moment) -> dict[Partition, int]:
         """The offset of a moment in each partition. A time after the last record means the end."""
         timeout_ms = int(bootstrap_seconds(self._settings) * 1000)
@@ -438,6 +459,12 @@ class KafkaSource:
     def positions(self) -> dict[Partition, int | None]:
         """Where each partition goes on, None for its beginning."""
         return self._reader.positions()
+
+    def lags(self) -> dict[Partition, int]:
+        return self._reader.lags()
+
+    def bounds(self) -> dict[Partition, Bounds]:
+        return self._reader.bounds()
 
     def topic_ids(self) -> dict[str, str]:
         """The id of each topic, which changes when it is deleted and made anew."""
