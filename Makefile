@@ -1,5 +1,5 @@
 # Everything runs in .venv, which is made on first use. `make PYTHON=/path/to/python` takes another Python.
-.PHONY: help demo test lint format bench fuzz chaos clean
+.PHONY: help demo test lint format bench fuzz chaos lock image sbom clean
 .DEFAULT_GOAL := help
 
 VENV = .venv
@@ -16,6 +16,9 @@ help:
 	@echo "make bench   the benchmarks"
 	@echo "make fuzz    a million mutated and random records; half an hour"
 	@echo "make chaos   kill the run 200 times against a real broker, for each kind of sink; half an hour"
+	@echo "make lock    pin the image's packages anew, with Python 3.11"
+	@echo "make image   build streamdetect:dev"
+	@echo "make sbom    a list of what is in the image, dist/sbom.cdx.json"
 	@echo "make clean   remove what these made"
 
 $(BIN)/python:
@@ -59,6 +62,21 @@ chaos: $(VENV)/installed-test
 	$(BIN)/python scripts/run_chaos.py --kills 200 --sink kafka
 	$(BIN)/python scripts/run_chaos.py --kills 200 --sink file
 	STREAMDETECT_EXAMPLES=500 $(BIN)/python -m pytest tests/test_commit.py
+
+LOCK = CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-annotate --no-header
+
+lock: $(VENV)/installed-test
+	$(LOCK) --output-file docker/requirements.lock pyproject.toml
+	$(LOCK) --build-deps-for wheel --only-build-deps --output-file docker/build.lock pyproject.toml
+
+image:
+	docker build -f docker/Dockerfile -t streamdetect:dev --build-arg REVISION=$$(git rev-parse HEAD) .
+
+sbom: $(VENV)/installed-test
+	mkdir -p dist
+	$(BIN)/cyclonedx-py requirements docker/requirements.lock --pyproject pyproject.toml \
+	  --output-reproducible --of JSON -o dist/sbom.cdx.json
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -256,7 +256,7 @@ WRONG_USAGE = [
     (["run"], "Missing option"),
     (["config", "check"], "Missing argument"),
     (["explain", "--destination", "a", "--process", "b"], "PATHs or --checkpoint"),
-    (["generate"], "Missing option"),
+    (["generate"], "either --output FILE or --topic"),
     (["generate", "-o", "-", "--beacon", "often"], "PERIOD,JITTER"),
     (["generate", "-o", "-", "--hosts", "0"], "--hosts"),
     (["generate", "-o", "-", "--hours", "nan"], "hours must be above 0"),

@@ -236,7 +236,7 @@ def test_the_hang_of_the_client(scene: Scene) -> None:
     # On a busy machine the client may notice the loss before the call; then it does not hang this time.
     with contextlib.suppress(HungError):
         within(6.0, lambda: producer.send_offsets_to_transaction(offsets, ConsumerGroupMetadata("g")))
-    kafka_ledger._abandon(producer)
+    kafka_ledger.abandon(producer)
     ledger = scene.claimed()
     scene.proxy.down_at(ADD_OFFSETS_TO_TXN, "request", seconds=1)
     begun = time.monotonic()

@@ -6,10 +6,12 @@ import html
 import json
 import re
 import socket
+import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -34,7 +36,20 @@ from streamdetect.service.watching import STALLED_SECONDS, Watch
 from streamdetect.service.web import Site, serving
 from streamdetect.sources import Bounds
 from streamdetect.testing import ManualClock, MemoryLedger, MemoryLock, MemorySource
+from tools import need
 
+BROWSER = (
+    "chromium",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-logging=stderr",
+)
 ONE, TWO = Partition("events", 0), Partition("events", 1)
 HOUR = 3_600_000
 START = 1_772_409_600_000  # 2026-03-02T00:00:00Z
@@ -524,3 +539,24 @@ def test_json_logs_stay_one_line() -> None:
     line = EcsFormatter().format(record)
     assert "\n" not in line
     assert json.loads(line)["message"] == "one\ntwo \n{}"
+
+
+def test_a_real_browser_runs_the_page(tmp_path: Path) -> None:
+    """Under its own policy the style applies and the script refreshes: else the last line would stay as it came."""
+    need("chromium")
+    world = World()
+    beacon(world)
+    world.source.add(ONE, event(START + 2 * HOUR + 180_000))
+    world.source.add(TWO, event(START + 2 * HOUR + 180_000))
+    world.run(*[lambda: None] * 4)
+    with served(world.vitals, free_port()) as url:
+        found = subprocess.run(
+            [*BROWSER, f"--user-data-dir={tmp_path}", "--virtual-time-budget=12000", "--dump-dom", f"{url}/"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        )
+    assert "refreshed every 5 s" in found.stdout
+    assert "45.83.64.1" in found.stdout
+    assert "Content Security Policy" not in found.stderr

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import IO
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import click
 
 from streamdetect.cli import logs
-from streamdetect.cli.options import common_options, example, time_option, verbosity
+from streamdetect.cli.options import common_options, config_option, example, time_option, verbosity
 from streamdetect.cli.output import Meter, note
 from streamdetect.cli.signals import stopping
-from streamdetect.config import LogSettings, format_duration
+from streamdetect.config import LogSettings, format_duration, load_settings
 from streamdetect.errors import UsageError
-from streamdetect.estate import SHAPES, Beacon, Placement, Plan, lines, parse_beacon, placements
+from streamdetect.estate import (
+    SHAPES,
+    Beacon,
+    Placement,
+    Plan,
+    keyed_records,
+    lines,
+    parse_beacon,
+    placements,
+)
 from streamdetect.sinks.packed import packed_file
 
 _DEFAULT = Plan()
@@ -31,6 +41,7 @@ def _parse_beacons(_: click.Context, __: click.Parameter, texts: tuple[str, ...]
     epilog=example(
         "streamdetect generate --hosts 50 --hours 24 --beacon 25s,20% -o day.jsonl.zst",
         "streamdetect generate --hours 6 --beacon 20s,2s --shape defend -o - | streamdetect replay -",
+        "streamdetect generate --hosts 20 --beacon 25s,20% --config streamdetect.yaml --topic endpoint.events",
     ),
 )
 @click.option(
@@ -66,41 +77,80 @@ def _parse_beacons(_: click.Context, __: click.Parameter, texts: tuple[str, ...]
     "-o",
     "--output",
     type=click.Path(dir_okay=False, allow_dash=True),
-    required=True,
     help="File to write (.gz and .zst compress), or - for standard output.",
 )
+@click.option(
+    "--topic",
+    help="Kafka topic to write to instead, with the connection of --config; the key is the host, the time the event's.",
+)
+@config_option()
 @common_options
-def command(
-    *, hosts: int, hours: float, beacons: tuple[Beacon, ...], seed: int, shape: str, start: int, output: str
+def command(  # noqa: PLR0913 - what can be asked for, by name
+    *,
+    hosts: int,
+    hours: float,
+    beacons: tuple[Beacon, ...],
+    seed: int,
+    shape: str,
+    start: int,
+    output: str | None,
+    topic: str | None,
+    config_path: str | None,
 ) -> None:
     """Invent the network events of an estate of hosts, as JSON lines, with beacons hidden among them.
 
-    Stopped half-way, it leaves no file behind.
+    Stopped half-way, it leaves no file behind; in a topic, what was sent stays.
     """
+    if (output is None) == (topic is None):
+        raise UsageError("Say where the events go: either --output FILE or --topic TOPIC.")
+    if output is not None and config_path is not None:
+        raise UsageError("--config is for --topic: a file needs no configuration.")
     try:
         plan = Plan(hosts=hosts, hours=hours, start_ms=start, beacons=beacons, seed=seed, shape=shape)
     except ValueError as error:
         raise UsageError(f"{error}.") from None
-    logs.configure(LogSettings(), verbosity())
-    with Meter(quiet=verbosity().quiet) as meter, packed_file(output) as stream:
-        written = _write(plan, stream, meter)
+    if output is not None:
+        logs.configure(LogSettings(), verbosity())
+        written = _into_file(plan, output)
+    else:
+        written = _into_topic(plan, config_path, str(topic))
     if not verbosity().quiet:
         _tell(plan, written)
 
 
-def _write(plan: Plan, stream: IO[bytes], meter: Meter) -> int:
-    """Write all events; the number of them. Asked to stop, it gives up, and with it the file goes."""
+def _into_file(plan: Plan, output: str) -> int:
+    with _counting(plan) as count, packed_file(output) as stream:
+        return count(stream.write(line) for line in lines(plan))
+
+
+def _into_topic(plan: Plan, config_path: str | None, topic: str) -> int:
+    settings = load_settings(config_path)
+    logs.configure(settings.log, verbosity())
+    from streamdetect.sinks.publisher import Publisher  # noqa: PLC0415 - a file needs no Kafka client
+
+    with _counting(plan) as count, Publisher(settings.kafka, topic) as publisher:
+        return count(publisher.send_all(keyed_records(plan)))
+
+
+@contextmanager
+def _counting(plan: Plan) -> Iterator[Callable[[Iterable[object]], int]]:
+    """A function that takes all steps, shows how far it is, and says how many there were.
+
+    Asked to stop, it gives up, and with it the file goes.
+    """
     expected = plan.hosts * plan.hours * plan.events_per_host_hour
-    written = 0
-    with stopping() as stop:
-        for line in lines(plan):
-            stream.write(line)
-            written += 1
-            if written % _ASK_EVERY == 0:
-                meter.tell(written, written, expected)
-                if stop():
-                    raise click.Abort
-    return written
+    with Meter(quiet=verbosity().quiet) as meter, stopping() as stop:
+
+        def count(steps: Iterable[object]) -> int:
+            written = 0
+            for written, _ in enumerate(steps, 1):
+                if written % _ASK_EVERY == 0:
+                    meter.tell(written, written, expected)
+                    if stop():
+                        raise click.Abort
+            return written
+
+        yield count
 
 
 def _tell(plan: Plan, written: int) -> None:

@@ -12,6 +12,16 @@ from __future__ import annotations
 
 from streamdetect.estate.beacons import Placement
 from streamdetect.estate.plan import SHAPES, Beacon, Plan, parse_beacon
-from streamdetect.estate.stream import documents, lines, placements
+from streamdetect.estate.stream import documents, keyed_records, lines, placements
 
-__all__ = ["SHAPES", "Beacon", "Placement", "Plan", "documents", "lines", "parse_beacon", "placements"]
+__all__ = [
+    "SHAPES",
+    "Beacon",
+    "Placement",
+    "Plan",
+    "documents",
+    "keyed_records",
+    "lines",
+    "parse_beacon",
+    "placements",
+]

@@ -34,6 +34,14 @@ def documents(plan: Plan) -> Iterator[tuple[int, dict[str, Any]]]:
         yield time_ms, render(time_ms, arrival_ms, flow, noise)
 
 
+def keyed_records(plan: Plan) -> Iterator[tuple[str, int, bytes]]:
+    """(id of the host, event time in ms, the document as JSON) in order of arrival, for a topic keyed by host."""
+    estate = Estate(plan)
+    ids = estate.machine_ids()
+    for arrival_ms, _, time_ms, render, flow, noise in estate.arrivals():
+        yield ids[id(render)], time_ms, orjson.dumps(render(time_ms, arrival_ms, flow, noise))
+
+
 def lines(plan: Plan) -> Iterator[bytes]:
     """The documents as JSON lines, each with its line feed."""
     dumps, newline = orjson.dumps, orjson.OPT_APPEND_NEWLINE
@@ -54,9 +62,14 @@ class Estate:
         hosts = make_hosts(plan)
         internet = Internet(stream(plan.seed, 0), min(20_000, 1000 + 20 * plan.hosts))
         servers = Servers()
+        self._hosts = hosts
         self._renderers = {host.index: renderer(host) for host in hosts}
         self._traffic = [(host, Traffic(plan, host, internet, servers)) for host in hosts]
         self.beacons = plant(plan, hosts, internet)
+
+    def machine_ids(self) -> dict[int, str]:
+        """The machine's id by the identity of what renders its host: an arrival holds no host."""
+        return {id(self._renderers[host.index]): host.machine.id for host in self._hosts}
 
     def arrivals(self) -> Iterator[_Arrival]:
         serial = count()

@@ -259,7 +259,7 @@ class KafkaLedger:
             within(self._hang_seconds, producer.init_transactions)
             found = within(self._hang_seconds + ANSWER_SECONDS, self._stable)
         except BaseException:
-            _abandon(producer)
+            abandon(producer)
             raise
         self._producer = producer
         return found
@@ -314,7 +314,7 @@ class KafkaLedger:
     def _drop(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            _abandon(producer)
+            abandon(producer)
 
     def close(self) -> None:
         self._drop()
@@ -347,7 +347,7 @@ def _confirm(sent: list[tuple[str, Any]]) -> None:
         raise next((error for error in failures if is_final(error)), failures[0])
 
 
-def _abandon(producer: Any) -> None:
+def abandon(producer: Any) -> None:
     """Close, but do not wait for a producer that may hang: the broker ends its transaction when the next one comes.
 
     The client's own `close` raises while records are on their way, and leaves its threads at work; its finalizer then

@@ -1,0 +1,185 @@
+"""A real Elasticsearch for tests, from the jars on Maven Central: mappings, data streams and `create` are its own.
+
+It is the server without most of its modules: no security, no ingest pipelines, no x-pack types. The jars come through
+`jgo`, once, into the cache of the broker's; the launcher is compiled when it starts, so a JDK is needed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+from jgo.maven import MavenContext, PythonResolver
+from jgo.parse import Coordinate
+
+from broker import _free_ports, cache_folder, java
+from tools import lack, need
+
+VERSION = "8.19.21"
+SERVER = f"org.elasticsearch:elasticsearch:{VERSION}"
+NETWORK = f"org.elasticsearch.plugin:transport-netty4:{VERSION}"
+
+JAVA_OPTIONS = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+
+START_SECONDS = 120.0
+
+LAUNCHER = """
+import java.nio.file.Path;
+import java.util.Map;
+import org.elasticsearch.common.logging.LogConfigurator;
+import org.elasticsearch.common.settings.Settings;
+import org.elasticsearch.node.InternalSettingsPreparer;
+import org.elasticsearch.node.Node;
+import org.elasticsearch.plugins.PluginsLoader;
+
+public class Launcher {
+    public static void main(String[] args) throws Exception {
+        Settings settings = Settings.builder()
+            .put("path.home", args[0])
+            .put("cluster.name", "test").put("node.name", "test")
+            .put("discovery.type", "single-node")
+            .put("network.host", "127.0.0.1")
+            .put("http.port", args[1]).put("transport.port", args[2])
+            .put("cluster.routing.allocation.disk.threshold_enabled", false)
+            .build();
+        LogConfigurator.configureESLogging();
+        LogConfigurator.configureWithoutConfig(settings);
+        var config = Path.of(args[0], "config");
+        var environment = InternalSettingsPreparer.prepareEnvironment(settings, Map.of(), config, () -> "test");
+        var modules = PluginsLoader.loadModulesBundles(environment.modulesDir());
+        var plugins = PluginsLoader.loadPluginsBundles(environment.pluginsDir());
+        var loader = PluginsLoader.createPluginsLoader(modules, plugins, Map.of(), false);
+        new Node(environment, loader).start();
+        Thread.sleep(Long.MAX_VALUE);
+    }
+}
+"""
+
+
+def _jars() -> list[Path]:
+    """The server's jars, fetched if the cache has no complete set."""
+    folder = cache_folder() / SERVER.replace(":", "_")
+    listing = folder / "jars.txt"
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with (cache_folder() / "lock-search").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        jars = [Path(line) for line in listing.read_text().splitlines()] if listing.exists() else []
+        if not jars or not all(jar.exists() for jar in jars):
+            shutil.rmtree(folder, ignore_errors=True)
+            jars = _fetch(folder / "repository")
+            listing.write_text("\n".join(map(str, jars)))
+    return jars
+
+
+def _fetch(repository: Path) -> list[Path]:
+    maven = MavenContext(resolver=PythonResolver(), repo_cache=repository, local_repos=[], timeout=60)
+    roots = [replace(Coordinate.parse(text), scope="compile") for text in (SERVER, NETWORK)]
+    direct, transitive = maven.resolver.resolve([maven.create_dependency(root) for root in roots])
+    needed = [*direct, *(found for found in transitive if found.scope in ("compile", "runtime"))]
+    with ThreadPoolExecutor(8) as pool:
+        return [Path(path) for path in pool.map(lambda found: found.artifact.resolve(), needed)]
+
+
+def _install_network(home: Path, jars: Sequence[Path]) -> None:
+    """Lay HTTP and transport out as the distribution does: a module's folder with its jars and its descriptor."""
+    folder = home / "modules" / "transport-netty4"
+    folder.mkdir(parents=True)
+    for jar in jars:
+        shutil.copy(jar, folder)
+    (module,) = (jar for jar in jars if jar.name.startswith("transport-netty4-"))
+    with zipfile.ZipFile(module) as opened:
+        described = opened.read("META-INF/es-plugins/transport-netty4/plugin-descriptor.properties").decode()
+    # The server is on the class path here, so there are no Java modules to which this one could belong.
+    kept = [line for line in described.splitlines() if not line.startswith("modulename")]
+    (folder / "plugin-descriptor.properties").write_text("\n".join(kept))
+
+
+class SearchServer:
+    """One node with data of its own; `with SearchServer() as server:` starts it and throws everything away after."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="streamdetect-search-"))
+        self._ports = _free_ports(2)
+        self._process: subprocess.Popen[bytes] | None = None
+        atexit.register(self._discard)
+
+    def __enter__(self) -> Self:
+        jars = _jars()
+        network = [jar for jar in jars if "netty" in jar.name]
+        home = self.folder / "home"
+        for name in ("config", "plugins", "lib"):
+            (home / name).mkdir(parents=True)
+        _install_network(home, network)
+        launcher = self.folder / "Launcher.java"
+        launcher.write_text(LAUNCHER)
+        path = os.pathsep.join(str(jar) for jar in jars if jar not in network)
+        options = [*JAVA_OPTIONS, f"-Des.nativelibs.path={self.folder}", "-cp", path]
+        with (self.folder / "server.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                ["java", *options, str(launcher), str(home), *map(str, self._ports)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self._await_answer(self._process)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._discard()
+
+    def call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """One request; the status and the decoded answer. A list is sent as lines, as `_bulk` wants them."""
+        lines = body if isinstance(body, list) else [body]
+        data = None if body is None else "".join(json.dumps(line) + "\n" for line in lines).encode()
+        kind = "application/x-ndjson" if isinstance(body, list) else "application/json"
+        url = f"http://127.0.0.1:{self._ports[0]}{path}"
+        request = urllib.request.Request(url, data, {"Content-Type": kind}, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+
+    def _await_answer(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                break
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                if self.call("GET", "/_cluster/health?wait_for_status=yellow&timeout=10s")[0] == 200:
+                    return
+            time.sleep(0.1)
+        said = (self.folder / "server.log").read_text(errors="replace")
+        raise RuntimeError(f"Elasticsearch did not start:\n{said[-6000:]}")
+
+    def _discard(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        atexit.unregister(self._discard)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def started() -> Iterator[SearchServer]:
+    """For a fixture: skips where the launcher cannot be compiled."""
+    need("java", "javac")
+    if java() != shutil.which("java"):
+        lack("the installed Java is older than 17")
+    with SearchServer() as server:
+        yield server
