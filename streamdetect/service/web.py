@@ -169,7 +169,11 @@ def serving(settings: HttpSettings, vitals: Vitals) -> Iterator[None]:
             _RETRY_SECONDS,
         )
     thread = threading.Thread(
-        target=_serve, args=(server, bound, done), name="streamdetect-http", daemon=True
+        target=_serve,
+        args=(server, bound, done),
+        kwargs={"chosen": settings.port == 0},
+        name="streamdetect-http",
+        daemon=True,
     )
     thread.start()
     try:
@@ -179,7 +183,9 @@ def serving(settings: HttpSettings, vitals: Vitals) -> Iterator[None]:
         thread.join(timeout=2.0)
 
 
-def _serve(server: _Server | None, bound: Callable[[], _Server | None], done: threading.Event) -> None:
+def _serve(
+    server: _Server | None, bound: Callable[[], _Server | None], done: threading.Event, *, chosen: bool
+) -> None:
     while server is None:
         if done.wait(_RETRY_SECONDS):
             return
@@ -187,7 +193,10 @@ def _serve(server: _Server | None, bound: Callable[[], _Server | None], done: th
             server = bound()
         except ConfigError as error:
             log.warning("%s", error)
-    log.info("metrics, health and status at http://%s/", _shown(server))
+    # Told only where nobody can know: a start that fails should say why, and nothing else.
+    log.log(
+        logging.INFO if chosen else logging.DEBUG, "metrics, health and status at http://%s/", _shown(server)
+    )
     with server:
         threading.Thread(
             target=server.serve_forever, args=(0.2,), name="streamdetect-http-accept", daemon=True
