@@ -11,7 +11,8 @@
       StateError                 9   state could not be saved
       InputError                10   input file unreadable
 
-`AlertOpened` (20) is no failure: `replay --fail-on-alert` found something.
+`AlertOpened` (20) is no failure: `replay --fail-on-alert` found something. Nor is `ExpectationFailed` (21): `backtest`
+found that an expectation does not hold.
 A message is one or more whole sentences: what happened, then what to do. It never holds a secret.
 """
 
@@ -68,3 +69,7 @@ class InputError(StreamdetectError):
 
 class AlertOpened(StreamdetectError):  # noqa: N818 - it is no error
     exit_code = 20
+
+
+class ExpectationFailed(StreamdetectError):  # noqa: N818 - it is no error
+    exit_code = 21

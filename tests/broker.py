@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,7 +75,7 @@ def cache_folder() -> Path:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """One process at a time: workers of pytest-xdist all want the same jars at the same moment."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
@@ -87,7 +87,7 @@ def class_path() -> str:
     """The broker's jars as a Java class path; resolved and fetched only if the cache has no complete set."""
     folder = cache_folder() / KAFKA.replace(":", "_")
     listing = folder / "classpath.txt"
-    with _locked(cache_folder() / "lock"):
+    with locked(cache_folder() / "lock"):
         jars = listing.read_text().splitlines() if listing.exists() else []
         if not jars or not all(Path(jar).exists() for jar in jars):
             jars = _fetch_jars(folder)
@@ -102,17 +102,20 @@ def _fetch_jars(folder: Path, attempts: int = 3) -> list[str]:
     for left in reversed(range(attempts)):
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            return _resolve(folder / "repository")
+            return resolved_jars((KAFKA, LOGGING), folder / "repository")
         except Exception:
             if not left:
                 raise
     raise AssertionError("unreachable")
 
 
-def _resolve(repository: Path) -> list[str]:
-    """Only jgo's resolver is used: its environment builder wants to fetch a whole JDK besides."""
+def resolved_jars(artifacts: Sequence[str], repository: Path) -> list[str]:
+    """Paths of these artifacts and of what they need, fetched into a repository.
+
+    Only jgo's resolver is used: its environment builder wants to fetch a whole JDK besides.
+    """
     maven = MavenContext(resolver=PythonResolver(), repo_cache=repository, local_repos=[], timeout=60)
-    roots = [replace(Coordinate.parse(text), scope="compile") for text in (KAFKA, LOGGING)]
+    roots = [replace(Coordinate.parse(text), scope="compile") for text in artifacts]
     direct, transitive = maven.resolver.resolve([maven.create_dependency(root) for root in roots])
     needed = [*direct, *(found for found in transitive if found.scope in ("compile", "runtime"))]
     with ThreadPoolExecutor(8) as pool:
@@ -183,7 +186,7 @@ def _write_keystore(path: str, leaf: trustme.LeafCert) -> None:
     Path(path).write_bytes(pkcs8 + b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports nobody listens on now, from a stretch of a hundred that other test processes hardly ever share.
 
     Not from the system's own range: a client that keeps trying a dead broker's port from that range can end
@@ -215,7 +218,7 @@ class Broker:
         self._process: subprocess.Popen[bytes] | None = None
         self._admin: Any = None
         listeners = ["PLAINTEXT", "CONTROLLER", *(SECURE_LISTENERS if secure else ())]
-        self._ports = dict(zip(listeners, _free_ports(len(listeners)), strict=True))
+        self._ports = dict(zip(listeners, free_ports(len(listeners)), strict=True))
         self.certificates = Certificates.make(self._subfolder("certificates")) if secure else None
         atexit.register(self._discard)
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Literal, Self
 
-from broker import Broker, _free_ports
+from broker import Broker, free_ports
 
 PRODUCE, ADD_PARTITIONS_TO_TXN, ADD_OFFSETS_TO_TXN, END_TXN, TXN_OFFSET_COMMIT = 0, 24, 25, 26, 28
 """API keys of a transaction's steps."""
@@ -32,7 +32,7 @@ class Proxy:
     """
 
     def __init__(self, broker: Broker) -> None:
-        inside, self._port = _free_ports(2)
+        inside, self._port = free_ports(2)
         self._inside = ("127.0.0.1", inside)
         base = broker._base_properties()
         for name, port in (("listeners", inside), ("advertised.listeners", self._port)):

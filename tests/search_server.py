@@ -20,15 +20,10 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from jgo.maven import MavenContext, PythonResolver
-from jgo.parse import Coordinate
-
-from broker import _free_ports, cache_folder, java
+from broker import cache_folder, free_ports, java, resolved_jars
 from tools import lack, need
 
 VERSION = "8.19.21"
@@ -82,18 +77,9 @@ def _jars() -> list[Path]:
         jars = [Path(line) for line in listing.read_text().splitlines()] if listing.exists() else []
         if not jars or not all(jar.exists() for jar in jars):
             shutil.rmtree(folder, ignore_errors=True)
-            jars = _fetch(folder / "repository")
+            jars = [Path(path) for path in resolved_jars((SERVER, NETWORK), folder / "repository")]
             listing.write_text("\n".join(map(str, jars)))
     return jars
-
-
-def _fetch(repository: Path) -> list[Path]:
-    maven = MavenContext(resolver=PythonResolver(), repo_cache=repository, local_repos=[], timeout=60)
-    roots = [replace(Coordinate.parse(text), scope="compile") for text in (SERVER, NETWORK)]
-    direct, transitive = maven.resolver.resolve([maven.create_dependency(root) for root in roots])
-    needed = [*direct, *(found for found in transitive if found.scope in ("compile", "runtime"))]
-    with ThreadPoolExecutor(8) as pool:
-        return [Path(path) for path in pool.map(lambda found: found.artifact.resolve(), needed)]
 
 
 def _install_network(home: Path, jars: Sequence[Path]) -> None:
@@ -115,7 +101,7 @@ class SearchServer:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="streamdetect-search-"))
-        self._ports = _free_ports(2)
+        self._ports = free_ports(2)
         self._process: subprocess.Popen[bytes] | None = None
         atexit.register(self._discard)
 

@@ -353,6 +353,28 @@ def test_captures_of_an_agent(
     assert told_counts["dead_lettered"] == {}
 
 
+def test_a_backtest_of_kafka_is_one_of_files(broker: Broker, make_topic: MakeTopic, tmp_path: Path) -> None:
+    """`backtest --from-kafka` gives what it gives for files, with workers too, and compares with the alerts topic."""
+    topic, alerts = make_topic(partitions=3, retention_ms="-1"), make_topic(retention_ms="-1")
+    kafka = {"bootstrap_servers": [broker.bootstrap], "topics": [topic]}
+    config = written(tmp_path, {"kafka": kafka, "alerts": {"topic": alerts}})
+    path = str(tmp_path / "day.jsonl")
+    plan = ("-q", "generate", "--hosts", "10", "--hours", "7", "--beacon", "25s,20%", "--shape", "defend")
+    assert call(*plan, "-o", path).code == 0
+    assert call(*plan, "--config", config, "--topic", topic).code == 0
+    asked = ("-q", "backtest", "--config", config, "--vary", "min_connections_per_hour=60,120")
+    of_files = call(*asked, path)
+    assert of_files.code == 0, of_files.err
+    for jobs in ("1", "3"):
+        told = call(*asked, "--from-kafka", "--jobs", jobs)
+        assert (told.code, told.out) == (0, of_files.out), told.err
+    sent = call("-q", "replay", "--config", config, path).out.splitlines()
+    produce(broker, alerts, [[Message(body) for body in sent]])
+    told = call(*asked, "--from-kafka", "--against-topic", alerts)
+    assert told.code == 0, told.err
+    assert f"Against {alerts}: 1 unchanged, no difference".encode() in told.out
+
+
 # -- logins
 
 

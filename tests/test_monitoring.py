@@ -22,7 +22,7 @@ import yaml
 from product import event
 from test_end_to_end import Message, configured, live, produce
 
-from broker import Broker, _free_ports, _locked, cache_folder
+from broker import Broker, cache_folder, free_ports, locked
 from streamdetect.config import load_settings
 from streamdetect.service.vitals import Vitals
 from streamdetect.service.web import Site
@@ -238,7 +238,7 @@ def grafana_types() -> Path:
     """A folder with Grafana's types and a compiler; fetched once into the cache."""
     need("npm", "node")
     folder = cache_folder() / "grafana-schema"
-    with _locked(cache_folder() / "grafana-lock"):
+    with locked(cache_folder() / "grafana-lock"):
         mark = folder / "fetched"
         if not mark.exists() or mark.read_text() != " ".join(SCHEMA):
             folder.mkdir(parents=True, exist_ok=True)
@@ -329,7 +329,7 @@ def prometheus(folder: Path, target: str) -> Iterator[Server]:
         "scrape_configs": [{"job_name": "streamdetect", "static_configs": [{"targets": [target]}]}],
     }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     command = [
         str(find("prometheus")),
         f"--config.file={folder / 'prometheus.yml'}",
@@ -393,7 +393,7 @@ def scraped(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         dead_letters={"sink": "file", "path": str(folder / "letters.jsonl")},
     )
     group = yaml.safe_load(Path(config).read_text())["kafka"]["group_id"]
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     target = f"127.0.0.1:{port}"
     options = ("--set", f"http.port={port}", "--set", "checkpoint.interval=1s")
 

@@ -72,7 +72,6 @@ class World:
         self.source = MemorySource([ONE, TWO])
         self.vitals = Vitals(self.settings, self.clock, lambda: START / 1000 + self.clock())
         self.site = Site(self.vitals)
-        self.seen: list[Any] = []
         self._store = MemoryStore()
 
     def run(self, *acts: Any) -> None:

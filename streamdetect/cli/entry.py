@@ -27,6 +27,7 @@ REPORT = "This is a bug in streamdetect. Please report it with the lines above a
 _COMMANDS = {
     "run": "Detect live: read Kafka and write alerts until stopped.",
     "replay": "Detect in files, or in a stretch of Kafka, up to the end.",
+    "backtest": "Replay history and show what other settings would have found.",
     "explain": "Show the arithmetic for one destination and process.",
     "generate": "Invent an estate's events, with beacons hidden in them.",
     "state": "Look into a checkpoint: show, verify or export it.",

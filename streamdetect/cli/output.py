@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from streamdetect.cli import logs
+from streamdetect.errors import SinkError
 from streamdetect.sinks import files
 from streamdetect.sinks.files import write_error
 
@@ -22,6 +23,8 @@ BAR_SECONDS = 0.1
 
 def emit(text: str) -> None:
     """A result on standard output. SinkError if it cannot be written."""
+    if sys.stdout is None:  # started with >&-
+        raise SinkError("standard output is closed. Open it, or name a file with --output.")
     try:
         click.echo(text)
     except OSError as error:

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import ExitStack, closing
-from pathlib import Path
-from typing import Literal
 
 import click
 
 from streamdetect.cli import logs
-from streamdetect.cli.options import (
-    common_options,
-    config_option,
-    example,
-    settings_options,
-    time_option,
-    verbosity,
-)
+from streamdetect.cli.inputs import Input, check_outputs, input_options
+from streamdetect.cli.options import common_options, config_option, example, settings_options, verbosity
 from streamdetect.cli.output import Meter, note, standard_output
 from streamdetect.cli.signals import stopping
 from streamdetect.cli.summary import summary_text
-from streamdetect.config import RequiredFor, Settings, load_settings
-from streamdetect.errors import AlertOpened, UsageError
+from streamdetect.config import Settings, load_settings
+from streamdetect.errors import AlertOpened
 from streamdetect.service import replay as replay_service
 from streamdetect.service.summary import Summary
 from streamdetect.sinks import AlertSink, DeadLetterSink
 from streamdetect.sinks.files import FileAlertSink, FileDeadLetterSink, NullSink, StdoutAlertSink
 from streamdetect.sinks.packed import packed_file
-from streamdetect.sources import Source
-from streamdetect.sources.files import FileSource
-
-Moment = int | Literal["earliest", "latest"]
 
 
 @click.command(
@@ -43,14 +30,8 @@ Moment = int | Literal["earliest", "latest"]
         "streamdetect replay --config streamdetect.yaml --from-kafka --from 2026-03-02T00:00:00Z",
     ),
 )
-@click.argument("paths", nargs=-1, type=click.Path(allow_dash=True), metavar="[PATH]...")
+@input_options
 @config_option()
-@click.option("--from-kafka", is_flag=True, help="Read Kafka instead of files.")
-@click.option(
-    "--topic", "topics", multiple=True, help="Topic to read with --from-kafka.  [default: kafka.topics]"
-)
-@time_option("--from", "start", words=["earliest"], help="Where to begin in Kafka.")
-@time_option("--to", "end", words=["latest"], help="Where to end in Kafka.")
 @click.option(
     "-o",
     "--output",
@@ -63,14 +44,10 @@ Moment = int | Literal["earliest", "latest"]
 @click.option("--fail-on-alert", is_flag=True, help="Leave with exit code 20 when an alert was opened.")
 @settings_options
 @common_options
-def command(  # noqa: PLR0913 - one for each option
+def command(
     *,
-    paths: tuple[str, ...],
+    read: Input,
     config_path: str | None,
-    from_kafka: bool,
-    topics: tuple[str, ...],
-    start: Moment | None,
-    end: Moment | None,
     output: str | None,
     summary_json: str | None,
     fail_on_alert: bool,
@@ -83,15 +60,14 @@ def command(  # noqa: PLR0913 - one for each option
     means every file in it. Alerts go to standard output, progress and a summary to standard error; nothing is
     written to Kafka.
     """
-    _check_usage(paths, from_kafka, topics, start, end)
-    required_for: RequiredFor = "kafka-replay" if from_kafka and not topics else "replay"
-    settings = load_settings(config_path, sets, profile=profile, required_for=required_for)
+    read.check()
+    settings = load_settings(config_path, sets, profile=profile, required_for=read.required_for)
     logs.configure(settings.log, verbosity())
     with ExitStack() as stack:
-        source, read = _source(settings, paths, topics, start, end, from_kafka=from_kafka)
+        source, done = read.open(settings)
         stack.enter_context(closing(source))
-        if not from_kafka:
-            _check_outputs(source, output, summary_json, _dead_letter_path(settings))
+        if not read.from_kafka:
+            check_outputs(source, output, summary_json, _dead_letter_path(settings))
         meter = stack.enter_context(Meter(quiet=verbosity().quiet))
         alert_sink = stack.enter_context(closing(_alert_sink(output, meter)))
         dead_letter_sink = stack.enter_context(closing(_dead_letter_sink(settings)))
@@ -101,7 +77,7 @@ def command(  # noqa: PLR0913 - one for each option
             source=source,
             alert_sink=alert_sink,
             dead_letter_sink=dead_letter_sink,
-            progress=lambda so_far: meter.tell(so_far.consumed, *read()),
+            progress=lambda so_far: meter.tell(so_far.consumed, *done()),
             stop=stop,
         )
         stopped = stop()
@@ -109,58 +85,6 @@ def command(  # noqa: PLR0913 - one for each option
     opened = summary.alerts.get("opened", 0)
     if fail_on_alert and opened:
         raise AlertOpened(f"{opened} alert{'s were' if opened > 1 else ' was'} opened (--fail-on-alert).")
-
-
-def _check_usage(
-    paths: tuple[str, ...],
-    from_kafka: bool,
-    topics: tuple[str, ...],
-    start: Moment | None,
-    end: Moment | None,
-) -> None:
-    if from_kafka and paths:
-        raise UsageError("PATHs and --from-kafka exclude each other. Name files, or read Kafka.")
-    if not from_kafka and not paths:
-        raise UsageError(
-            "there is nothing to read. Name a PATH (- for standard input), or give --from-kafka."
-        )
-    if not from_kafka and (topics or start is not None or end is not None):
-        raise UsageError("--topic, --from and --to are for Kafka. Add --from-kafka, or leave them out.")
-
-
-def _check_outputs(source: Source, *outputs: str | None) -> None:
-    """An output that is also an input would be emptied before it is read; two outputs in one file mix."""
-    inputs = [Path(path) for path, _ in source.partitions() if path != "-"]
-    seen: set[Path] = set()
-    for output in outputs:
-        if output is None or (Path(output).exists() and not Path(output).is_file()):
-            continue  # a device, like /dev/null, takes all
-        if Path(output).exists() and any(map(Path(output).samefile, inputs)):
-            raise UsageError(f"{output} is read and would be overwritten. Write to another file.")
-        if Path(output).resolve() in seen:
-            raise UsageError(f"{output} is named for two outputs. Write each to a file of its own.")
-        seen.add(Path(output).resolve())
-
-
-def _source(
-    settings: Settings,
-    paths: tuple[str, ...],
-    topics: tuple[str, ...],
-    start: Moment | None,
-    end: Moment | None,
-    *,
-    from_kafka: bool,
-) -> tuple[Source, Callable[[], tuple[int, int | None]]]:
-    """The source, and a function that says how much of how much was read."""
-    if not from_kafka:
-        files = FileSource(paths, max_record_bytes=settings.limits.max_record_bytes)
-        return files, files.progress
-    from streamdetect.sources.kafka import KafkaRange  # noqa: PLC0415 - files need no Kafka client
-
-    kafka = KafkaRange(
-        settings.kafka, topics, start or "earliest", end or "latest", exclude=settings.written_topics()
-    )
-    return kafka, lambda: (0, None)
 
 
 def _alert_sink(output: str | None, meter: Meter) -> AlertSink:

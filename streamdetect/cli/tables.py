@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from streamdetect.report.words import visible
+
 Rows = Sequence[Sequence[object]]
+
+_NUMBER = re.compile(r"-?[0-9]{1,3}(,?[0-9]{3})*(\.[0-9]+)?\+?")
 
 
 def table_text(title: str, head: Sequence[str], rows: Rows, console: Console) -> str:
-    """A table as text for this console: numbers to the right, None as `-`. One without rows is only named."""
+    """A table as text for this console: numbers to the right, None as `-`. One without rows is only named.
+
+    No value can end a line, move the cursor or reorder text: what would is written out as its code point.
+    """
+    title = visible(title)
     if not rows:
         return f"{title}: none"
     cells = [[_cell(value) for value in row] for row in rows]
     right = [_are_numbers([row[place] for row in rows]) for place in range(len(head))]
     if not console.is_terminal:
         return f"{title}:\n{_plain(head, cells, right)}"
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=Text(title, "bold"), title_justify="left")
     for name, is_right in zip(head, right, strict=True):
         table.add_column(name, justify="right" if is_right else "left", overflow="fold")
     for row in cells:
@@ -45,9 +54,16 @@ def _cell(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else visible(str(value))
 
 
 def _are_numbers(column: list[object]) -> bool:
     there = [value for value in column if value is not None]
-    return bool(there) and all(isinstance(value, int) and not isinstance(value, bool) for value in there)
+    return bool(there) and all(_is_number(value) for value in there)
+
+
+def _is_number(value: object) -> bool:
+    """Also one that is already text: `1,234.5`, or `3+` for at least 3."""
+    if isinstance(value, str):
+        return _NUMBER.fullmatch(value) is not None
+    return isinstance(value, int) and not isinstance(value, bool)

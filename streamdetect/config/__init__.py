@@ -7,6 +7,13 @@ anything that acts on a setting.
 
 from __future__ import annotations
 
+from streamdetect.config.expectations import (
+    Expectations,
+    KeyPattern,
+    MustAlert,
+    MustNotAlert,
+    load_expectations,
+)
 from streamdetect.config.kafka import KafkaSettings
 from streamdetect.config.loading import RequiredFor, load_settings
 from streamdetect.config.rules import RuleException, RuleSettings
@@ -22,15 +29,21 @@ from streamdetect.config.settings import (
 )
 from streamdetect.config.showing import doubts, json_schema, show
 from streamdetect.config.units import format_duration, parse_duration_ms, parse_time_ms
+from streamdetect.config.variants import NamedSettings, varied
 
 __all__ = [
     "AlertSinkSettings",
     "CheckpointSettings",
     "DeadLetterSinkSettings",
+    "Expectations",
     "HttpSettings",
     "KafkaSettings",
+    "KeyPattern",
     "LimitSettings",
     "LogSettings",
+    "MustAlert",
+    "MustNotAlert",
+    "NamedSettings",
     "RequiredFor",
     "RuleException",
     "RuleSettings",
@@ -39,8 +52,10 @@ __all__ = [
     "doubts",
     "format_duration",
     "json_schema",
+    "load_expectations",
     "load_settings",
     "parse_duration_ms",
     "parse_time_ms",
     "show",
+    "varied",
 ]

@@ -25,19 +25,22 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
     profile: str | None = None,
     required_for: RequiredFor | None = None,
+    *,
+    overrides: Sequence[Override] = (),
 ) -> Settings:
     """The effective settings; ConfigError with every problem in one list.
 
-    `path` None means defaults; `environ` None means the process's environment; `profile` wins over everything.
+    `path` None means defaults; `environ` None means the process's environment; `profile` wins over everything but
+    `overrides`, which are laid over all else.
     With `required_for` `run` or `kafka-replay` the topics to read must be named.
     """
     name = "the configuration" if path is None else os.fspath(path)
     data, lines = ({}, {}) if path is None else _read(os.fspath(path))
     origins = {where: f"line {line}" for where, line in lines.items()}
-    overrides = [*from_environment(os.environ if environ is None else environ), *from_sets(sets)]
+    laid = [*from_environment(os.environ if environ is None else environ), *from_sets(sets)]
     if profile is not None:
-        overrides.append(Override(("profile",), profile, "--profile"))
-    problems = _apply_all(overrides, data, origins)
+        laid.append(Override(("profile",), profile, "--profile"))
+    problems = _apply_all([*laid, *overrides], data, origins)
     problems += _missing(data, required_for)
     settings: Settings | None = None
     try:

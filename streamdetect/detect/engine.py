@@ -51,6 +51,8 @@ class Listener:
 class Detector:
     """Partitions and their events in, alerts out. Not thread-safe."""
 
+    lane_type: type[Lane] = Lane
+
     def __init__(self, settings: Settings, listener: Listener | None = None) -> None:
         self.settings = settings
         self.listener = listener or Listener()
@@ -81,7 +83,7 @@ class Detector:
         """The lane of a partition, made when it is first asked for."""
         lane = self.lanes.get(partition)
         if lane is None:
-            lane = self.lanes[partition] = Lane(self, partition)
+            lane = self.lanes[partition] = self.lane_type(self, partition)
         return lane
 
     @property
@@ -93,6 +95,11 @@ class Detector:
     def suspect_leaps(self) -> int:
         """Partitions with a run of wild clocks that is not believed yet."""
         return sum(lane.clock.run is not None for lane in self.lanes.values())
+
+    @property
+    def first_tick_ms(self) -> int | None:
+        """The first tick at which an event counts, None before any has come."""
+        return self._first_tick_ms
 
     def groups(self) -> list[Group]:
         """All groups of keys."""
@@ -215,8 +222,7 @@ class Detector:
                 if alert is not None:
                     found.append((group.key(address).order(), self.rules.index(group.rule), alert))
         found.sort(key=lambda item: item[:2])
-        self._evict(tick_ms)
-        self.keys_peak = max(self.keys_peak, self.keys)
+        self.keep_within(tick_ms)
         self.listener.evaluated(tick_ms, self.keys)
         return [alert for _, _, alert in found]
 
@@ -256,8 +262,12 @@ class Detector:
             self._agenda.add(again_ms)
         group.due[again_ms].add(address)
 
+    def keep_within(self, tick_ms: int) -> None:
+        """Keep within `limits.max_keys`, after the looks of a tick."""
+        self._evict(tick_ms)
+        self.keys_peak = max(self.keys_peak, self.keys)
+
     def _evict(self, tick_ms: int) -> None:
-        """Keep within `limits.max_keys`."""
         excess = self.keys - self.settings.limits.max_keys
         if excess <= 0:
             return

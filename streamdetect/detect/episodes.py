@@ -66,7 +66,7 @@ class Look:
 def look(history: History | None, episode: Episode | None, tick_ms: int, limits: Limits) -> Look:
     """Evaluate one key at a tick whose events have all been folded."""
     oldest_ms = tick_ms - limits.lookback_ms
-    history = _within(history, oldest_ms)
+    history = within(history, oldest_ms)
     figures = NO_EVENTS if history is None else measure(history, oldest_ms, limits)
     reason = objection(figures, limits)
     if reason is not None:
@@ -90,7 +90,7 @@ def look(history: History | None, episode: Episode | None, tick_ms: int, limits:
     return Look(history, episode, figures, action, None, episode.opened_ms, again_ms)
 
 
-def _within(history: History | None, oldest_ms: int) -> History | None:
+def within(history: History | None, oldest_ms: int) -> History | None:
     """The history without panes before the window; None when nothing is left."""
     if history is None:
         return None

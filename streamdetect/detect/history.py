@@ -29,9 +29,9 @@ Recent = tuple[Seen, Seen]
 History = tuple[bytes, Facts, Recent | None]
 
 # A partial's places: count, first ms, last ms, details of the latest, {host: last ms} and {process: last ms} or None
-# while all its events had the hosts and processes of `details`.
+# while all its events had the hosts and processes of `details`. A timed one (`readers`) has its events' times behind.
 Partial = list[Any]
-COUNT, FIRST, LAST, DETAILS, HOSTS, PROCESSES = range(6)
+COUNT, FIRST, LAST, DETAILS, HOSTS, PROCESSES, TIMES = range(7)
 
 _TOTAL = Struct("<I")
 _PANE = Struct("<qII")

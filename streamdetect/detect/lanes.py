@@ -65,6 +65,11 @@ class Lane:
         # else the clock has nothing to note
         if before_ms is None or time_ms > before_ms or clock.run is not None:
             clock.observe(time_ms, event.host)
+        return self.judge(event, before_ms)
+
+    def judge(self, event: Event, before_ms: int | None) -> str:
+        """The verdict on an event that moved the partition's clock, which stood at `before_ms` before."""
+        engine = self._engine
         rules = engine.rules_by_name.get(event.process_name)
         if rules is None:
             return PROCESS_NAME
@@ -99,7 +104,9 @@ class Lane:
         inbox = self._inbox_for(event.time_ms, watermark_ms)
         details = event.details()
         for rule in counting:
-            _put(inbox, self._engine.group(rule, connection), event.time_ms, connection.addresses, details)
+            self.put(
+                inbox, self._engine.group(rule, connection), event.time_ms, connection.addresses, details
+            )
         return COUNTED
 
     def _inbox_for(self, time_ms: int, watermark_ms: int) -> Inbox:
@@ -120,15 +127,17 @@ class Lane:
             self._inbox, self._low_ms, self._high_ms = inbox, pane_ms, tick_ms
         return inbox
 
-
-def _put(inbox: Inbox, group: Group, time_ms: int, addresses: tuple[str | None, ...], details: Facts) -> None:
-    """Add an event to an inbox, once for each key it falls into."""
-    partials = inbox.get(group)
-    if partials is None:
-        partials = inbox[group] = {}
-    for address in addresses:
-        partial = partials.get(address)
-        if partial is None:
-            partials[address] = past.start_partial(time_ms, details)
-        else:
-            past.add_event(partial, time_ms, details, address, group.rule.limits)
+    @staticmethod
+    def put(
+        inbox: Inbox, group: Group, time_ms: int, addresses: tuple[str | None, ...], details: Facts
+    ) -> None:
+        """Add an event to an inbox, once for each key it falls into."""
+        partials = inbox.get(group)
+        if partials is None:
+            partials = inbox[group] = {}
+        for address in addresses:
+            partial = partials.get(address)
+            if partial is None:
+                partials[address] = past.start_partial(time_ms, details)
+            else:
+                past.add_event(partial, time_ms, details, address, group.rule.limits)

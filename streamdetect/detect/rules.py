@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streamdetect.config import RuleException, RuleSettings, Settings
 from streamdetect.detect.networks import Networks
@@ -51,6 +51,10 @@ class Limits:
     @property
     def need(self) -> int:
         return self.min_connections_per_hour * max(1, self.min_duration_hours)
+
+    def widened(self, max_hosts: int, max_processes: int) -> Limits:
+        """The same, for aggregates that others with so many hosts and processes judge, too."""
+        return replace(self, max_hosts=max_hosts, max_processes=max_processes)
 
 
 class Rule:

@@ -46,7 +46,7 @@ def restore_partition(row: Row, lane: _HasClock) -> None:
 
 
 def waiting_row(rule_id: str, key: Key, tick_ms: int, pane_ms: int, partial: Partial) -> Row:
-    count, first_ms, last_ms, details, hosts, processes = partial
+    count, first_ms, last_ms, details, hosts, processes = partial[: past.TIMES]
     return {
         "kind": "waiting",
         "rule": rule_id,

@@ -10,12 +10,20 @@ from collections.abc import Callable
 import msgspec
 
 from streamdetect import model
-from streamdetect.events import generic, jsontext
+from streamdetect.events import generic, jsontext, shapes
 from streamdetect.events.generic import Fields
 from streamdetect.events.jsontext import NotJsonError, may_be_deep, problem_with
 from streamdetect.events.reading import Reading
 from streamdetect.events.times import TimeReader
-from streamdetect.events.typed import Document, EventData, fields_of, glimpse, may_be_dotted, raw_sysmon
+from streamdetect.events.typed import (
+    Document,
+    EventData,
+    fields_of,
+    glimpse,
+    may_be_dotted,
+    raw_sysmon,
+    wrote,
+)
 from streamdetect.events.values import SURELY_A_KEYWORD, FloatText, has_float
 from streamdetect.model import Many
 
@@ -39,31 +47,60 @@ class Event(msgspec.Struct, gc=False):
     _document: Document | None
     _fields: Fields | None
     _data: EventData | None = None
+    # What was worked out, for others who ask for the same.
+    _glance: model.Glance | None = None
+    _connection: model.Connection | None = None
+    _details: model.Facts | None = None
+    _dotted: bool | None = None
 
     def glance(self) -> model.Glance:
+        glance = self._glance
+        if glance is None:
+            glance = self._glance = self._look()
+        return glance
+
+    def _look(self) -> model.Glance:
         document = self._document
         if document is None:
             return _NOTHING_SEEN
         return self._decoder.reading.glance(*glimpse(document, self._data))
 
     def connection(self) -> model.Connection:
-        return self._decoder.reading.connection(self._seen())
+        if self._connection is None:
+            self._connection = self._decoder.reading.connection(self._seen())
+        return self._connection
 
     def unsure(self) -> bool:
-        return self._document is not None and may_be_dotted(self._raw)
+        if self._document is None:
+            return False
+        if self._dotted is None:
+            self._dotted = may_be_dotted(self._raw)
+        return self._dotted
 
     def reread(self) -> model.Connection:
         self._document = None
         self._fields = self._decoder.read_generic(self._raw)
-        return self._decoder.reading.connection(self._fields)
+        self._connection = self._details = None
+        return self.connection()
 
     def details(self) -> model.Facts:
-        return self._decoder.reading.details(self._seen())
+        if self._details is None:
+            self._details = self._decoder.reading.details(self._seen())
+        return self._details
 
     def host(self) -> str | None:
         if self.unsure():
             self.reread()
         return self._decoder.reading.leap_host(self._seen())
+
+    def shape(self) -> str:
+        """Who wrote the record, one of `shapes.SHAPES`."""
+        if self._document is not None:
+            return wrote(self._document, self._data)
+        fields = self._seen()
+        if fields.raw:
+            return shapes.RAW_SYSMON
+        return shapes.ECS_SYSMON if fields.sysmon else shapes.of_dataset(fields.dataset)
 
     def _seen(self) -> Fields:
         if self._fields is None and self._document is not None:

@@ -20,8 +20,8 @@ JsonObject = dict[str, object]
 class Fields(msgspec.Struct, gc=False):
     """The values of the fields that matter, as they stand in the document (scalar, list or None).
 
-    `sysmon` says that a Sysmon sensor saw the event; `utc_time_ms` is the event time of a raw Sysmon record. In `plain`
-    fields, details are made of texts, whole numbers and None only.
+    `sysmon` says that a Sysmon sensor saw the event, `raw` that no pipeline has run on it; `utc_time_ms` is the event
+    time of a raw Sysmon record. In `plain` fields, details are made of texts, whole numbers and None only.
     """
 
     timestamp: object = None
@@ -47,6 +47,7 @@ class Fields(msgspec.Struct, gc=False):
     computer_name: object = None
     forwarded: bool = False
     sysmon: bool = False
+    raw: bool = False
     plain: bool = False
 
     def origin(self) -> tuple[Hashable, ...]:
@@ -118,7 +119,7 @@ def read(document: JsonObject, *, dotted: bool = True) -> Fields:
 
 def apply_sysmon(fields: Fields, raw: sysmon.RawSysmon) -> None:
     """Do the work of Elastic's Sysmon pipeline: members that are present take the place of ECS fields (events.md)."""
-    fields.sysmon = True
+    fields.sysmon = fields.raw = True
     fields.category = "network"
     if raw.computer_name is not None:
         fields.computer_name = raw.computer_name

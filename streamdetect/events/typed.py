@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from streamdetect.events import sysmon
+from streamdetect.events import shapes, sysmon
 from streamdetect.events.generic import Fields, apply_sysmon
 from streamdetect.events.values import first_present
 
@@ -151,6 +151,19 @@ def raw_sysmon(document: Document) -> EventData | None:
     if data.utc_time or data.process_guid or data.image or data.ip:  # an empty member is a missing one
         return data
     return None if data.port in (None, "") and data.initiated in (None, "") else data
+
+
+def wrote(document: Document, data: EventData | None) -> str:
+    """Which of `shapes.SHAPES` a typed document is of; `data` is `raw_sysmon(document)`."""
+    if data is not None:
+        return shapes.RAW_SYSMON
+    event, stream = document.event, document.data_stream
+    dataset = None if stream is None else stream.dataset
+    if event is not None:
+        if event.provider == sysmon.PROVIDER or event.module == "sysmon":
+            return shapes.ECS_SYSMON
+        dataset = dataset or event.dataset
+    return shapes.of_dataset(dataset)
 
 
 def glimpse(document: Document, data: EventData | None) -> tuple[object, object, object]:

@@ -1,28 +1,37 @@
-"""Why a key alerts, or why not: its figures at a tick beside the thresholds, and when its verdict changed.
+"""Why a key alerts, or why not: its figures at a tick beside the thresholds, and how they went on.
 
-Reads what `replay` reads and evaluates with the same code; only the key asked for is noted down. Or looks into a
-checkpoint.
+Reads what `replay` reads and evaluates it as a backtest does, with the same answers; only the key asked for is
+followed. Or looks into a checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from streamdetect.checkpoint import CheckpointStore, Row, Stored
-from streamdetect.config import Settings
-from streamdetect.detect import Detector, Listener, Rule, saved
+from streamdetect.config import NamedSettings, Settings
+from streamdetect.detect import Detector, Rule, saved
 from streamdetect.detect.alerts import Key, iso
-from streamdetect.detect.episodes import Episode, Look, leaves_ms, look, objection
-from streamdetect.detect.history import COUNT, History, Partial, fold, seen, unpack_panes
-from streamdetect.detect.rules import Limits
+from streamdetect.detect.episodes import Episode, Figures
+from streamdetect.detect.history import COUNT, History, Partial, fold
+from streamdetect.detect.tracks import Point, Track
 from streamdetect.errors import UsageError
 from streamdetect.events.values import parse_address
-from streamdetect.service.replay import run_replay
+from streamdetect.findings.outcome import Outcome
+from streamdetect.service.backtest import Ways, run_backtest
+from streamdetect.service.courses import (
+    Course,
+    Timeline,
+    course_of_states,
+    course_of_track,
+    timeline,
+    verdicts,
+)
 from streamdetect.service.stored import check_settings, of_last, settings_of
-from streamdetect.sinks.files import NullSink
 from streamdetect.sources import Source
+
+_ALL = 1_000_000  # keys: one for each rule and sensor that knows the destination and process
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,68 +43,74 @@ class Question:
     at_ms: int | None = None
 
 
-@dataclass(slots=True)
-class Track:
-    """One key of one rule: its history after each tick at which it changed."""
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One key of one rule: its course, the explanation as text, and its timeline (None where there is none)."""
 
-    rule: Rule
-    key: Key
-    states: list[tuple[int, History]] = field(default_factory=list)
-
-
-class Tracker(Listener):
-    """Notes the histories of the keys asked for, after each evaluated tick."""
-
-    def __init__(self, address: str, process: str) -> None:
-        self.detector: Detector | None = None
-        self.tracks: dict[tuple[str, Key], Track] = {}
-        self.last_tick_ms: int | None = None
-        self._address = address
-        self._process = process
-
-    def attached(self, detector: Detector) -> None:
-        self.detector = detector
-
-    def evaluated(self, tick_ms: int, keys: int) -> None:
-        del keys
-        self.last_tick_ms = tick_ms
-        if self.detector is None:
-            return
-        for rule, key, history in self._found(self.detector):
-            track = self.tracks.setdefault((rule.id, key), Track(rule, key))
-            if not track.states or track.states[-1][1] is not history:
-                track.states.append((tick_ms, history))
-
-    def _found(self, detector: Detector) -> Iterator[tuple[Rule, Key, History]]:
-        """The destination's keys; `null` is also the key of events without a destination.address (§2)."""
-        yield from detector.inspect(self._address, self._process)
-        if self._address == "null":
-            yield from detector.inspect(None, self._process)
+    course: Course
+    text: str
+    timeline: Timeline | None
 
 
-def explain_source(*, settings: Settings, source: Source, question: Question) -> str:
-    """The explanation as text. Raises InputError as a replay does, UsageError for a time before the first tick."""
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What files tell. `remarks` are said where there is no key, or not all of its course is known.
+
+    `tracks` are those of the keys, each with all points of its course.
+    """
+
+    title: str
+    keys: Sequence[Explained]
+    tracks: Sequence[Track]
+    remarks: Sequence[str]
+
+
+def explain_source(*, settings: Settings, source: Source, question: Question) -> Explanation:
+    """The explanation of all keys asked for.
+
+    Raises InputError as a replay does, UsageError for a time behind the last tick.
+    """
     address, process = _spelled(question, settings)
-    tracker = Tracker(address, process)
-    summary = run_replay(
-        settings=settings,
-        source=source,
-        alert_sink=NullSink(),
-        dead_letter_sink=NullSink(),
-        listener=tracker,
-    )
-    if not tracker.tracks:
-        filtered = ", ".join(f"{count} by {reason}" for reason, count in summary.filtered.items()) or "none"
-        return (
-            f"No event of {process} to {address} counts for any rule, or none is left in the window at the end.\n"
-            f"{summary.counted} of {summary.consumed} records count for some key; filtered: {filtered}.\n"
-            "Are destination and process spelled as the events have them?"
-        )
-    last_ms = tracker.last_tick_ms or 0
+    ways = Ways(near=_ALL, only=(_addresses(address), process))
+    outcome = run_backtest(variants=[NamedSettings("base", {}, settings)], source=source, ways=ways)
+    tracks = sorted((*outcome.near, *outcome.tracks.values()), key=lambda track: track.key.order())
+    unknown = _given_up(outcome)
+    title = f"{process} to {address}" + " (until limits.max_keys was reached)" * bool(unknown)
+    if not tracks:
+        return Explanation(title, (), (), [_nothing(outcome, address, process), *unknown])
+    last_ms = max(track.points[-1].tick_ms for track in tracks) if unknown else outcome.last_tick_ms or 0
     at_ms = last_ms if question.at_ms is None else _tick_of(question.at_ms, settings)
-    if question.at_ms is not None and at_ms > last_ms:
-        raise UsageError(f"the last tick of this input is {iso(last_ms)}. Choose --at at or before it.")
-    return "\n\n".join(_explain(track, at_ms, last_ms) for track in tracker.tracks.values())
+    if at_ms > last_ms:
+        what = "the last tick at which this key is known" if unknown else "the last tick of this input"
+        raise UsageError(f"{what} is {iso(last_ms)}. Choose --at at or before it.")
+    courses = [course_of_track(track, last_ms) for track in tracks]
+    return Explanation(
+        title,
+        [Explained(course, _explain(course, at_ms), timeline(course, at_ms)) for course in courses],
+        [replace(track, points=list(course.points)) for track, course in zip(tracks, courses, strict=True)],
+        unknown,
+    )
+
+
+def _nothing(outcome: Outcome, address: str, process: str) -> str:
+    summary = outcome.base.summary
+    filtered = ", ".join(f"{count} by {reason}" for reason, count in summary["filtered"].items()) or "none"
+    return (
+        f"No event of {process} to {address} counts for any rule, or none is left in the window at the end.\n"
+        f"{summary['counted']} of {summary['consumed']} records count for some key; filtered: {filtered}.\n"
+        "Are destination and process spelled as the events have them?"
+    )
+
+
+def _given_up(outcome: Outcome) -> list[str]:
+    """A track ends where the engine first gives up keys: what it would tell from there on is not known."""
+    evicted = outcome.base.summary["evicted"]
+    if not evicted:
+        return []
+    return [
+        f"limits.max_keys was reached and {evicted} keys were given up; from there on this one is not followed any"
+        " further. Raise limits.max_keys to see its whole course."
+    ]
 
 
 def explain_checkpoint(*, store: CheckpointStore, settings: Settings | None, question: Question) -> str:
@@ -141,26 +156,30 @@ def _by_key(item: tuple[tuple[str, Key], _Remembered]) -> tuple[object, ...]:
 class _Remembered:
     """What a checkpoint holds of one key of one rule. `waiting` are its parts of inboxes by tick."""
 
-    track: Track
+    rule: Rule
+    key: Key
     history: History | None = None
     episode: Episode | None = None
     waiting: dict[int, list[Partial]] = field(default_factory=dict)
 
     def explain(self, evaluated_ms: int | None, at_ms: int | None) -> str:
         """At a tick, with the events that wait for ticks up to it."""
-        track, history = self.track, self.history
+        if at_ms is None:
+            return "\n".join([_title(self.rule, self.key), *self._rest(at_ms)])
+        course = course_of_states(self.rule, self.key, list(self._states(evaluated_ms, at_ms)), at_ms)
+        return "\n".join([_explain(course, at_ms), *self._rest(at_ms)])
+
+    def _states(self, evaluated_ms: int | None, at_ms: int) -> Iterator[tuple[int, History]]:
+        """Its history at the evaluated tick, and at each later one for which events wait."""
+        history = self.history
         if history is not None and evaluated_ms is not None:
-            track.states.append((evaluated_ms, history))
-        for tick_ms in sorted(self.waiting):
-            if at_ms is None or tick_ms > at_ms:
-                break
-            oldest_ms = tick_ms - track.rule.limits.lookback_ms
+            yield evaluated_ms, history
+        for tick_ms in sorted(tick_ms for tick_ms in self.waiting if tick_ms <= at_ms):
+            oldest_ms = tick_ms - self.rule.limits.lookback_ms
             for partial in self.waiting[tick_ms]:
-                history = fold(history, partial, track.key.address, oldest_ms, track.rule.limits)
+                history = fold(history, partial, self.key.address, oldest_ms, self.rule.limits)
             if history is not None:
-                track.states.append((tick_ms, history))
-        lines = [_title(track)] if at_ms is None else [_explain(track, at_ms, at_ms)]
-        return "\n".join([*lines, *self._rest(at_ms)])
+                yield tick_ms, history
 
     def _rest(self, at_ms: int | None) -> list[str]:
         lines = ["  in the checkpoint: no open episode"]
@@ -177,9 +196,8 @@ class _Remembered:
 
 
 def _remembered(stored: Stored, settings: Settings, question: Question) -> dict[tuple[str, Key], _Remembered]:
-    """The destination's keys; `null` is also the key of events without a destination.address (§2)."""
     address, process = _spelled(question, settings)
-    addresses = {address, None} if address == "null" else {address}
+    addresses = _addresses(address)
     rules = {rule.id: rule for rule in Detector(settings).rules}
     found: dict[tuple[str, Key], _Remembered] = {}
 
@@ -187,7 +205,7 @@ def _remembered(stored: Stored, settings: Settings, question: Question) -> dict[
         key = Key(*row["key"])
         if key.process != process or key.address not in addresses:
             return None
-        return found.setdefault((row["rule"], key), _Remembered(Track(rules[row["rule"]], key)))
+        return found.setdefault((row["rule"], key), _Remembered(rules[row["rule"]], key))
 
     for row in stored.keys:
         one = known(row)
@@ -208,38 +226,45 @@ def _spelled(question: Question, settings: Settings) -> tuple[str, str]:
     return address, process
 
 
+def _addresses(address: str) -> frozenset[str | None]:
+    """Those of the keys asked for; `null` is also the key of events without a destination.address (§2)."""
+    return frozenset({address, None} if address == "null" else {address})
+
+
 def _tick_of(time_ms: int, settings: Settings) -> int:
     """The first tick at or after a time."""
     interval_ms = settings.time.interval_ms
     return -(-time_ms // interval_ms) * interval_ms
 
 
-def _title(track: Track) -> str:
-    sensor = f" (sensor {track.key.sensor})" if track.key.sensor else ""
-    whither = "no address (null)" if track.key.address is None else track.key.address
-    return f"{track.key.process} to {whither}{sensor}, rule {track.rule.name} [{track.rule.id}]"
+def _title(rule: Rule, key: Key) -> str:
+    sensor = f" (sensor {key.sensor})" if key.sensor else ""
+    whither = "no address (null)" if key.address is None else key.address
+    return f"{key.process} to {whither}{sensor}, rule {rule.name} [{rule.id}]"
 
 
-def _explain(track: Track, at_ms: int, last_ms: int) -> str:
-    lines = [_title(track)]
-    history = next((state for tick_ms, state in reversed(track.states) if tick_ms <= at_ms), None)
-    found = look(history, None, at_ms, track.rule.limits)
-    lines.append(
-        f"  window {iso(at_ms - track.rule.limits.lookback_ms)} to {iso(at_ms)}, evaluated at {iso(at_ms)}"
-    )
-    lines += _conditions(track.rule, found)
-    lines += _panes(track.rule, found)
-    lines.append("  verdicts over time:")
-    lines += _verdicts(track, last_ms)
+def _explain(course: Course, at_ms: int) -> str:
+    figures = course.figures_at(at_ms)
+    since_ms = at_ms - course.rule.limits.lookback_ms
+    lines = [
+        _title(course.rule, course.key),
+        f"  window {iso(since_ms)} to {iso(at_ms)}, evaluated at {iso(at_ms)}",
+        *_conditions(course, figures),
+        *_panes(course, figures, since_ms, at_ms),
+        "  verdicts over time:",
+        *(f"    {iso(point.tick_ms)}  {_verdict(point)}" for point in verdicts(course.points)),
+    ]
     return "\n".join(lines)
 
 
-def _conditions(rule: Rule, found: Look) -> list[str]:
-    figures, limits = found.figures, rule.limits
+def _conditions(course: Course, figures: Figures) -> list[str]:
+    limits = course.rule.limits
     if not figures.events:
         return ["  no event in this window"]
     rate, hours = figures.connections_per_hour, figures.duration_hours
     span_s = (figures.last_ms - figures.first_ms) / 1000
+    hosts = course.counted(figures.hosts, limits.max_hosts)
+    processes = course.counted(figures.processes, limits.max_processes)
     checks = [
         (
             rate >= limits.min_connections_per_hour,
@@ -251,55 +276,25 @@ def _conditions(rule: Rule, found: Look) -> list[str]:
             f"{iso(figures.first_ms)} to {iso(figures.last_ms)} is {span_s:.3f} s, rounded {hours} h,"
             f" at least {limits.min_duration_hours}",
         ),
-        (1 <= figures.hosts <= limits.max_hosts, f"{figures.hosts} hosts, 1 to {limits.max_hosts}"),
+        (1 <= figures.hosts <= limits.max_hosts, f"{hosts} hosts, 1 to {limits.max_hosts}"),
         (
             1 <= figures.processes <= limits.max_processes,
-            f"{figures.processes} processes, 1 to {limits.max_processes}",
+            f"{processes} processes, 1 to {limits.max_processes}",
         ),
     ]
     return [f"  {'holds' if holds else 'FAILS'}  {text}" for holds, text in checks]
 
 
-def _panes(rule: Rule, found: Look) -> list[str]:
-    if found.history is None:
+def _panes(course: Course, figures: Figures, since_ms: int, at_ms: int) -> list[str]:
+    """Those of the window. Events that arrived too late for this tick are among them (§4): how many, is told."""
+    if not figures.events:
         return []
-    interval_ms = rule.limits.interval_ms
-    panes = list(unpack_panes(found.history[0]))
-    counts = " ".join(
-        f"{iso(pane.first_ms - pane.first_ms % interval_ms)[11:16]}={pane.events}" for pane in panes
-    )
-    return [f"  events per pane of {interval_ms // 1000} s: {counts}"]
+    within = {ms: events for ms, events in sorted(course.panes.items()) if since_ms <= ms < at_ms}
+    counts = " ".join(f"{iso(ms)[11:16]}={events}" for ms, events in within.items())
+    late = sum(within.values()) - figures.events
+    told = f" ({late} of them came too late for this tick)" if late else ""
+    return [f"  events per pane of {course.rule.limits.interval_ms // 1000} s: {counts}{told}"]
 
 
-def _verdicts(track: Track, last_ms: int) -> list[str]:
-    """One line for each change of the verdict, at whatever tick it was."""
-    if not track.states:
-        return []
-    limits = track.rule.limits
-    lines: list[str] = []
-    before: str | None = None
-    states = [*track.states, (last_ms + limits.interval_ms, track.states[-1][1])]
-    for (from_ms, history), (to_ms, _) in pairwise(states):
-        tick_ms: int | None = from_ms
-        while tick_ms is not None and tick_ms < to_ms:
-            verdict = _verdict(history, tick_ms, track.rule)
-            if verdict != before:
-                lines.append(f"    {iso(tick_ms)}  {verdict}")
-                before = verdict
-            tick_ms = _next_change(history, tick_ms, limits)
-    return lines
-
-
-def _next_change(history: History, tick_ms: int, limits: Limits) -> int | None:
-    """The next tick at which an event, host or process leaves the window, None when none is left in it."""
-    hosts, processes = seen(history)
-    times = [pane.first_ms for pane in unpack_panes(history[0])]
-    times += [last_ms for _, last_ms in (*hosts, *processes)]
-    return min((left for time_ms in times if (left := leaves_ms(time_ms, limits)) > tick_ms), default=None)
-
-
-def _verdict(history: History, tick_ms: int, rule: Rule) -> str:
-    found = look(history, None, tick_ms, rule.limits)
-    if found.action == "opened":
-        return "true: the condition holds"
-    return f"false: {objection(found.figures, rule.limits)}"
+def _verdict(point: Point) -> str:
+    return "true: the condition holds" if point.objection is None else f"false: {point.objection}"

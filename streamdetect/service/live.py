@@ -29,7 +29,7 @@ from streamdetect.service.collecting import collecting_rarely
 from streamdetect.service.commit import Cut
 from streamdetect.service.listening import RunListener, Running
 from streamdetect.service.outputs import Collector, output_rows
-from streamdetect.service.pipeline import Pipeline, too_far_ahead
+from streamdetect.service.pipeline import Pipeline, clocks_of, too_far_ahead
 from streamdetect.service.recovery import FOLLOWS, follows
 from streamdetect.service.starting import Choice, Start, StoppedError
 from streamdetect.service.summary import Summary
@@ -186,7 +186,7 @@ class _Run:
         if self._collector.size_bytes > _TOO_MUCH_BYTES:
             return set(self._source.partitions())
         slack_ms = _HOLD_INTERVALS * self._settings.time.interval_ms
-        return too_far_ahead(self._detector.lanes, self._source.at_end(), slack_ms)
+        return too_far_ahead(clocks_of(self._detector.lanes), self._source.at_end(), slack_ms)
 
     def _is_due(self) -> bool:
         return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
 
 from streamdetect.config import Settings
 from streamdetect.detect import COUNTED, FUTURE, LATE, Detector, Lane, Listener
@@ -146,16 +147,21 @@ def _from_the_future(batch: Batch, index: int, time_ms: int, now_ms: int | None)
 
 
 def too_far_ahead(
-    lanes: dict[Partition, Lane], at_end: frozenset[Partition], slack_ms: int
+    clocks_ms: Mapping[Partition, int | None], at_end: Collection[Partition], slack_ms: int
 ) -> set[Partition]:
     """Partitions to hold: more than `slack_ms` ahead of the slowest one that still has records to read.
 
-    Their events would only wait in memory. A partition not heard of yet is the slowest.
+    Their events would only wait in memory. A partition not heard of yet (None) is the slowest.
     """
-    clocks = {partition: lane.clock.now_ms for partition, lane in lanes.items() if partition not in at_end}
-    if not clocks:
+    reading = {partition: clock_ms for partition, clock_ms in clocks_ms.items() if partition not in at_end}
+    if not reading:
         return set()
-    if None in clocks.values():
-        return {partition for partition, clock_ms in clocks.items() if clock_ms is not None}
-    slowest_ms = min(clock_ms for clock_ms in clocks.values() if clock_ms is not None)
-    return {p for p, clock_ms in clocks.items() if clock_ms is not None and clock_ms > slowest_ms + slack_ms}
+    if None in reading.values():
+        return {partition for partition, clock_ms in reading.items() if clock_ms is not None}
+    slowest_ms = min(clock_ms for clock_ms in reading.values() if clock_ms is not None)
+    return {p for p, clock_ms in reading.items() if clock_ms is not None and clock_ms > slowest_ms + slack_ms}
+
+
+def clocks_of(lanes: Mapping[Partition, Lane]) -> dict[Partition, int | None]:
+    """Where each partition's clock is."""
+    return {partition: lane.clock.now_ms for partition, lane in lanes.items()}

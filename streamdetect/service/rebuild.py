@@ -23,7 +23,7 @@ from streamdetect.detect import Detector
 from streamdetect.detect.alerts import Key, alert_id, episode_id
 from streamdetect.detect.episodes import Episode
 from streamdetect.model import Batch, Partition
-from streamdetect.service.pipeline import Pipeline, too_far_ahead
+from streamdetect.service.pipeline import Pipeline, clocks_of, too_far_ahead
 from streamdetect.sources import Source
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def read_window(
             break
         if stop():
             return False
-        for batch in source.poll(too_far_ahead(detector.lanes, ended, slack_ms), _POLL_MS):
+        for batch in source.poll(too_far_ahead(clocks_of(detector.lanes), ended, slack_ms), _POLL_MS):
             pipeline.feed(batch)
         _advance(pipeline, detector.watermark_ms(), evaluated_ms)
     _advance(pipeline, detector.watermark_ms() if evaluated_ms is None else evaluated_ms, evaluated_ms)

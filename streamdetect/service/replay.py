@@ -8,7 +8,7 @@ from collections.abc import Callable
 from streamdetect.config import Settings
 from streamdetect.detect import Listener
 from streamdetect.service.collecting import collecting_rarely
-from streamdetect.service.pipeline import Pipeline, too_far_ahead
+from streamdetect.service.pipeline import Pipeline, clocks_of, too_far_ahead
 from streamdetect.service.summary import Summary
 from streamdetect.sinks import AlertSink, DeadLetterSink
 from streamdetect.sources import Source
@@ -48,7 +48,7 @@ def run_replay(
             stopped = stop()
             if stopped:
                 break
-            hold = too_far_ahead(detector.lanes, ended, settings.time.interval_ms)
+            hold = too_far_ahead(clocks_of(detector.lanes), ended, settings.time.interval_ms)
             for batch in source.poll(hold, _POLL_MS):
                 pipeline.feed(batch)
             pipeline.advance()

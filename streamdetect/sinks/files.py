@@ -202,6 +202,14 @@ def _ends_within_a_line(path: Path) -> bool:
         return stream.read(1) != b"\n"
 
 
+def make_folder(path: str) -> None:
+    """A directory for output files, with its parents, if it is not there. SinkError if it cannot be made."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from None
+
+
 def standard_output(instead: str) -> BinaryIO:
     """Standard output for bytes. SinkError if the program was started without (`>&-`): open it, or `instead`."""
     if sys.stdout is None:
@@ -213,9 +221,12 @@ def write_error(name: str, error: OSError) -> SinkError:
     """What to raise when `name` could not be written."""
     if isinstance(error, BrokenPipeError):
         return SinkError(f"{name} was closed by its reader, so not everything could be written.")
-    return SinkError(
-        f"{name} cannot be written ({error.strerror}). Make room or make it writable, then start again."
-    )
+    advice = "Make room or make it writable, then start again."
+    if isinstance(error, FileNotFoundError):
+        advice = "Make the directory that it is to lie in, or name another file."
+    elif isinstance(error, (IsADirectoryError, NotADirectoryError, FileExistsError)):
+        advice = "There is something else under this name. Name another."
+    return SinkError(f"{name} cannot be written ({error.strerror}). {advice}")
 
 
 def _letter_line(letter: DeadLetter) -> bytes:

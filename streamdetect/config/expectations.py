@@ -1,0 +1,183 @@
+"""A file of expectations: which keys must alert in a backtest, and which must not."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from streamdetect.config.names import SettingPath, fields
+from streamdetect.config.problems import problem_lines
+from streamdetect.config.section import Section, Text, custom_problem
+from streamdetect.config.units import normal_network, parse_time_ms
+from streamdetect.config.yamlfile import YamlError, read_yaml
+from streamdetect.errors import ConfigError
+
+_ADDRESS_LIKE = frozenset("0123456789.")
+
+
+def _time(value: object, info: ValidationInfo) -> object:
+    """A time as text to milliseconds. In code, without a context, they are milliseconds already."""
+    return value if value is None or info.context is None else parse_time_ms(str(value))
+
+
+Time = Annotated[int, BeforeValidator(_time)]
+
+
+class KeyPattern(Section):
+    """Keys of episodes. Every field that is set must match; one left out matches all. Case makes no difference."""
+
+    FIELDS: ClassVar = ("destination", "process", "host", "rule", "sensor")
+
+    name: Text | None = None
+    """What the verdict calls it; else its name is made of the fields."""
+    destination: Text | None = None
+    """Destination: an address, a network (CIDR), or a name as in destination.address."""
+    process: Text | None = None
+    """Process name."""
+    host: Text | None = None
+    """Host: its id or its name."""
+    rule: Text | None = None
+    """Rule: its id or its name."""
+    sensor: Literal["endpoint", "sysmon"] | None = None
+    """Sensor; in the strict profile no key has one."""
+
+    @field_validator("destination")
+    @classmethod
+    def _destination(cls, destination: str | None) -> str | None:
+        if destination is None:
+            return None
+        if "/" in destination or ":" in destination or _ADDRESS_LIKE.issuperset(destination):
+            return normal_network(destination)
+        return destination
+
+    @model_validator(mode="after")
+    def _names_keys(self) -> Self:
+        if not self._has_fields():
+            raise ValueError("matches every key; name a destination, process, host, rule or sensor")
+        return self
+
+    def _has_fields(self) -> bool:
+        return any(getattr(self, name) is not None for name in self.FIELDS)
+
+
+class MustNotAlert(KeyPattern):
+    """Keys, or the keys of a label, that may not have an episode."""
+
+    label: Text | None = None
+    """Name of keys under `labels`, instead of the fields of a key."""
+
+    @field_validator("label")
+    @classmethod
+    def _label(cls, label: str | None, info: ValidationInfo) -> str | None:
+        known = (info.context or {}).get("labels")
+        if label is not None and known is not None and label not in known:
+            raise ValueError(f"{label!r} is not defined under labels; {_hint(label, known)}")
+        return label
+
+    @model_validator(mode="after")
+    def _names_keys(self) -> Self:
+        if self.label is not None and self._has_fields():
+            raise ValueError("has a label and fields of a key; write either")
+        if self.label is None and not self._has_fields():
+            raise ValueError("matches every key; name a label, destination, process, host, rule or sensor")
+        return self
+
+
+class MustAlert(MustNotAlert):
+    """Keys, or each of the keys of a label, that must have an episode."""
+
+    by_ms: Time | None = Field(default=None, validation_alias="by", serialization_alias="by")
+    """Time (ISO 8601, no zone means UTC) at which the episode must have opened, or earlier."""
+
+
+class Expectations(Section):
+    """What a backtest must find, and what it must not."""
+
+    labels: dict[Text, Annotated[tuple[KeyPattern, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    """Names for lists of keys."""
+    must_alert: tuple[MustAlert, ...] = ()
+    """Keys that must have an episode."""
+    must_not_alert: tuple[MustNotAlert, ...] = ()
+    """Keys that may not have one."""
+
+    def keys(self, entry: MustNotAlert) -> tuple[KeyPattern, ...]:
+        """The keys that an entry is about: those of its label, or its own."""
+        return (entry,) if entry.label is None else self.labels[entry.label]
+
+
+def load_expectations(path: str | os.PathLike[str]) -> Expectations:
+    """The expectations of a YAML file; ConfigError with every problem in one list."""
+    name = os.fspath(path)
+    data, lines = _read(name)
+    origins = {where: f"line {line}" for where, line in lines.items()}
+    labels = data.get("labels")
+    try:
+        expectations = Expectations.model_validate(
+            data,
+            by_alias=True,
+            by_name=False,
+            context={"labels": labels if isinstance(labels, dict) else {}},
+        )
+    except ValidationError as error:
+        raise _config_error(name, _problems(error, origins)) from None
+    if not expectations.must_alert and not expectations.must_not_alert:
+        raise _config_error(name, ["file: expects nothing; write keys under must_alert or must_not_alert"])
+    return expectations
+
+
+def _read(path: str) -> tuple[dict[str, Any], dict[SettingPath, int]]:
+    """The sections of a file (one whose every line is commented out is left out) and the line of every path."""
+    try:
+        value, lines = read_yaml(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); name a readable file.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
+    except YamlError as error:
+        where = "file" if error.line is None else f"line {error.line}"
+        raise _config_error(path, [f"{where}: {error.problem}"]) from None
+    if value is not None and not isinstance(value, dict):
+        known = ", ".join(fields(Expectations))
+        raise _config_error(path, [f"file: holds no expectations; write sections {known}"])
+    return {name: section for name, section in (value or {}).items() if section is not None}, lines
+
+
+def _problems(error: ValidationError, origins: Mapping[SettingPath, str]) -> list[str]:
+    """The lines of `problems`, but a name that is not known is looked for here and not among the settings."""
+    details = []
+    for detail in error.errors(include_url=False):
+        kind: str | PydanticCustomError = detail["type"]
+        if kind == "extra_forbidden":
+            known = fields(_section_at(detail["loc"]))
+            kind = custom_problem(f"is not known; {_hint(str(detail['loc'][-1]), known)}")
+        details.append(
+            InitErrorDetails(type=kind, loc=detail["loc"], input=detail["input"], ctx=detail.get("ctx", {}))
+        )
+    return problem_lines(ValidationError.from_exception_data("expectations", details), origins)
+
+
+def _section_at(path: SettingPath) -> type[Section]:
+    """The section in which the last name of a path stands."""
+    if len(path) == 1:
+        return Expectations
+    return {"labels": KeyPattern, "must_alert": MustAlert}.get(str(path[0]), MustNotAlert)
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    """The nearest of the known names, or all."""
+    names = [str(each) for each in known]
+    close = difflib.get_close_matches(name, names, n=1) or difflib.get_close_matches(name.lower(), names, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"write one of {', '.join(names)}" if names else "no label is"
+
+
+def _config_error(name: str, problems: list[str]) -> ConfigError:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return ConfigError("\n".join([f"{name} is not valid, {count}:", *problems]), problems)

@@ -1,0 +1,159 @@
+"""Reading apart from evaluating: lanes and inboxes in one place, histories and episodes in another (semantics.md §6).
+
+Which inbox an event goes to is a matter of its own partition. So several readers, each with partitions of its own, may
+gather, and hand over what they have as parts of inboxes: they merge in any order. `variants.Variants` evaluates them.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from streamdetect.config import Settings
+from streamdetect.detect import history as past
+from streamdetect.detect.engine import Detector
+from streamdetect.detect.groups import Group, Inbox
+from streamdetect.detect.history import Partial
+from streamdetect.detect.lanes import FUTURE, Lane
+from streamdetect.detect.rules import PROCESS_NAME
+from streamdetect.model import Event, Facts, Partition
+
+
+class PartRow(NamedTuple):
+    """The partials of one group: the place of its rule among the reader's rules, its process and sensor."""
+
+    rule: int
+    process: str
+    sensor: str | None
+    partials: dict[str | None, Partial]
+
+
+class Part(NamedTuple):
+    """What was gathered for one inclusion tick and pane."""
+
+    tick_ms: int
+    pane_ms: int
+    rows: list[PartRow]
+
+
+class ClockRow(NamedTuple):
+    """A partition's clock, None before its first event; whether it is at its end; whether it has a suspect leap."""
+
+    partition: Partition
+    now_ms: int | None
+    ended: bool
+    suspect: bool
+
+
+class TimedLane(Lane):
+    """A lane that also keeps the time of each event that counts, in ms, as they came: an array of 64-bit integers."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def put(
+        inbox: Inbox, group: Group, time_ms: int, addresses: tuple[str | None, ...], details: Facts
+    ) -> None:
+        """As `Lane.put`, and the time behind the partial's other places."""
+        partials = inbox.get(group)
+        if partials is None:
+            partials = inbox[group] = {}
+        for address in addresses:
+            partial = partials.get(address)
+            if partial is None:
+                partials[address] = [*past.start_partial(time_ms, details), array("q", (time_ms,))]
+            else:
+                past.add_event(partial, time_ms, details, address, group.rule.limits)
+                partial[past.TIMES].append(time_ms)
+
+
+class Reader(Detector):
+    """Takes events and hands them on; evaluates nothing. With `timed` it keeps the time of each event."""
+
+    def __init__(
+        self, settings: Settings, max_hosts: int, max_processes: int, *, timed: bool = False
+    ) -> None:
+        """`max_hosts` and `max_processes` are the largest of all that will judge what is gathered here."""
+        super().__init__(settings)
+        if timed:
+            self.lane_type = TimedLane
+        for rule in self.rules:
+            rule.limits = rule.limits.widened(max_hosts, max_processes)
+
+    def take(self) -> list[Part]:
+        """Hand over what is complete: what counts from a tick on that all partitions here have passed."""
+        holding = [lane.watermark_ms for lane in self.lanes.values() if not lane.idle]
+        if None in holding:
+            return []
+        least_ms = min((w for w in holding if w is not None), default=None)
+        ready = sorted(tick_ms for tick_ms in self._waiting if least_ms is None or tick_ms <= least_ms)
+        if not ready:
+            return []
+        self._let_go()
+        return [
+            self._part(tick_ms, pane_ms) for tick_ms in ready for pane_ms in sorted(self._waiting[tick_ms])
+        ]
+
+    def _part(self, tick_ms: int, pane_ms: int) -> Part:
+        """Take one out; nothing here was saved, so all of it is in one part."""
+        panes = self._waiting[tick_ms]
+        part = self._unsaved.pop((tick_ms, pane_ms))
+        del panes[pane_ms]
+        if not panes:
+            del self._waiting[tick_ms]
+            self._agenda.discard(tick_ms)
+        rows = [
+            PartRow(self.rules.index(group.rule), group.process, group.sensor, partials)
+            for group, partials in part.items()
+        ]
+        return Part(tick_ms, pane_ms, rows)
+
+    def clocks(self) -> list[ClockRow]:
+        """Where each partition is."""
+        return [
+            ClockRow(lane.partition, lane.clock.now_ms, lane.idle, lane.clock.run is not None)
+            for lane in self.lanes.values()
+        ]
+
+
+class Panel:
+    """Readers that differ in what counts, but not in time: each partition has one clock for all of them."""
+
+    def __init__(self, readers: Sequence[Reader]) -> None:
+        self._first, *others = readers
+        self._others = others
+        self._names = frozenset(name for reader in others for name in reader.rules_by_name)
+
+    def lane(self, partition: Partition) -> Callable[[Event, int | None], str | list[str]]:
+        """Takes the partition's next events; gives the verdict of all readers, or a list where they may differ."""
+        first = self._first.lane(partition)
+        lanes = [reader.lane(partition) for reader in self._others]
+        for lane in lanes:
+            lane.clock = first.clock
+        accept, clock, names = first.accept, first.clock, self._names
+        judges = [lane.judge for lane in lanes]
+        if not judges:
+            return accept
+
+        def accept_all(event: Event, record_ms: int | None) -> str | list[str]:
+            before_ms = clock.now_ms
+            verdict = accept(event, record_ms)
+            if verdict == FUTURE or (verdict == PROCESS_NAME and event.process_name not in names):
+                return verdict
+            return [verdict, *[judge(event, before_ms) for judge in judges]]
+
+        return accept_all
+
+
+def watermark_ms(clocks: Sequence[ClockRow], lateness_ms: int) -> int | None:
+    """The time up to which all partitions were read that can hold it back; None while unknown, or when none can."""
+    holding = [row.now_ms for row in clocks if not row.ended]
+    known = [now_ms for now_ms in holding if now_ms is not None]
+    return min(known) - lateness_ms if known and len(known) == len(holding) else None
+
+
+def last_tick_ms(clocks: Sequence[ClockRow], interval_ms: int) -> int | None:
+    """Bounded input has ended: the first tick greater than the newest partition clock (§4)."""
+    newest_ms = max((row.now_ms for row in clocks if row.now_ms is not None), default=None)
+    return None if newest_ms is None else newest_ms - newest_ms % interval_ms + interval_ms

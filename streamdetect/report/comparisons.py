@@ -1,0 +1,158 @@
+"""What differs, as the page shows it: variants beside the base, and the episodes of one run against another's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from streamdetect.findings.diff import Diff
+from streamdetect.findings.episodes import Episode
+from streamdetect.findings.outcome import Outcome, Variant
+from streamdetect.report.courses import Figure, Pairs, reason_of
+from streamdetect.report.plots import bars_plot
+from streamdetect.report.records import alerts_of, variants, verdicts_of
+from streamdetect.report.words import moment, number, shift, visible
+
+MOST_BARS = 60
+"""Most variants that are plotted; all are in the table."""
+
+_MOST_ROWS = 1_000
+_BETWEEN = " · "
+
+
+@dataclass(frozen=True, slots=True)
+class DiffRow:
+    """One difference. `anchor` leads to the episode where this page has it."""
+
+    what: str
+    anchor: str | None
+    episode: Episode
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiffView:
+    """The differences of one diff, those first that matter most."""
+
+    rows: Sequence[DiffRow]
+    more: int
+    counts: Pairs
+
+
+@dataclass(frozen=True, slots=True)
+class VariantView:
+    """A row of the what-if table; the differences are None for the base."""
+
+    name: str
+    episodes: int
+    hosts: int
+    alerts_a_day: float
+    diff: Diff | None
+    kept: str
+    listed: DiffView | None
+
+
+def variant_view(outcome: Outcome, variant: Variant, anchors: Mapping[str, str]) -> VariantView:
+    verdicts = verdicts_of(outcome, variant)
+    held = sum(verdict.holds is True for verdict in verdicts)
+    differs = variant.diff is not None and not variant.diff.empty
+    return VariantView(
+        name=variant.name,
+        episodes=len(variant.episodes),
+        hosts=variant.hosts,
+        alerts_a_day=_a_day(outcome, variant),
+        diff=variant.diff,
+        kept=f"{number(held)} of {number(len(verdicts))}" if verdicts else "-",
+        listed=diff_view(variant.diff, anchors) if differs and variant.diff is not None else None,
+    )
+
+
+def _a_day(outcome: Outcome, variant: Variant) -> float:
+    return round(alerts_of(variant) / outcome.days, 1) if outcome.days else 0.0
+
+
+def variant_figures(outcome: Outcome) -> list[Figure]:
+    """A bar for each variant, as far as bars can be read."""
+    everyone = variants(outcome)
+    plotted = everyone[:MOST_BARS]
+    names, settings = bar_names(plotted)
+    told = f" by {visible(settings)}" if settings else ""
+    if left := len(everyone) - len(plotted):
+        told += f"; the first {number(len(plotted))} variants, {number(left)} more are in the table alone"
+    return [
+        Figure(bars_plot(names, values, f"{what} for each variant{told}"), f"{what}{told}")
+        for what, values in (
+            ("Episodes", [len(variant.episodes) for variant in plotted]),
+            ("Hosts", [variant.hosts for variant in plotted]),
+            ("Alerts a day", [_a_day(outcome, variant) for variant in plotted]),
+        )
+    ]
+
+
+def bar_names(everyone: Sequence[Variant]) -> tuple[list[str], str]:
+    """A short name for each, and the settings whose values alone are left in it: those that all of a grid share.
+
+    Variants of `--vary` are called by all their settings (`a=1 b=2`), which are the same in each; files by their path.
+    """
+    grid = [one for one in everyone if one.changes and one.name == _called(one)]
+    shared = {tuple(one.changes) for one in grid}
+    if len(shared) != 1:
+        return [one.name for one in everyone], ""
+    short = {one.name: _BETWEEN.join(one.changes.values()) for one in grid}
+    return [short.get(one.name, one.name) for one in everyone], _BETWEEN.join(shared.pop())
+
+
+def _called(variant: Variant) -> str:
+    return " ".join(f"{name}={value}" for name, value in variant.changes.items())
+
+
+def diff_view(diff: Diff, anchors: Mapping[str, str]) -> DiffView:
+    rows = [
+        *(DiffRow("appeared", anchors.get(one.id), one, _life(one)) for one in diff.appeared),
+        *(DiffRow("gone", anchors.get(one.id), one, _life(one)) for one in diff.gone),
+        *(
+            DiffRow(
+                "moved",
+                anchors.get(one.after.id) or anchors.get(one.before.id),
+                one.after,
+                f"opens {shift(one.by_ms)}: {_at(one.after.opened_ms)} instead of {_at(one.before.opened_ms)}",
+            )
+            for one in diff.moved
+        ),
+        *(
+            DiffRow(
+                "ended otherwise",
+                anchors.get(one.after.id),
+                one.after,
+                f"now {_end(one.after)}, before {_end(one.before)}",
+            )
+            for one in diff.ended_otherwise
+        ),
+    ]
+    counts = {
+        "appeared": len(diff.appeared),
+        "gone": len(diff.gone),
+        "moved": len(diff.moved),
+        "ended otherwise": len(diff.ended_otherwise),
+        "unchanged": len(diff.unchanged),
+        "outside of what both evaluated": diff.outside,
+    }
+    return DiffView(
+        rows=rows[:_MOST_ROWS],
+        more=max(0, len(rows) - _MOST_ROWS),
+        counts=[(name, number(count)) for name, count in counts.items()],
+    )
+
+
+def _life(episode: Episode) -> str:
+    return f"{_at(episode.opened_ms)}, {_end(episode)}"
+
+
+def _at(ms: int | None) -> str:
+    return "an unknown time" if ms is None else moment(ms)
+
+
+def _end(episode: Episode) -> str:
+    if episode.resolved_ms is None:
+        return "open at the end"
+    return f"resolved {moment(episode.resolved_ms)} ({reason_of(episode)})"

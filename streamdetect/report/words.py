@@ -1,0 +1,227 @@
+"""Values as people read them: times, spans, numbers, reasons, the arithmetic of a condition. No markup here."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from streamdetect.detect.alerts import iso
+from streamdetect.detect.episodes import Figures
+from streamdetect.detect.rules import Limits
+
+LONGEST = 80
+"""Characters of a value in a table; the whole text is in its title."""
+
+_HOUR_MS = 3_600_000
+_MOST_MARKS = 2
+# Controls, format characters (bidi, zero width), surrogates, unassigned, line separators: they hide or reorder text.
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+REASONS = {
+    "expired": "no event was left in the window",
+    "second_host": "more hosts than the rule allows had contacted it",
+    "second_process": "more process instances than the rule allows had contacted it",
+    "no_host": "no host of it was known any more",
+    "no_process": "no process instance of it was known any more",
+    "duration": "the time from the first to the last event in the window had become too short",
+    "rate": "too few connections an hour were left in the window",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One of the four conditions of semantics.md §3 at one tick. `missing` is None where it holds."""
+
+    name: str
+    value: int
+    threshold: int
+    holds: bool
+    sentence: str
+    missing: str | None
+
+
+def visible(text: str) -> str:
+    """The text with everything that hides, reorders or piles up written out as its code point."""
+    if text.isascii() and text.isprintable():
+        return text
+    shown: list[str] = []
+    marks = 0
+    for character in text:
+        kind = unicodedata.category(character)
+        marks = marks + 1 if kind in ("Mn", "Me") else 0
+        hidden = kind in _HIDDEN or (kind == "Zs" and character != " ") or marks > _MOST_MARKS
+        shown.append(f"⟨U+{ord(character):04X}⟩" if hidden else character)
+    return "".join(shown)
+
+
+def sound(text: str) -> str:
+    """The text without lone surrogates (a file name may have them): they are written out, so that UTF-8 can hold it."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def cut(text: str, longest: int = LONGEST) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
+def joined(value: object) -> str | None:
+    """A value of an event as one text: several are joined by a comma; None for a missing one."""
+    if value is None:
+        return None
+    if isinstance(value, list | tuple):
+        return ", ".join(str(part) for part in value)
+    return str(value)
+
+
+def whither(address: str | None) -> str:
+    return "no address" if address is None else address
+
+
+def number(value: float) -> str:
+    """Whole numbers with separators, others with one digit behind the point."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def moment(ms: int) -> str:
+    """2026-03-02 04:00, with seconds only where there are some."""
+    text = iso(ms)[:-5].replace("T", " ")
+    return text.removesuffix(":00")
+
+
+def span(ms: float) -> str:
+    """`340 ms`, `42.5 s`, `12 min`, `3 h 5 min`, `4 d 2 h`."""
+    if ms < 1_000:
+        return f"{round(ms)} ms"
+    if ms < 120_000:
+        return f"{ms / 1000:.1f}".removesuffix(".0") + " s"
+    minutes = round(ms / 60_000)
+    if minutes < 120 and minutes != 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def exact(ms: int) -> str:
+    """A span of which nothing is cut: `27.5 s`, `30 min 10 s`, `5 min 0.002 s`, `3 h 30 min`, `2 d 1 h`."""
+    if ms < 1_000:
+        return f"{ms} ms"
+    if ms < 120_000:
+        return _seconds(ms)
+    hours, rest_ms = divmod(ms, _HOUR_MS)
+    days, hours = divmod(hours, 24) if hours >= 48 else (0, hours)
+    minutes, rest_ms = divmod(rest_ms, 60_000)
+    parts = [f"{count} {unit}" for count, unit in ((days, "d"), (hours, "h"), (minutes, "min")) if count]
+    return " ".join([*parts, _seconds(rest_ms)] if rest_ms else parts)
+
+
+def _seconds(ms: int) -> str:
+    whole, thousandths = divmod(ms, 1_000)
+    return f"{whole}.{thousandths:03d}".rstrip("0").rstrip(".") + " s"
+
+
+def share(part: float, digits: int) -> float:
+    """A share rounded for reading. One that is not whole never looks whole: something is missing."""
+    rounded = round(part, digits)
+    return 1 - 10**-digits if part < 1 <= rounded else rounded
+
+
+def shift(ms: int) -> str:
+    """`5 min later`, `1 h earlier`."""
+    return f"{span(abs(ms))} {'later' if ms >= 0 else 'earlier'}"
+
+
+def figures_of(figures: Figures) -> dict[str, int]:
+    """Under the names of the alert; first and last only where there is an event."""
+    found = {
+        "count_connections": figures.events,
+        "duration_hours": figures.duration_hours,
+        "number_of_con_per_hour": figures.connections_per_hour,
+        "hosts": figures.hosts,
+        "count_unique_pids": figures.processes,
+    }
+    if figures.events:
+        found |= {"first_seen_ms": figures.first_ms, "last_seen_ms": figures.last_ms}
+    return found
+
+
+def thresholds_of(limits: Limits) -> dict[str, int]:
+    """Under the names of the alert."""
+    return {
+        "min_connections_per_hour": limits.min_connections_per_hour,
+        "min_duration_hours": limits.min_duration_hours,
+        "max_hosts": limits.max_hosts,
+        "max_processes": limits.max_processes,
+    }
+
+
+def conditions(
+    figures: Mapping[str, int], thresholds: Mapping[str, int], told_apart: int = 0
+) -> Sequence[Condition]:
+    """The four conditions in words, from figures and thresholds under the names of the alert.
+
+    Up to `told_apart` hosts and processes were counted, also beyond the threshold.
+    """
+    hosts, processes = thresholds["max_hosts"], thresholds["max_processes"]
+    return (
+        _rate(figures, thresholds["min_connections_per_hour"]),
+        _duration(figures, thresholds["min_duration_hours"]),
+        _distinct("hosts", "host", figures.get("hosts", 0), hosts, told_apart),
+        _distinct(
+            "processes", "process instance", figures.get("count_unique_pids", 0), processes, told_apart
+        ),
+    )
+
+
+def _rate(figures: Mapping[str, int], least: int) -> Condition:
+    events, rate = figures.get("count_connections", 0), figures.get("number_of_con_per_hour", 0)
+    hours = max(1, figures.get("duration_hours", 0))
+    lack = least * hours - events
+    return Condition(
+        name="rate",
+        value=rate,
+        threshold=least,
+        holds=rate >= least,
+        sentence=f"{number(events)} connections // {number(hours)} h = {number(rate)} an hour,"
+        f" at least {number(least)}",
+        missing=None if rate >= least else f"{number(lack)} connections more at {number(hours)} h",
+    )
+
+
+def _duration(figures: Mapping[str, int], least: int) -> Condition:
+    hours = figures.get("duration_hours", 0)
+    first_ms, last_ms = figures.get("first_seen_ms"), figures.get("last_seen_ms")
+    if first_ms is None or last_ms is None:
+        width_ms, told = 0, "no event in the window"
+    else:
+        width_ms = last_ms - first_ms
+        told = f"{iso(first_ms)} to {iso(last_ms)} is {width_ms / 1000:,.3f} s, rounded {number(hours)} h"
+    lack_ms = max(0, least * _HOUR_MS - _HOUR_MS // 2) - width_ms
+    return Condition(
+        name="duration",
+        value=hours,
+        threshold=least,
+        holds=hours >= least,
+        sentence=f"{told}, at least {number(least)}",
+        missing=None if hours >= least else f"{exact(lack_ms)} more from the first to the last event",
+    )
+
+
+def _distinct(name: str, what: str, count: int, most: int, told_apart: int) -> Condition:
+    counted = f"at least {number(count)}" if count > max(most, told_apart) else number(count)
+    missing = None
+    if count == 0:
+        missing = f"a known {what}"
+    elif count > most:
+        missing = f"at most {number(most)} {what}{'' if most == 1 else 's'}, seen {counted}"
+    allowed = "exactly 1" if most == 1 else f"1 to {number(most)}"
+    return Condition(
+        name=name,
+        value=count,
+        threshold=most,
+        holds=1 <= count <= most,
+        sentence=f"{counted} {what}{'' if count == 1 else 's'}, {allowed}",
+        missing=missing,
+    )

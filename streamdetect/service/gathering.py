@@ -1,0 +1,195 @@
+"""Reading for several variants at once: each record is decoded once and judged once for all that read alike.
+
+A *stem* is what variants have in common that read alike: profile, times, and the conditions on events. A `Gatherer`
+is fed with batches and gives a `Harvest` now and then: parts of inboxes, clocks, and the tally of what was read since.
+Several may work side by side on partitions of their own, in other processes too: harvests are plain data, and merge
+in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from streamdetect.config import Settings
+from streamdetect.detect import COUNTED, FUTURE, LATE
+from streamdetect.detect.readers import ClockRow, Panel, Part, Reader
+from streamdetect.events import Decoder, Refusal
+from streamdetect.model import Batch, Partition
+
+HOUR_MS = 3_600_000
+_MOST_HOURS = 100_000  # records with invented times must not fill memory
+ELSEWHEN = None
+"""The hour of records beyond so many different hours and verdicts."""
+
+Hour = int | None
+Trait = TypeVar("Trait", str, tuple[str, int])
+
+
+@dataclass(frozen=True, slots=True)
+class Stem:
+    """What a reader of one stem needs to know. `timed`: it keeps the time of each event that counts."""
+
+    settings: Settings
+    max_hosts: int
+    max_processes: int
+    timed: bool = False
+
+
+@dataclass(slots=True)
+class Tally:
+    """Records by what became of them. `hours` is {(hour of event time, verdict): records}; `refused` have no time."""
+
+    consumed: int = 0
+    hours: dict[tuple[Hour, str], int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+
+    def add(self, other: Tally) -> None:
+        self.consumed += other.consumed
+        for place, count in other.hours.items():
+            if place not in self.hours and len(self.hours) >= _MOST_HOURS:
+                place = (ELSEWHEN, place[1])  # noqa: PLW2901 - its hour is given up
+            self.hours[place] = self.hours.get(place, 0) + count
+        for reason, count in other.refused.items():
+            self.refused[reason] = self.refused.get(reason, 0) + count
+
+    def verdicts(self) -> dict[str, int]:
+        """Records by verdict."""
+        found: dict[str, int] = {}
+        for (_, verdict), count in self.hours.items():
+            found[verdict] = found.get(verdict, 0) + count
+        return found
+
+    @property
+    def counted(self) -> int:
+        return self.verdicts().get(COUNTED, 0)
+
+    @property
+    def late(self) -> int:
+        return self.verdicts().get(LATE, 0)
+
+    def filtered(self) -> dict[str, int]:
+        """Records that no rule counts, by reason."""
+        others = {COUNTED, LATE, FUTURE}
+        return {reason: n for reason, n in sorted(self.verdicts().items()) if reason not in others}
+
+    def dead_lettered(self) -> dict[str, int]:
+        """Refused records by reason."""
+        future = self.verdicts().get(FUTURE, 0)
+        return dict(sorted({**self.refused, **({FUTURE: future} if future else {})}.items()))
+
+
+@dataclass(slots=True)
+class Harvest:
+    """What has been gathered since the last one, stem by stem; and of all records their shapes."""
+
+    parts: list[list[Part]]
+    clocks: list[list[ClockRow]]
+    tallies: list[Tally]
+    shapes: dict[str, int]
+
+
+class Gatherer:
+    """Decoders and readers of all stems. The first stem is that of the base."""
+
+    def __init__(self, stems: Sequence[Stem]) -> None:
+        self._readers = [
+            Reader(stem.settings, stem.max_hosts, stem.max_processes, timed=stem.timed) for stem in stems
+        ]
+        self._tallies = [Tally() for _ in stems]
+        self._decoders = [
+            (Decoder(*known), _panels(stems, numbers, self._readers))
+            for known, numbers in _alike(stems, _decoding, range(len(stems))).items()
+        ]
+        self._shapes: dict[str, int] = {}
+
+    def expect(self, partition: Partition) -> None:
+        """A partition will be read: until it is, or has ended, it holds time back."""
+        for reader in self._readers:
+            reader.lane(partition)
+
+    def end(self, partition: Partition) -> None:
+        """Nothing more comes from a partition."""
+        for reader in self._readers:
+            reader.lane(partition).idle = True
+
+    def feed(self, batch: Batch) -> None:
+        """Take the next records of a partition."""
+        for place, (decoder, panels) in enumerate(self._decoders):
+            self._feed(batch, decoder, panels, base=place == 0)
+
+    def _feed(
+        self, batch: Batch, decoder: Decoder, panels: Sequence[tuple[Panel, list[int]]], *, base: bool
+    ) -> None:
+        """One decode for all that share it; the first of them may be the base, whose shapes are noted."""
+        decode, timestamps_ms = decoder.decode, batch.timestamps_ms
+        accepts = [
+            (panel.lane(batch.partition), [self._tallies[number].hours for number in numbers])
+            for panel, numbers in panels
+        ]
+        shapes = self._shapes
+        refused: dict[str, int] = {}
+        for index, value in enumerate(batch.values):
+            event = decode(value)
+            if isinstance(event, Refusal):
+                refused[event.reason] = refused.get(event.reason, 0) + 1
+                continue
+            if base:
+                shape = event.shape()
+                shapes[shape] = shapes.get(shape, 0) + 1
+            record_ms = None if timestamps_ms is None else timestamps_ms[index]
+            hour = event.time_ms // HOUR_MS
+            for accept, tallied in accepts:
+                verdicts = accept(event, record_ms)
+                if isinstance(verdicts, str):
+                    place = (hour, verdicts)
+                    for hours in tallied:
+                        hours[place] = hours.get(place, 0) + 1
+                else:
+                    for hours, verdict in zip(tallied, verdicts, strict=True):
+                        place = (hour, verdict)
+                        hours[place] = hours.get(place, 0) + 1
+        for _, numbers in panels:
+            for number in numbers:
+                self._tallies[number].add(Tally(len(batch), {}, refused))
+
+    def take(self) -> Harvest:
+        """Hand over everything since the last call."""
+        harvest = Harvest(
+            parts=[reader.take() for reader in self._readers],
+            clocks=[reader.clocks() for reader in self._readers],
+            tallies=self._tallies,
+            shapes=self._shapes,
+        )
+        self._tallies = [Tally() for _ in self._readers]
+        self._shapes = {}
+        return harvest
+
+
+def _panels(
+    stems: Sequence[Stem], numbers: Sequence[int], readers: Sequence[Reader]
+) -> list[tuple[Panel, list[int]]]:
+    """Of these stems, those with the same times under one clock."""
+    return [
+        (Panel([readers[number] for number in alike]), alike)
+        for alike in _alike(stems, _timing, numbers).values()
+    ]
+
+
+def _alike(
+    stems: Sequence[Stem], trait: Callable[[Settings], Trait], numbers: Sequence[int]
+) -> dict[Trait, list[int]]:
+    """The stems of these numbers by a trait, in the order in which it first comes."""
+    groups: dict[Trait, list[int]] = {}
+    for number in numbers:
+        groups.setdefault(trait(stems[number].settings), []).append(number)
+    return groups
+
+
+def _decoding(settings: Settings) -> tuple[str, int]:
+    return settings.profile, settings.limits.max_record_bytes
+
+
+def _timing(settings: Settings) -> str:
+    return settings.time.model_dump_json()

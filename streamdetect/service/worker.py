@@ -1,0 +1,23 @@
+"""The program of a worker process (`crew`): stems first, then messages, each answered with a harvest, until the end."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import IO
+
+from streamdetect.service.collecting import collecting_rarely
+from streamdetect.service.crew import receive, send, work
+from streamdetect.service.gathering import Gatherer
+
+
+def serve(messages: IO[bytes], answers: IO[bytes]) -> None:
+    """Until the messages end, or nobody takes the answers any more."""
+    with contextlib.suppress(EOFError, BrokenPipeError), collecting_rarely():
+        gatherer = Gatherer(receive(messages))  # type: ignore[arg-type]  # the first message is the stems
+        while True:
+            send(answers, work(gatherer, receive(messages)))
+
+
+if __name__ == "__main__":
+    serve(sys.stdin.buffer, sys.stdout.buffer)
