@@ -40,7 +40,7 @@ from streamdetect.testing import MemoryAlertSink, MemoryDeadLetterSink, MemorySo
 START_MS = 1_772_409_600_000  # 2026-03-02T00:00:00Z
 TICK_MS = 300_000
 HOUR_MS = 3_600_000
-SOME = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+SOME = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def source_of(partitions: list[list[Any]]) -> MemorySource:

@@ -106,7 +106,7 @@ def test_a_missing_topic_is_exit_8(broker: Broker, make_topic: MakeTopic, tmp_pa
     told = call(*PLAN, "--topic", f"{topic}x", "--config", config(tmp_path, broker.bootstrap))
     assert told.returncode == 8, told.stderr
     assert f"no topic {topic}x" in told.stderr
-    assert f"there is {topic})" in told.stderr
+    assert f"there is {topic}" in told.stderr
     assert f"{topic}x" not in broker.admin.list_topics()
 
 

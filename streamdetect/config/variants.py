@@ -112,7 +112,9 @@ def _values(given: Vary) -> tuple[str, list[str]]:
 
 def _meant(name: str) -> str | None:
     """The setting that somebody who wrote this may have meant, as far as it can be varied."""
-    meant = nearest(("rules", 0, name.rsplit(".", maxsplit=1)[-1])) or nearest((name.rsplit(".", maxsplit=1)[-1],))
+    meant = nearest(("rules", 0, name.rsplit(".", maxsplit=1)[-1])) or nearest(
+        (name.rsplit(".", maxsplit=1)[-1],)
+    )
     if meant is None or meant.split(".")[0] not in _SECTIONS:
         return None
     last = meant.split(".")[-1]
