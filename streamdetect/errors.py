@@ -38,6 +38,12 @@ class ConfigError(StreamdetectError):
         super().__init__(message)
         self.problems = problems or []
 
+    @classmethod
+    def listing(cls, name: str, problems: list[str]) -> ConfigError:
+        """All problems of what is called `name`."""
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        return cls("\n".join([f"{name} is not valid, {count}:", *problems]), problems)
+
 
 class KafkaError(StreamdetectError):
     exit_code = 4

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -14,11 +13,9 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from streamdetect.config.names import SettingPath, fields
 from streamdetect.config.problems import problem_lines
 from streamdetect.config.section import Section, Text, custom_problem
-from streamdetect.config.units import normal_network, parse_time_ms
-from streamdetect.config.yamlfile import YamlError, read_yaml
+from streamdetect.config.units import normal_destination, parse_time_ms
+from streamdetect.config.yamlfile import read_yaml_file
 from streamdetect.errors import ConfigError
-
-_ADDRESS_LIKE = frozenset("0123456789.")
 
 
 def _time(value: object, info: ValidationInfo) -> object:
@@ -50,11 +47,7 @@ class KeyPattern(Section):
     @field_validator("destination")
     @classmethod
     def _destination(cls, destination: str | None) -> str | None:
-        if destination is None:
-            return None
-        if "/" in destination or ":" in destination or _ADDRESS_LIKE.issuperset(destination):
-            return normal_network(destination)
-        return destination
+        return None if destination is None else normal_destination(destination)
 
     @model_validator(mode="after")
     def _names_keys(self) -> Self:
@@ -125,26 +118,20 @@ def load_expectations(path: str | os.PathLike[str]) -> Expectations:
             context={"labels": labels if isinstance(labels, dict) else {}},
         )
     except ValidationError as error:
-        raise _config_error(name, _problems(error, origins)) from None
+        raise ConfigError.listing(name, _problems(error, origins)) from None
     if not expectations.must_alert and not expectations.must_not_alert:
-        raise _config_error(name, ["file: expects nothing; write keys under must_alert or must_not_alert"])
+        raise ConfigError.listing(
+            name, ["file: expects nothing; write keys under must_alert or must_not_alert"]
+        )
     return expectations
 
 
 def _read(path: str) -> tuple[dict[str, Any], dict[SettingPath, int]]:
     """The sections of a file (one whose every line is commented out is left out) and the line of every path."""
-    try:
-        value, lines = read_yaml(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}); name a readable file.") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
-    except YamlError as error:
-        where = "file" if error.line is None else f"line {error.line}"
-        raise _config_error(path, [f"{where}: {error.problem}"]) from None
+    value, lines = read_yaml_file(path)
     if value is not None and not isinstance(value, dict):
         known = ", ".join(fields(Expectations))
-        raise _config_error(path, [f"file: holds no expectations; write sections {known}"])
+        raise ConfigError.listing(path, [f"file: holds no expectations; write sections {known}"])
     return {name: section for name, section in (value or {}).items() if section is not None}, lines
 
 
@@ -176,8 +163,3 @@ def _hint(name: str, known: Collection[str]) -> str:
     if close:
         return f"did you mean {close[0]}?"
     return f"write one of {', '.join(names)}" if names else "no label is"
-
-
-def _config_error(name: str, problems: list[str]) -> ConfigError:
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return ConfigError("\n".join([f"{name} is not valid, {count}:", *problems]), problems)

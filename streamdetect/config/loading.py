@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -13,7 +12,7 @@ from streamdetect.config.names import SettingPath, fields, shape_at
 from streamdetect.config.overrides import Override, apply, from_environment, from_sets
 from streamdetect.config.problems import problem_lines
 from streamdetect.config.settings import Settings
-from streamdetect.config.yamlfile import YamlError, read_yaml
+from streamdetect.config.yamlfile import read_yaml_file
 from streamdetect.errors import ConfigError
 
 RequiredFor = Literal["run", "replay", "kafka-replay"]
@@ -48,28 +47,18 @@ def load_settings(
     except ValidationError as error:
         problems += problem_lines(error, origins)
     if problems or settings is None:
-        raise _config_error(name, problems)
+        raise ConfigError.listing(name, problems)
     return settings
 
 
 def _read(path: str) -> tuple[dict[str, Any], dict[SettingPath, int]]:
     """The mapping that a file holds (an empty section is one without settings) and the line of every path."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}); name a readable file.") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
-    try:
-        value, lines = read_yaml(text)
-    except YamlError as error:
-        where = "file" if error.line is None else f"line {error.line}"
-        raise _config_error(path, [f"{where}: {error.problem}"]) from None
+    value, lines = read_yaml_file(path)
     if value is None:
         return {}, {}
     if not isinstance(value, dict):
         known = ", ".join(fields(Settings))
-        raise _config_error(path, [f"file: holds no settings; write `name: value` lines, with {known}"])
+        raise ConfigError.listing(path, [f"file: holds no settings; write `name: value` lines, with {known}"])
     return {key: _opened((key,), item) for key, item in value.items()}, lines
 
 
@@ -104,8 +93,3 @@ def _missing(data: Mapping[str, Any], required_for: RequiredFor | None) -> list[
     return [
         f"kafka.topics: is missing, and {command} needs it; name the topics to read, or set kafka.topic_pattern"
     ]
-
-
-def _config_error(name: str, problems: list[str]) -> ConfigError:
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return ConfigError("\n".join([f"{name} is not valid, {count}:", *problems]), problems)

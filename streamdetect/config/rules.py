@@ -7,7 +7,7 @@ import ipaddress
 from pydantic import Field, field_validator, model_validator
 
 from streamdetect.config.section import Port, Section, Text
-from streamdetect.config.units import Duration, Network, duration, normal_network
+from streamdetect.config.units import Duration, Network, duration, normal_destination
 
 HUNT_ID = "ed254a22-e7bb-4a36-9291-196b77762dd8"
 HUNT_NAME = "High count of network connection over extended period by process"
@@ -42,7 +42,6 @@ HUNT_EXCLUDED_NETWORKS = (
     "fe80::/10",
     "ff00::/8",
 )
-_ADDRESS_LIKE = frozenset("0123456789.")
 
 
 class RuleException(Section):
@@ -58,11 +57,7 @@ class RuleException(Section):
     @field_validator("destination")
     @classmethod
     def _destination(cls, destination: str | None) -> str | None:
-        if destination is None:
-            return None
-        if "/" in destination or ":" in destination or _ADDRESS_LIKE.issuperset(destination):
-            return normal_network(destination)
-        return destination
+        return None if destination is None else normal_destination(destination)
 
     @model_validator(mode="after")
     def _not_everything(self) -> RuleException:

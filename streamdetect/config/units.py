@@ -17,6 +17,7 @@ LONGEST_MS = 3_650 * UNIT_MS["d"]
 _DURATION = re.compile(r"([0-9]{1,12})(ms|s|m|h|d)")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAPPED_BITS = 96
+_ADDRESS_LIKE = frozenset("0123456789.")
 
 
 def parse_duration_ms(text: str) -> int:
@@ -64,6 +65,13 @@ def normal_network(text: str) -> str:
         raise ValueError(f"{text!r} has bits set behind its prefix; write {loose} or {written.ip}")
     network = _unmapped(loose)
     return str(network) if "/" in text else str(network.network_address)
+
+
+def normal_destination(text: str) -> str:
+    """A network or an address as `normal_network` gives it; a name as it stands. ValueError as there."""
+    if "/" in text or ":" in text or _ADDRESS_LIKE.issuperset(text):
+        return normal_network(text)
+    return text
 
 
 def _unmapped(

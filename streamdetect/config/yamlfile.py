@@ -7,11 +7,13 @@ YAML 1.1 would read `12:30` as 750, `no` as false and a time as an object; here 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from streamdetect.config.names import SettingPath
+from streamdetect.errors import ConfigError
 
 _PLAIN = {
     "tag:yaml.org,2002:null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -58,6 +60,19 @@ class _Loader(yaml.SafeLoader):
 
 for _tag, (_pattern, _first) in _PLAIN.items():
     _Loader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def read_yaml_file(path: str) -> tuple[Any, dict[SettingPath, int]]:
+    """As `read_yaml`, of a file; ConfigError that names it."""
+    try:
+        return read_yaml(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); name a readable file.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8.") from None
+    except YamlError as error:
+        where = "file" if error.line is None else f"line {error.line}"
+        raise ConfigError.listing(path, [f"{where}: {error.problem}"]) from None
 
 
 def read_yaml(text: str) -> tuple[Any, dict[SettingPath, int]]:
