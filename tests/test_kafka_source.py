@@ -300,7 +300,9 @@ def test_range_between_times(broker: Broker, make_topic: MakeTopic, producer: An
         produce(producer, topic, [str(second)], timestamp_ms=second * 1000)
     source = opened(KafkaRange(settings(broker), [topic], start=2_000, end=5_000))
     assert source.at_end() == {Partition(topic, 1)}
+    assert source.progress() == (0, 3)
     assert values(read_out(source)) == ["2", "3", "4"]
+    assert source.progress() == (3, 3)
     assert read_out(opened(KafkaRange(settings(broker), [topic], start=8_000))) == []
     assert values(read_out(opened(KafkaRange(settings(broker), [topic], start=6_000)))) == ["6", "7"]
 

@@ -154,9 +154,9 @@ def command(  # noqa: PLR0913 - one for each option
         asked = Asked(
             variants=named, against=compared, expectations=expectations, sinks=sinks, jobs=jobs, near=near
         )
-        total = done()[1]
+        size = None if read.from_kafka else done()[1]
         outcome = backtest(
-            asked, source, size=total, progress=lambda records: meter.tell(records, *done()), stop=stop
+            asked, source, size=size, progress=lambda records: meter.tell(records, *done()), stop=stop
         )
     problem = _write(outcome, report_path, junit_path, output, output_format)
     if not verbosity().quiet:

@@ -67,7 +67,7 @@ class Input:
             self.end or "latest",
             exclude=settings.written_topics(),
         )
-        return kafka, lambda: (0, None)
+        return kafka, kafka.progress
 
 
 def input_options(command: Decorated) -> Decorated:

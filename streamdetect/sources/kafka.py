@@ -528,6 +528,8 @@ class KafkaRange:
             self._ends = self._offsets_to_end_at(partitions, end)
             starts = self._reader.offsets_at(partitions, start)
             self._done = frozenset(one for one in partitions if starts[one] >= self._ends[one])
+            self._starts = {one: min(starts[one], self._ends[one]) for one in partitions}
+            self._read = dict(self._starts)
             # The oldest record is not looked up early: retention may take the answer away before it is used.
             self._reader.add(dict.fromkeys(partitions, BEGINNING) if start == "earliest" else dict(starts))
         except BaseException:
@@ -552,6 +554,7 @@ class KafkaRange:
             return []
         self._reader.hold({*hold, *self._done})
         batches = [self._cut(batch) for batch in self._reader.poll(timeout_ms)]
+        self._read |= {batch.partition: batch.offsets[-1] + 1 for batch in batches}
         self._done |= self._finished(batches)
         return [batch for batch in batches if len(batch)]
 
@@ -585,6 +588,12 @@ class KafkaRange:
 
     def at_end(self) -> frozenset[Partition]:
         return self._done
+
+    def progress(self) -> tuple[int, int]:
+        """Offsets read and offsets in all."""
+        ends, starts = self._ends, self._starts
+        read = [ends[one] if one in self._done else min(at, ends[one]) for one, at in self._read.items()]
+        return sum(read) - sum(starts.values()), sum(ends.values()) - sum(starts.values())
 
     def close(self) -> None:
         self._reader.close()
