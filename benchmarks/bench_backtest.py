@@ -16,7 +16,7 @@ from streamdetect.service.replay import run_replay
 from streamdetect.sinks.files import NullSink
 from streamdetect.sources.files import FileSource
 
-COUNT = 100_000
+COUNT = 300_000
 HOSTS = 400
 FILES = 4
 THRESHOLDS = varied(
