@@ -41,7 +41,7 @@ demo: $(VENV)/installed
 	@$(BIN)/python scripts/demo.py
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check
