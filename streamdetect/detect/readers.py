@@ -17,7 +17,7 @@ from streamdetect.detect.groups import Group, Inbox
 from streamdetect.detect.history import Partial
 from streamdetect.detect.lanes import FUTURE, Lane
 from streamdetect.detect.rules import PROCESS_NAME
-from streamdetect.model import Event, Facts, Partition
+from streamdetect.model import Connection, Event, Facts, Glance, Partition
 
 
 class PartRow(NamedTuple):
@@ -56,16 +56,14 @@ class TimedLane(Lane):
         inbox: Inbox, group: Group, time_ms: int, addresses: tuple[str | None, ...], details: Facts
     ) -> None:
         """As `Lane.put`, and the time behind the partial's other places."""
-        partials = inbox.get(group)
-        if partials is None:
-            partials = inbox[group] = {}
+        Lane.put(inbox, group, time_ms, addresses, details)
+        partials = inbox[group]
         for address in addresses:
-            partial = partials.get(address)
-            if partial is None:
-                partials[address] = [*past.start_partial(time_ms, details), array("q", (time_ms,))]
-            else:
-                past.add_event(partial, time_ms, details, address, group.rule.limits)
+            partial = partials[address]
+            if len(partial) > past.TIMES:
                 partial[past.TIMES].append(time_ms)
+            else:
+                partial.append(array("q", (time_ms,)))
 
 
 class Reader(Detector):
@@ -117,6 +115,48 @@ class Reader(Detector):
         ]
 
 
+class _Remembering:
+    """An event that works out once what several readers ask for (`model.Event`)."""
+
+    __slots__ = ("_connection", "_details", "_event", "_glance", "_unsure", "process_name", "time_ms")
+
+    def __init__(self, event: Event) -> None:
+        self._event = event
+        self.time_ms = event.time_ms
+        self.process_name = event.process_name
+        self._glance: Glance | None = None
+        self._connection: Connection | None = None
+        self._details: Facts | None = None
+        self._unsure: bool | None = None
+
+    def glance(self) -> Glance:
+        if self._glance is None:
+            self._glance = self._event.glance()
+        return self._glance
+
+    def connection(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._event.connection()
+        return self._connection
+
+    def unsure(self) -> bool:
+        if self._unsure is None:
+            self._unsure = self._event.unsure()
+        return self._unsure
+
+    def reread(self) -> Connection:
+        self._connection, self._details, self._unsure = self._event.reread(), None, False
+        return self._connection
+
+    def details(self) -> Facts:
+        if self._details is None:
+            self._details = self._event.details()
+        return self._details
+
+    def host(self) -> str | None:
+        return self._event.host()
+
+
 class Panel:
     """Readers that differ in what counts, but not in time: each partition has one clock for all of them."""
 
@@ -138,6 +178,7 @@ class Panel:
 
         def accept_all(event: Event, record_ms: int | None) -> str | list[str]:
             before_ms = clock.now_ms
+            event = _Remembering(event)
             verdict = accept(event, record_ms)
             if verdict == FUTURE or (verdict == PROCESS_NAME and event.process_name not in names):
                 return verdict

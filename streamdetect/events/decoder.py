@@ -47,46 +47,26 @@ class Event(msgspec.Struct, gc=False):
     _document: Document | None
     _fields: Fields | None
     _data: EventData | None = None
-    # What was worked out, for others who ask for the same.
-    _glance: model.Glance | None = None
-    _connection: model.Connection | None = None
-    _details: model.Facts | None = None
-    _dotted: bool | None = None
 
     def glance(self) -> model.Glance:
-        glance = self._glance
-        if glance is None:
-            glance = self._glance = self._look()
-        return glance
-
-    def _look(self) -> model.Glance:
         document = self._document
         if document is None:
             return _NOTHING_SEEN
         return self._decoder.reading.glance(*glimpse(document, self._data))
 
     def connection(self) -> model.Connection:
-        if self._connection is None:
-            self._connection = self._decoder.reading.connection(self._seen())
-        return self._connection
+        return self._decoder.reading.connection(self._seen())
 
     def unsure(self) -> bool:
-        if self._document is None:
-            return False
-        if self._dotted is None:
-            self._dotted = may_be_dotted(self._raw)
-        return self._dotted
+        return self._document is not None and may_be_dotted(self._raw)
 
     def reread(self) -> model.Connection:
         self._document = None
         self._fields = self._decoder.read_generic(self._raw)
-        self._connection = self._details = None
-        return self.connection()
+        return self._decoder.reading.connection(self._fields)
 
     def details(self) -> model.Facts:
-        if self._details is None:
-            self._details = self._decoder.reading.details(self._seen())
-        return self._details
+        return self._decoder.reading.details(self._seen())
 
     def host(self) -> str | None:
         if self.unsure():
