@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from outcomes import DAY_MS, HARMLESS, HOUR_MS, PANE_MS, START_MS, Texts, outcome
 
 from streamdetect.config import Settings
+from streamdetect.detect.alerts import figures_block
 from streamdetect.detect.episodes import Figures
 from streamdetect.detect.tracks import MOST_SEEN, Point
 from streamdetect.findings.diff import Diff
@@ -54,7 +55,7 @@ from streamdetect.report.timeline import (
     volumes_of,
 )
 from streamdetect.report.views import MOST_PLOTTED, page_view
-from streamdetect.report.words import Condition, conditions, exact, figures_of, moment, share, span, visible
+from streamdetect.report.words import Condition, conditions, exact, moment, share, span, visible
 from tools import need
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -316,7 +317,7 @@ def test_who_adds_what_is_missing_alerts(hours: int, width_ms: int) -> None:
 
     def duration(wide_ms: int) -> Condition:
         seen = Figures(9, START_MS, START_MS + wide_ms, 1, 1)
-        return conditions(figures_of(seen), limits)[1]
+        return conditions(figures_block(seen), limits)[1]
 
     missing = duration(width_ms).missing
     if missing is not None:

@@ -9,7 +9,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from streamdetect import __version__
 from streamdetect.detect import history as past
 from streamdetect.detect.episodes import Figures, Look
-from streamdetect.detect.rules import Rule
+from streamdetect.detect.rules import Limits, Rule
 from streamdetect.model import Alert
 
 _EPISODES = uuid5(NAMESPACE_URL, "https://streamdetect/episode")
@@ -128,12 +128,7 @@ def _arithmetic(rule: Rule, key: Key, tick_ms: int, found: Look) -> dict[str, ob
             "interval_seconds": _seconds(limits.interval_ms),
         },
         "figures": figures_block(found.figures),
-        "thresholds": {
-            "min_connections_per_hour": limits.min_connections_per_hour,
-            "min_duration_hours": limits.min_duration_hours,
-            "max_hosts": limits.max_hosts,
-            "max_processes": limits.max_processes,
-        },
+        "thresholds": thresholds_block(limits),
         "pane_counts": [[pane.first_ms - pane.first_ms % limits.interval_ms, pane.events] for pane in panes],
     }
     if key.sensor is not None:
@@ -141,9 +136,19 @@ def _arithmetic(rule: Rule, key: Key, tick_ms: int, found: Look) -> dict[str, ob
     return block
 
 
-def figures_block(figures: Figures) -> dict[str, object]:
+def thresholds_block(limits: Limits) -> dict[str, int]:
+    """The thresholds under the names of the settings."""
+    return {
+        "min_connections_per_hour": limits.min_connections_per_hour,
+        "min_duration_hours": limits.min_duration_hours,
+        "max_hosts": limits.max_hosts,
+        "max_processes": limits.max_processes,
+    }
+
+
+def figures_block(figures: Figures) -> dict[str, int]:
     """The figures under the names of semantics.md §2 and §3; no first and last where there is no event."""
-    block: dict[str, object] = {
+    block: dict[str, int] = {
         "count_connections": figures.events,
         "duration_hours": figures.duration_hours,
         "number_of_con_per_hour": figures.connections_per_hour,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from streamdetect.config import parse_time_ms
+from streamdetect.detect.alerts import Key
 
 _BLOCKS = ("host", "process", "user", "destination")
 _FIGURES = ("count_connections", "duration_hours", "number_of_con_per_hour", "hosts", "count_unique_pids")
@@ -27,14 +28,7 @@ class KeyName(NamedTuple):
 
     def order(self) -> tuple[object, ...]:
         """Sorts by address, process, sensor, rule; null first."""
-        return (
-            self.address is not None,
-            self.address or "",
-            self.process,
-            self.sensor is not None,
-            self.sensor or "",
-            self.rule_id,
-        )
+        return (*Key(self.address, self.process, self.sensor).order(), self.rule_id)
 
 
 @dataclass(slots=True)

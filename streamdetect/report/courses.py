@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from streamdetect.detect.alerts import figures_block, thresholds_block
 from streamdetect.detect.tracks import MOST_SEEN, Point, Track
 from streamdetect.findings.episodes import Episode
 from streamdetect.findings.outcome import Outcome
@@ -21,13 +22,11 @@ from streamdetect.report.words import (
     Condition,
     conditions,
     cut,
-    figures_of,
     joined,
     moment,
     number,
     share,
     span,
-    thresholds_of,
     whither,
 )
 
@@ -180,7 +179,7 @@ def near_view(track: Track, interval_ms: int, *, plotted: bool) -> NearView:
             panes=track.panes,
             points=track.points,
             gaps=gaps_of(track.gaps),
-            thresholds=thresholds_of(track.rule.limits),
+            thresholds=thresholds_block(track.rule.limits),
             interval_ms=interval_ms,
             between=(min(places), max(places)),
             marks=Marks(),
@@ -208,7 +207,7 @@ def near_view(track: Track, interval_ms: int, *, plotted: bool) -> NearView:
         at=moment(point.tick_ms),
         nearness=f"{100 * share(track.shares.nearness, 2):.0f} %",
         held=point.objection is None,
-        conditions=conditions(figures_of(point.figures), thresholds_of(track.rule.limits), MOST_SEEN),
+        conditions=conditions(figures_block(point.figures), thresholds_block(track.rule.limits), MOST_SEEN),
         course=course,
     )
 

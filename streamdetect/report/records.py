@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from streamdetect.detect.alerts import iso
+from streamdetect.detect.alerts import figures_block, iso, thresholds_block
 from streamdetect.detect.tracks import MOST_SEEN, Track
 from streamdetect.findings.diff import Diff
 from streamdetect.findings.episodes import Episode, KeyName
 from streamdetect.findings.expectations import Verdict
 from streamdetect.findings.outcome import Outcome, Variant
-from streamdetect.report.words import conditions, figures_of, joined, share, sound, thresholds_of
+from streamdetect.report.words import conditions, joined, share, sound
 
 Record = dict[str, str | int | float | bool | None]
 
@@ -164,9 +164,9 @@ def _near(track: Track) -> Record:
         "nearest_at": iso(point.tick_ms),
         "nearness": share(track.shares.nearness, 6),
         "objection": point.objection,
-        **_figures(figures_of(point.figures), ""),
+        **_figures(figures_block(point.figures), ""),
     }
-    for condition in conditions(figures_of(point.figures), thresholds_of(track.rule.limits), MOST_SEEN):
+    for condition in conditions(figures_block(point.figures), thresholds_block(track.rule.limits), MOST_SEEN):
         row |= {
             f"{condition.name}_value": condition.value,
             f"{condition.name}_threshold": condition.threshold,

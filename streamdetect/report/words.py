@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from streamdetect.detect.alerts import iso
-from streamdetect.detect.episodes import Figures
-from streamdetect.detect.rules import Limits
 
 LONGEST = 80
 """Characters of a value in a table; the whole text is in its title."""
@@ -131,30 +129,6 @@ def share(part: float, digits: int) -> float:
 def shift(ms: int) -> str:
     """`5 min later`, `1 h earlier`."""
     return f"{span(abs(ms))} {'later' if ms >= 0 else 'earlier'}"
-
-
-def figures_of(figures: Figures) -> dict[str, int]:
-    """Under the names of the alert; first and last only where there is an event."""
-    found = {
-        "count_connections": figures.events,
-        "duration_hours": figures.duration_hours,
-        "number_of_con_per_hour": figures.connections_per_hour,
-        "hosts": figures.hosts,
-        "count_unique_pids": figures.processes,
-    }
-    if figures.events:
-        found |= {"first_seen_ms": figures.first_ms, "last_seen_ms": figures.last_ms}
-    return found
-
-
-def thresholds_of(limits: Limits) -> dict[str, int]:
-    """Under the names of the alert."""
-    return {
-        "min_connections_per_hour": limits.min_connections_per_hour,
-        "min_duration_hours": limits.min_duration_hours,
-        "max_hosts": limits.max_hosts,
-        "max_processes": limits.max_processes,
-    }
 
 
 def conditions(
