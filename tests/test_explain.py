@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -26,13 +27,13 @@ from streamdetect.config import Settings
 from streamdetect.detect import Rule
 from streamdetect.detect.alerts import Key, iso
 from streamdetect.detect.episodes import NO_EVENTS, Figures, leaves_ms, objection
-from streamdetect.detect.tracks import MOST_SEEN, Point
+from streamdetect.detect.tracks import MOST_SEEN, Point, verdicts
 from streamdetect.findings.episodes import episodes_of
 from streamdetect.model import Partition
 from streamdetect.report.html import key_page
 from streamdetect.report.words import moment
 from streamdetect.report.words import number as shown_number
-from streamdetect.service.courses import MOST_ROWS, Course, changes, timeline, verdicts
+from streamdetect.service.courses import MOST_ROWS, Course, changes, timeline
 from streamdetect.service.explain import Explanation, Question, explain_source
 from streamdetect.service.replay import run_replay
 from streamdetect.testing import MemoryAlertSink, MemoryDeadLetterSink, MemorySource
@@ -434,3 +435,12 @@ def test_an_hour_of_silence_is_no_gap_in_the_course() -> None:
         (leaves_ms(first_ms, one.course.rule.limits), 0),
         (START_MS + HOUR_MS + TICK_MS, 1),
     ]
+
+
+def test_input_that_breaks_off_is_told(tmp_path: Path) -> None:
+    """A file that cannot be read to its end explains nothing: exit code 10, as a replay of it gives."""
+    broken = tmp_path / "broken.jsonl.gz"
+    broken.write_bytes(gzip.compress(b"{}\n" * 100_000)[:-20])
+    told = call(*ASK, str(broken))
+    assert told.code == 10
+    assert told.out == ""

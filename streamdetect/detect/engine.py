@@ -144,11 +144,16 @@ class Detector:
         while self._agenda and self._agenda[0] <= target_ms:
             alerts += self._evaluate(self._agenda.pop(0))
         if target_ms > self.evaluated_ms:
-            if self._first_tick_ms is not None:
-                since_ms = max(self.evaluated_ms, self._first_tick_ms - self.interval_ms)
-                self.ticks += max(0, target_ms - since_ms) // self.interval_ms
+            self.ticks = self._ticks_to(target_ms)
             self.evaluated_ms = target_ms
         return alerts
+
+    def _ticks_to(self, tick_ms: int) -> int:
+        """The number of ticks with this one, and all before it, evaluated."""
+        if self._first_tick_ms is None:
+            return self.ticks
+        since_ms = max(self.evaluated_ms, self._first_tick_ms - self.interval_ms)
+        return self.ticks + max(0, tick_ms - since_ms) // self.interval_ms
 
     def group(self, rule: Rule, connection: Connection) -> Group:
         """The group of keys that a counting event belongs to."""

@@ -8,7 +8,9 @@ and processes; or always, where it was asked for by name. Of those that became t
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import groupby
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -89,6 +91,11 @@ def shares(figures: Figures, limits: Limits) -> Shares:
 
 def _share(seen: int, limit: int) -> float:
     return _UNKNOWN_SHARE if seen == 0 else min(1.0, limit / seen)
+
+
+def verdicts(points: Iterable[Point]) -> list[Point]:
+    """The points at which the verdict changed, or the reason for it."""
+    return [next(group) for _, group in groupby(points, key=lambda point: point.objection)]
 
 
 class _Followed:

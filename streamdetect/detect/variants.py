@@ -267,19 +267,12 @@ class Variants(Detector):
         }
         for row in self.export_state():
             if row["kind"] == "progress":
-                yield row | self._progress_at(tick_ms)
+                yield row | {"evaluated_ms": tick_ms, "ticks": self._ticks_to(tick_ms)}
                 continue
             row["rule"] = ids[row["rule"]]
             if row["kind"] == "key":
                 row["episode"] = own_episodes.get((row["rule"], tuple(row["key"])))
             yield row
-
-    def _progress_at(self, tick_ms: int) -> dict[str, int]:
-        ticks = self.ticks
-        if self._first_tick_ms is not None:
-            since_ms = max(self.evaluated_ms, self._first_tick_ms - self.interval_ms)
-            ticks += max(0, tick_ms - since_ms) // self.interval_ms
-        return {"evaluated_ms": tick_ms, "ticks": ticks}
 
 
 def _import(fork: Detector, parts: Sequence[Part]) -> None:

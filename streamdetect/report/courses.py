@@ -6,13 +6,12 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from markupsafe import Markup
 
 from streamdetect.detect.alerts import figures_block, thresholds_block
-from streamdetect.detect.tracks import MOST_SEEN, Point, Track
+from streamdetect.detect.tracks import MOST_SEEN, Point, Track, verdicts
 from streamdetect.findings.episodes import Episode
 from streamdetect.findings.outcome import Outcome
 from streamdetect.report.plots import Marks, course_plot, gaps_plot, panes_plot
@@ -283,7 +282,7 @@ def _gaps(gaps: Gaps) -> Figure:
 
 def _verdicts(points: Sequence[Point]) -> Pairs:
     """When the verdict changed: the tick, and what it was from then on."""
-    changes = []
-    for objection, group in groupby(points, key=lambda one: one.objection):
-        changes.append((moment(next(group).tick_ms), "true" if objection is None else f"false: {objection}"))
-    return changes
+    return [
+        (moment(one.tick_ms), "true" if one.objection is None else f"false: {one.objection}")
+        for one in verdicts(points)
+    ]

@@ -15,7 +15,7 @@ from streamdetect.detect.episodes import NO_EVENTS, Figures, leaves_ms, look, ob
 from streamdetect.detect.history import History, seen, unpack_panes
 from streamdetect.detect.rules import Limits, Rule
 from streamdetect.detect.survey import span_ms
-from streamdetect.detect.tracks import MOST_SEEN, Point, Track
+from streamdetect.detect.tracks import MOST_SEEN, Point, Track, verdicts
 
 MOST_ROWS = 40
 """Most rows of a timeline, so that it fits on a screen."""
@@ -115,11 +115,6 @@ def _next_change(history: History, tick_ms: int, limits: Limits) -> int | None:
     times = [pane.first_ms for pane in unpack_panes(history[0])]
     times += [last_ms for _, last_ms in (*hosts, *processes)]
     return min((left for time_ms in times if (left := leaves_ms(time_ms, limits)) > tick_ms), default=None)
-
-
-def verdicts(points: Iterable[Point]) -> list[Point]:
-    """The points at which the verdict changed, or the reason for it."""
-    return [next(group) for _, group in groupby(points, key=lambda point: point.objection)]
 
 
 def changes(points: Iterable[Point]) -> list[Point]:

@@ -15,7 +15,7 @@ from streamdetect.detect import Detector, Rule, saved
 from streamdetect.detect.alerts import Key, iso
 from streamdetect.detect.episodes import Episode, Figures
 from streamdetect.detect.history import COUNT, History, Partial, fold
-from streamdetect.detect.tracks import Point, Track
+from streamdetect.detect.tracks import Point, Track, verdicts
 from streamdetect.errors import UsageError
 from streamdetect.events.values import parse_address
 from streamdetect.findings.outcome import Outcome
@@ -26,7 +26,6 @@ from streamdetect.service.courses import (
     course_of_states,
     course_of_track,
     timeline,
-    verdicts,
 )
 from streamdetect.service.stored import check_settings, of_last, settings_of
 from streamdetect.sources import Source
@@ -73,6 +72,8 @@ def explain_source(*, settings: Settings, source: Source, question: Question) ->
     address, process = _spelled(question, settings)
     ways = Ways(near=_ALL, only=(_addresses(address), process))
     outcome = run_backtest(variants=[NamedSettings("base", {}, settings)], source=source, ways=ways)
+    if outcome.problem is not None:
+        raise outcome.problem
     tracks = sorted((*outcome.near, *outcome.tracks.values()), key=lambda track: track.key.order())
     unknown = _given_up(outcome)
     title = f"{process} to {address}" + " (until limits.max_keys was reached)" * bool(unknown)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from streamdetect.config import NamedSettings, Settings
 from streamdetect.detect.history import FIRST
-from streamdetect.detect.readers import ClockRow, last_tick_ms, watermark_ms
+from streamdetect.detect.readers import ClockRow, Part, last_tick_ms, watermark_ms
 from streamdetect.detect.tracks import Tracks
 from streamdetect.detect.variants import Variants, widest
 from streamdetect.findings.episodes import Episodes
@@ -17,7 +17,7 @@ from streamdetect.service.gathering import Harvest, Stem, Tally
 from streamdetect.service.summary import Summary
 from streamdetect.sinks import AlertSink
 
-_READING = ("processes", "excluded_ports", "datasets", "exceptions")
+_READING = {"processes", "excluded_ports", "datasets", "exceptions"}
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class Branch:
         self.stem = Stem(variants[0], hosts, processes, timed=tracks is not None)
         self.tally = Tally()
         self.first_ms: int | None = None
-        """Time of the earliest event that counts."""
+        """Time of the earliest event that counts, where tracks are kept."""
         self._tried = tried
         self._variants = Variants(variants, tracks)
         self._clocks: dict[Partition, ClockRow] = {}
@@ -75,14 +75,18 @@ class Branch:
         if copies:
             self._variants.share_details(parts)
         self._variants.put(parts)
+        if self.stem.timed:
+            self._note_first(parts)
+        self.tally.add(harvest.tallies[place])
+        for row in harvest.clocks[place]:
+            self._clocks[row.partition] = row
+
+    def _note_first(self, parts: Sequence[Part]) -> None:
         times_ms = [
             partial[FIRST] for part in parts for row in part.rows for partial in row.partials.values()
         ]
         if times_ms:
             self.first_ms = min(times_ms) if self.first_ms is None else min(self.first_ms, *times_ms)
-        self.tally.add(harvest.tallies[place])
-        for row in harvest.clocks[place]:
-            self._clocks[row.partition] = row
 
     def expect(self, partition: Partition) -> None:
         """A partition that will be read holds time back from the beginning."""
@@ -142,10 +146,7 @@ def alike(variants: Sequence[NamedSettings]) -> list[list[int]]:
 
 def _reads(settings: Settings) -> str:
     rules = [
-        {
-            "networks": sorted(rule.networks()),
-            **{name: rule.model_dump(mode="json")[name] for name in _READING},
-        }
+        {"networks": sorted(rule.networks()), **rule.model_dump(mode="json", include=_READING)}
         for rule in settings.enabled_rules()
     ]
     time = settings.time.model_dump(mode="json", exclude={"idle_timeout_ms"})
