@@ -23,7 +23,7 @@ def product(raws: list[bytes]) -> Callable[[], None]:
         for raw in raws:
             event = decode(raw)
             if not isinstance(event, Refusal) and event.process_name in PROCESSES:
-                event.connection()
+                event.flow(), event.kind()
 
     return task
 

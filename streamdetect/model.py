@@ -124,27 +124,30 @@ class Many:
 MANY = Many()
 
 
-@dataclass(slots=True)
-class Connection:
-    """A network event's fields as one profile reads them; a comparison sees one value, None or MANY.
+class Flow(NamedTuple):
+    """Where an event went, as one profile reads it; a comparison sees one value, None or MANY.
 
-    `addresses` are the groups the event falls into (None: no destination.address), `sensor` is part of the key in
-    `resilient` and None in `strict`, `ip` is canonical text.
+    `ip` is canonical text. `addresses` are the groups the event falls into (None: no destination.address).
+    """
+
+    direction: str | Many | None
+    port: int | Many | None
+    ip: str | Many | None
+    addresses: tuple[str | None, ...]
+
+
+class Kind(NamedTuple):
+    """What sort of event it is, and of which process; a comparison sees one value, None or MANY.
+
+    `sysmon` says that a Sysmon sensor saw it; `sensor` is part of the key in `resilient` and None in `strict`.
     """
 
     dataset: str | Many | None
     os_family: str | Many | None
     category: str | Many | None
-    direction: str | Many | None
     process_name: str | Many | None
-    port: int | Many | None
-    ip: str | Many | None
-    addresses: tuple[str | None, ...]
     sensor: str | None
-
-    def lacks_a_field(self) -> bool:
-        """Whether a field that must be there seems missing."""
-        return None in (self.direction, self.category, self.os_family, self.port, self.ip, self.process_name)
+    sysmon: bool
 
 
 # Details as an exact tuple, which Python's garbage collector leaves alone; `Details._make` gives them their names back.
@@ -152,14 +155,11 @@ class Connection:
 Facts = tuple[Any, ...]
 
 
-# (direction, port, ip) that are in the document, as they are compared; there may be more values in the same field. A
-# wrong one is reason enough not to count, since a second value would only make the field multi-valued. A plain tuple:
-# one is made for most records.
-Glance = tuple[str | None, int | None, str | None]
-
-
 class Event(Protocol):
-    """A record with a usable time. The rest of it is read only as far as somebody asks."""
+    """A record with a usable time. The rest of it is read only as far as somebody asks.
+
+    A flow or kind is mostly the same object as that of an equal event before: few make most of the traffic.
+    """
 
     @property
     def time_ms(self) -> int: ...
@@ -167,24 +167,14 @@ class Event(Protocol):
     @property
     def process_name(self) -> str | Many | None: ...
 
-    def glance(self) -> Glance:
-        """The three values that dismiss most events, each None where it is not at hand."""
+    def flow(self) -> Flow:
+        """Where it went."""
 
-    def connection(self) -> Connection:
-        """The fields that rules and keys need.
+    def kind(self) -> Kind:
+        """What it is."""
 
-        Values given are in the document, but there may be more of them while `unsure()`: enough to say no where
-        a value is wrong, not to count, nor to call a field missing.
-        """
-
-    def unsure(self) -> bool:
-        """Whether `reread()` may find more than `connection()` did."""
-
-    def reread(self) -> Connection:
-        """`connection()` from the whole document, for certain."""
-
-    def details(self) -> Facts:
-        """What an alert shows beyond the key. Ask only when the event is not unsure any more."""
+    def details(self, flow: Flow, kind: Kind) -> Facts:
+        """What an alert shows of an event that counts, beyond its key; `flow` and `kind` are the event's own."""
 
     def host(self) -> str | None:
         """Whose clock this is: host.id, else host.name, else the computer name (semantics.md §4)."""

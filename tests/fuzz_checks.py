@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from typing import Any, NamedTuple, NoReturn
@@ -22,7 +22,8 @@ from streamdetect.config import Settings
 from streamdetect.detect import COUNTED, Detector, Lane, Rule
 from streamdetect.detect.rules import FILTER_REASONS
 from streamdetect.events import Decoder, Event, Refusal
-from streamdetect.model import ALERT_ACTIONS, REFUSAL_REASONS, Alert, Batch, Connection, DeadLetter, Partition
+from streamdetect.events.seen import GenericEvent
+from streamdetect.model import ALERT_ACTIONS, REFUSAL_REASONS, Alert, Batch, DeadLetter, Flow, Kind, Partition
 from streamdetect.service.pipeline import Pipeline
 from streamdetect.testing import MemoryAlertSink, MemoryDeadLetterSink
 
@@ -100,7 +101,7 @@ class Judge:
         """Raises FaultError."""
         try:
             fast = self.fast.decode(value)
-            typed = isinstance(fast, Refusal) or fast._document is not None
+            typed = not isinstance(fast, GenericEvent)
             slow = self._slowly(value) if typed else fast
         except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
             raised("decode", error)
@@ -121,31 +122,32 @@ class Judge:
         return self.slow._decode_generic(value)
 
     def _compare(self, value: bytes, fast: Event | Refusal, slow: Event | Refusal) -> None:
-        """Both readers come to the same; what the typed one may not have seen is read again before it decides."""
+        """Both readers come to the same, and so they do when asked again."""
         if isinstance(fast, Refusal) or isinstance(slow, Refusal):
             agree("refusal", *(getattr(one, "reason", None) for one in (fast, slow)))
             return
-        connection = slow.connection()
+        flow, kind = slow.flow(), slow.kind()
         verdict = self._lane().accept(fast)
-        self._check_reason(verdict, connection)
+        self._check_reason(verdict, flow, kind)
         if fast is slow:
-            slow.details()
+            slow.details(flow, kind)
             slow.host()
             return
         agree("time", fast.time_ms, slow.time_ms)
+        agree("process name", fast.process_name, slow.process_name)
         agree("verdict", verdict == COUNTED, self._lane().accept(slow) == COUNTED)
-        again = self.fast.decode(value)
-        assert isinstance(again, Event)
-        if not again.unsure():
-            agree("process name", again.process_name, slow.process_name)
-        agree("connection", comparable(certain(again)), comparable(connection))
-        agree("details", again.details(), slow.details())
-        agree("host", again.host(), slow.host())
+        agree("flow", fast.flow(), flow)
+        agree("kind", fast.kind(), kind)
+        agree("details", fast.details(flow, kind), slow.details(flow, kind))
+        agree("host", fast.host(), slow.host())
+        again = self.fast.decode(value)  # out of what the tables remember now
+        assert not isinstance(again, Refusal)
+        agree("second reading", (again.flow(), again.kind()), (flow, kind))
 
-    def _check_reason(self, verdict: str, connection: Connection) -> None:
+    def _check_reason(self, verdict: str, flow: Flow, kind: Kind) -> None:
         """A record is filtered under one of the conditions that failed."""
         if verdict not in (COUNTED, "exception"):
-            failed = failed_conditions(connection, self._detector.rules)
+            failed = failed_conditions(flow, kind, self._detector.rules)
             require(verdict in FILTER_REASONS, "unknown verdict", verdict)
             require(verdict in failed, "the readers differ in why it is filtered", verdict)
 
@@ -158,28 +160,18 @@ def agree(what: str, fast: object, slow: object) -> None:
         raise FaultError(f"the readers differ in the {what}", f"{fast} {slow}"[:1000])
 
 
-def comparable(connection: Connection) -> Connection:
-    """A number is no category, and the typed reader does not keep how it was written."""
-    return replace(connection, category="network" if connection.category == "network" else None)
-
-
-def certain(event: Event) -> Connection:
-    """The connection as the engine would count it."""
-    return event.reread() if event.unsure() else event.connection()
-
-
-def failed_conditions(connection: Connection, rules: Sequence[Rule]) -> set[str]:
+def failed_conditions(flow: Flow, kind: Kind, rules: Sequence[Rule]) -> set[str]:
     """Each condition of semantics.md §1 that some rule has and the event does not meet."""
     failed: set[str] = set()
     for rule in rules:
         checks = {
-            "process.name": connection.process_name in rule.processes,
-            "network.direction": connection.direction == "egress",
-            "event.category": connection.category == "network",
-            "host.os.family": connection.os_family == "windows",
-            "data_stream.dataset": connection.dataset is None or connection.dataset in rule._datasets,
-            "destination.port": isinstance(connection.port, int) and connection.port not in rule._ports,
-            "destination.ip": isinstance(connection.ip, str) and connection.ip not in rule._networks,
+            "process.name": kind.process_name in rule.processes,
+            "network.direction": flow.direction == "egress",
+            "event.category": kind.category == "network",
+            "host.os.family": kind.os_family == "windows",
+            "data_stream.dataset": kind.dataset is None or kind.dataset in rule._datasets,
+            "destination.port": isinstance(flow.port, int) and flow.port not in rule._ports,
+            "destination.ip": isinstance(flow.ip, str) and flow.ip not in rule._networks,
         }
         failed |= {field for field, holds in checks.items() if not holds}
     return failed

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "streamdetect"
 FLOORS = {
     "errors": 0,
     "model": 0,
+    "remembered": 0,
     "config": 0,
     "detect": 1,
     "events": 2,
@@ -28,7 +29,7 @@ FLOORS = {
     "cli": 5,
 }
 # On the ground floor, words come before settings.
-GROUND = {"config": {"errors", "model"}, "model": set(), "errors": set()}
+GROUND = {"config": {"errors", "model"}, "model": set(), "errors": set(), "remembered": set()}
 DOORS = {
     "kafka": {"broker", "sources", "sinks"},
     "msgspec": {"events"},

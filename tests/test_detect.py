@@ -6,7 +6,7 @@ import gc
 import json
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -22,24 +22,15 @@ from streamdetect.detect import history as past
 from streamdetect.detect.alerts import Key
 from streamdetect.detect.networks import Networks
 from streamdetect.events import Decoder, Event
-from streamdetect.model import Alert, Connection, Details, Facts, Glance, Partition
+from streamdetect.model import Alert, Details, Facts, Flow, Kind, Many, Partition
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 T0_MS = 1_772_409_600_000  # 2026-03-02T00:00:00Z, a tick of every interval used here
 DETAILS = Details(("h1",), ("p1",), "h1", "WS-1", "p1", 7, None, None, None, None, 443, None)
 FACTS: Facts = tuple(DETAILS)
-CONNECTION = Connection(
-    dataset=None,
-    os_family="windows",
-    category="network",
-    direction="egress",
-    process_name="chrome.exe",
-    port=443,
-    ip="45.83.64.1",
-    addresses=("45.83.64.1",),
-    sensor="endpoint",
-)
+FLOW = Flow("egress", 443, "45.83.64.1", ("45.83.64.1",))
+KIND = Kind(None, "windows", "network", "chrome.exe", "endpoint", False)
 
 
 @dataclass
@@ -47,31 +38,29 @@ class Seen:
     """An event that needs no bytes."""
 
     time_ms: int
-    seen: Connection = field(default_factory=lambda: CONNECTION)
+    went: Flow = FLOW
     known: Facts = FACTS
-    process_name: str = "chrome.exe"
+    what: Kind = KIND
 
-    def connection(self) -> Connection:
-        return self.seen
+    @property
+    def process_name(self) -> str | Many | None:
+        return self.what.process_name
 
-    def glance(self) -> Glance:
-        return None, None, None
+    def flow(self) -> Flow:
+        return self.went
 
-    def unsure(self) -> bool:
-        return False
+    def kind(self) -> Kind:
+        return self.what
 
-    def reread(self) -> Connection:
-        return self.seen
-
-    def details(self) -> Facts:
+    def details(self, flow: Flow, kind: Kind) -> Facts:
         return self.known
 
     def host(self) -> str | None:
         return str(self.known[0][0])
 
 
-def to(address: str) -> Connection:
-    return replace(CONNECTION, addresses=(address,), ip=address)
+def to(address: str) -> Flow:
+    return FLOW._replace(addresses=(address,), ip=address)
 
 
 class Ear(Listener):
@@ -121,13 +110,14 @@ def keyed_lines(data_set: DataSet) -> list[str]:
             watermark_ms = lane.watermark_ms
             if lane.accept(event) != COUNTED:
                 continue
-            seen = event.reread() if event.unsure() else event.connection()
+            flow, kind = event.flow(), event.kind()
+            details = event.details(flow, kind)
             for index, rule in enumerate(rules):
-                if rule.objection(seen) is None and not rule.excepts(seen, event.details()):
-                    for address in seen.addresses:
-                        key = Key(address, str(seen.process_name), seen.sensor)
+                if rule.objection(flow, kind) is None and not rule.excepts(flow, kind, details):
+                    for address in flow.addresses:
+                        key = Key(address, str(kind.process_name), kind.sensor)
                         step = KeyedStep(rule, key, states[index, key])
-                        step.on_event(event.time_ms, watermark_ms, event.details())
+                        step.on_event(event.time_ms, watermark_ms, details)
                         states[index, key] = json.loads(json.dumps(step.snapshot()))
     newest_ms = max(
         (now for lane in clocks.lanes.values() if (now := lane.clock.now_ms) is not None), default=None
@@ -343,11 +333,11 @@ def crowd(chosen: Settings, arrivals: list[Any], rng: Random | None) -> tuple[Ju
     time_ms = T0_MS
     for quarters, address, process, instance, sensor in arrivals:
         time_ms += quarters * 15 * MINUTE_MS
-        seen = replace(CONNECTION, addresses=(address,), process_name=process, sensor=sensor)
+        kind = KIND._replace(process_name=process, sensor=sensor)
         if chosen.profile == "strict":
-            seen = replace(seen, sensor=None)
+            kind = kind._replace(sensor=None)
         known = tuple(DETAILS._replace(processes=(instance,)))
-        detector.lane(Partition("a")).accept(Seen(time_ms, seen, known, process))
+        detector.lane(Partition("a")).accept(Seen(time_ms, FLOW._replace(addresses=(address,)), known, kind))
         if rng is not None and rng.random() < 0.5:
             alerts += detector.advance()
         if rng is not None and rng.random() < 0.1:
@@ -387,7 +377,7 @@ def test_the_longest_silent_go_first_and_those_near_the_thresholds_last() -> Non
         [("near", 240), ("239", 239), ("one", 1), ("two", 2), ("new", 240), ("newer", 240)]
     ):
         for index in range(events):
-            seen = replace(CONNECTION, addresses=(address,))
+            seen = FLOW._replace(addresses=(address,))
             lane.accept(Seen(T0_MS + pane * 5 * MINUTE_MS + index, seen))
         detector.advance_to(T0_MS + (pane + 1) * 5 * MINUTE_MS)
         alive.append([row["key"][0] for row in key_rows(detector)])

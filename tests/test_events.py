@@ -18,7 +18,7 @@ from streamdetect.detect import COUNTED, Detector, Rule
 from streamdetect.detect.alerts import iso
 from streamdetect.events import Decoder, Event, Refusal
 from streamdetect.events.times import TimeReader
-from streamdetect.model import MANY, Connection, Details, Partition
+from streamdetect.model import MANY, Details, Partition
 
 DATA = Path(__file__).parent / "data"
 CAPTURES = Path(__file__).parents[2] / "shared" / "data"
@@ -38,9 +38,8 @@ def event_of(document: object, profile: str = "strict") -> Event:
     return event
 
 
-def certain(event: Event) -> Connection:
-    """The connection as the engine would count it."""
-    return event.reread() if event.unsure() else event.connection()
+def details_of(event: Event) -> Details:
+    return Details._make(event.details(event.flow(), event.kind()))
 
 
 def read_in_both_profiles(raw: bytes) -> None:
@@ -48,8 +47,7 @@ def read_in_both_profiles(raw: bytes) -> None:
     for profile in ("strict", "resilient"):
         event = Decoder(profile, LIMIT).decode(raw)
         if isinstance(event, Event):
-            certain(event)
-            event.details()
+            event.details(event.flow(), event.kind())
             event.host()
 
 
@@ -67,11 +65,11 @@ def test_strict_reads_as_elasticsearch_did(case: dict[str, Any]) -> None:
         assert event.reason == "no_time"
         return
     assert isinstance(event, Event)
-    connection = certain(event)
-    counts = default_rule("strict").objection(connection) is None
+    flow, kind = event.flow(), event.kind()
+    counts = default_rule("strict").objection(flow, kind) is None
     assert counts == case["counts"]
     if counts:
-        groups = [[address, connection.process_name] for address in connection.addresses]
+        groups = [[address, kind.process_name] for address in flow.addresses]
         assert sorted(groups, key=str) == sorted(case["groups"], key=str)
         assert iso(event.time_ms) == case["timestamp"]
 
@@ -91,23 +89,22 @@ def test_every_shape_means_what_a_person_says(
 ) -> None:
     """The shipped sample of each shape, against expectations worked out by hand."""
     event = event_of(line, "resilient")
-    connection = certain(event)
-    details = Details._make(event.details())
+    flow, kind, details = event.flow(), event.kind(), details_of(event)
     found = {
         "time": iso(event.time_ms),
-        "sensor": connection.sensor,
-        "process_name": connection.process_name,
+        "sensor": kind.sensor,
+        "process_name": kind.process_name,
         "entity_id": details.entity_id,
         "executable": details.executable,
-        "direction": connection.direction,
-        "destination_ip": connection.ip,
-        "destination_port": connection.port,
+        "direction": flow.direction,
+        "destination_ip": flow.ip,
+        "destination_port": flow.port,
         "destination_domain": details.domain,
         "host": details.host_id,
         "pid": details.pid,
         "user_name": details.user_name,
         "user_domain": details.user_domain,
-        "counts": default_rule("resilient").objection(connection) is None,
+        "counts": default_rule("resilient").objection(flow, kind) is None,
     }
     assert {field: found[field] for field in means} == means, (name, number)
 
@@ -119,8 +116,8 @@ def test_real_captures_decode_to_the_last_record(name: str) -> None:
     lines = (CAPTURES / name).read_bytes().splitlines()
     assert len(lines) in (68, 137)
     for line in lines:
-        connection = certain(event_of(line, "resilient"))
-        assert (connection.sensor, connection.category) == ("sysmon", "network")
+        kind = event_of(line, "resilient").kind()
+        assert (kind.sensor, kind.category) == ("sysmon", "network")
 
 
 @settings(max_examples=60, deadline=None)
@@ -136,8 +133,8 @@ def test_both_readers_agree(data_set: DataSet, profile: str) -> None:
             assert fast == slow
             continue
         assert (fast.time_ms, fast.process_name) == (slow.time_ms, slow.process_name)
-        assert certain(fast) == slow.connection()
-        assert fast.details() == slow.details()
+        assert (fast.flow(), fast.kind()) == (slow.flow(), slow.kind())
+        assert details_of(fast) == details_of(slow)
         assert fast.host() == slow.host()
 
 
@@ -185,8 +182,7 @@ def test_numbers_in_text_fields_keep_their_text() -> None:
     """A keyword field keeps a number as it was written: 1.50 is not 1.5."""
     raw = b'{"@timestamp": 1, "process": {"name": "chrome.exe", "entity_id": 1.50}, "host": {"id": [1e2, true]}}'
     event = event_of(raw)
-    event.reread()
-    details = Details._make(event.details())
+    details = details_of(event)
     assert details.processes == ("1.50",)
     assert details.hosts == ("1e2", "true")
 
@@ -232,7 +228,7 @@ def decode_with_deep_stack(raw: bytes) -> Event | Refusal:
 def test_objects_in_nested_arrays_are_found() -> None:
     """A thousand arrays around an object do not hide its fields."""
     raw = b'{"@timestamp":1,"destination":' + b"[" * 900 + b'{"port":443}' + b"]" * 900 + b"}"
-    assert certain(event_of(raw)).port == 443
+    assert event_of(raw).flow().port == 443
 
 
 def test_integers_of_thousands_of_digits_are_json() -> None:
@@ -245,7 +241,7 @@ def test_integers_of_thousands_of_digits_are_json() -> None:
         + digits
         + b"}"
     )
-    assert certain(event_of(raw)).port == 443
+    assert event_of(raw).flow().port == 443
 
 
 @pytest.mark.parametrize("number", ["-9223372036854775809", "9223372036854775808", "1" + "0" * 400, "-1e400"])
@@ -253,13 +249,13 @@ def test_a_port_beyond_64_bits_is_malformed(number: str) -> None:
     """Also one that is the last of 64 bits as a double: it vanishes, and 443 is the one value."""
     for port in (f"[443,{number}]", number):
         raw = f'{{"@timestamp":1,"destination":{{"port":{port}}}}}'.encode()
-        assert certain(event_of(raw)).port == (443 if "443" in port else None)
+        assert event_of(raw).flow().port == (443 if "443" in port else None)
 
 
 def test_a_number_that_is_too_long_for_a_keyword_is_missing() -> None:
     """1,026 characters as they were written, and no value; as a double it would be 1.0, and a second one."""
     raw = b'{"@timestamp":1,"event":{"category":["network",0.' + b"9" * 1_024 + b"]}}"
-    assert certain(event_of(raw)).category == "network"
+    assert event_of(raw).kind().category == "network"
 
 
 def test_utf16_is_no_json() -> None:
@@ -273,7 +269,7 @@ def test_utf16_is_no_json() -> None:
 def test_an_empty_dataset_falls_back(first: object) -> None:
     """data_stream.dataset that holds no value is missing, so event.dataset decides (semantics.md §1)."""
     document = {"@timestamp": 1, "data_stream": {"dataset": first}, "event": {"dataset": "other"}}
-    assert certain(event_of(document)).dataset == "other"
+    assert event_of(document).kind().dataset == "other"
 
 
 @pytest.mark.parametrize(
@@ -326,11 +322,11 @@ def test_members_of_event_data_may_be_arrays() -> None:
     }
     winlog = {"provider_name": "Microsoft-Windows-Sysmon", "event_id": 3, "event_data": data}
     event = event_of({"@timestamp": 0, "process": {"pid": 7}, "winlog": winlog}, "resilient")
-    details = Details._make(event.details())
+    details = details_of(event)
     assert (event.time_ms, event.process_name) == (1_000, "chrome.exe")
     assert (details.executable, details.pid) == ("C:\\x\\chrome.exe", 7)
     assert (details.processes, details.entity_id) == (("a", "b"), ("{a}", "{b}"))
-    assert certain(event).direction == "egress"
+    assert event.flow().direction == "egress"
 
 
 @pytest.mark.parametrize(
@@ -341,7 +337,7 @@ def test_json_inside_a_text_is_read_as_json_is(data: str, entity_id: str | None)
     """Azure's EventData: numbers keep their text, and what is no JSON holds no members."""
     channel = "Microsoft-Windows-Sysmon/Operational"
     event = event_of({"@timestamp": 1, "EventID": 3, "Channel": channel, "EventData": data})
-    assert Details._make(event.details()).entity_id == entity_id
+    assert details_of(event).entity_id == entity_id
 
 
 def test_a_host_that_is_a_text_is_no_host_name() -> None:
@@ -360,7 +356,7 @@ def test_a_host_that_is_a_text_is_no_host_name() -> None:
 def test_dotted_and_nested_values_add_up() -> None:
     """A field given nested and dotted has both values, also where the typed reader sees only one."""
     document = {"@timestamp": 1, "process": {"name": "chrome.exe"}, "process.name": "evil.exe"}
-    assert certain(event_of(document)).process_name is MANY
+    assert event_of(document).kind().process_name is MANY
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from fuzzing import check_alone, check_together, fuzz, make_round, shorter, term
 
 from streamdetect.detect import COUNTED, Detector
 from streamdetect.detect.alerts import iso
-from streamdetect.events import Decoder, Event, Refusal
+from streamdetect.events import Decoder, Event, Refusal, jsontext
 from streamdetect.model import Batch, Details, Partition
 from streamdetect.service.pipeline import Pipeline
 from streamdetect.service.summary import Summary
@@ -166,8 +166,8 @@ def test_readers_that_differ_are_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
     """A generic reader that loses the port comes to another verdict than the typed one."""
     entries, terms = small_round()
     check_alone(entries, terms)
-    parse = Decoder._parse
-    monkeypatch.setattr(Decoder, "_parse", lambda self, raw: without_port(parse(self, raw)))
+    parse = jsontext.parse
+    monkeypatch.setattr(jsontext, "parse", lambda raw: without_port(parse(raw)))
     with pytest.raises(FaultError, match="the readers differ"):
         check_alone(entries, terms)
 
@@ -239,7 +239,7 @@ def test_a_pid_beyond_64_bits_is_malformed(pid: str) -> None:
     harmless(record)
     event = Decoder("strict", MAX_RECORD_BYTES).decode(record)
     assert isinstance(event, Event)
-    assert Details._make(event.details()).pid is None
+    assert Details._make(event.details(event.flow(), event.kind())).pid is None
 
 
 @pytest.mark.parametrize("time", ["-9223372036854775808", "9223372036854775807"])

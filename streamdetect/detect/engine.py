@@ -27,9 +27,9 @@ from streamdetect.detect.eviction import evict
 from streamdetect.detect.groups import Changes, Group, Inbox, part_rows
 from streamdetect.detect.history import History, Partial
 from streamdetect.detect.lanes import Lane
-from streamdetect.detect.rules import Rule
+from streamdetect.detect.rules import Judges, Rule
 from streamdetect.detect.ticks import NEVER
-from streamdetect.model import Alert, Connection, Partition
+from streamdetect.model import Alert, Kind, Partition
 
 
 class Listener:
@@ -64,8 +64,8 @@ class Detector:
         self.max_jump_ms = time.max_future_jump_ms
         self.rules = tuple(Rule(rule, settings) for rule in settings.rules if rule.enabled)
         names = sorted({name for rule in self.rules for name in rule.processes})
-        self.rules_by_name: dict[object, tuple[Rule, ...]] = {
-            name: tuple(rule for rule in self.rules if name in rule.processes) for name in names
+        self.judges: dict[object, Judges] = {
+            name: Judges([rule for rule in self.rules if name in rule.processes]) for name in names
         }
         self.lanes: dict[Partition, Lane] = {}
         self.evaluated_ms = NEVER
@@ -155,12 +155,12 @@ class Detector:
         since_ms = max(self.evaluated_ms, self._first_tick_ms - self.interval_ms)
         return self.ticks + max(0, tick_ms - since_ms) // self.interval_ms
 
-    def group(self, rule: Rule, connection: Connection) -> Group:
+    def group(self, rule: Rule, kind: Kind) -> Group:
         """The group of keys that a counting event belongs to."""
-        identity = (rule, connection.process_name, connection.sensor)
+        identity = (rule, kind.process_name, kind.sensor)
         group = self._groups.get(identity)
         if group is None:
-            group = self._add_group(identity, rule, str(connection.process_name), connection.sensor)
+            group = self._add_group(identity, rule, str(kind.process_name), kind.sensor)
         return group
 
     def _add_group(

@@ -8,7 +8,7 @@ from streamdetect.detect import history as past
 from streamdetect.detect import saved
 from streamdetect.detect.clocks import PartitionClock
 from streamdetect.detect.groups import Group, Inbox
-from streamdetect.detect.rules import EXCEPTION, MAY_HIDE, PROCESS_NAME, Rule
+from streamdetect.detect.rules import EXCEPTION, PROCESS_NAME, Judges
 from streamdetect.detect.ticks import NEVER, inclusion
 from streamdetect.model import Event, Facts, Partition
 
@@ -24,10 +24,22 @@ FUTURE: Final = "future_time"
 class Lane:
     """One partition's way into the engine. `idle` lanes do not hold time back: silent live, or read to their end."""
 
-    __slots__ = ("_engine", "_high_ms", "_inbox", "_low_ms", "clock", "idle", "partition")
+    __slots__ = (
+        "_engine",
+        "_high_ms",
+        "_inbox",
+        "_judges",
+        "_low_ms",
+        "_skew_ms",
+        "clock",
+        "idle",
+        "partition",
+    )
 
     def __init__(self, engine: Detector, partition: Partition) -> None:
         self._engine = engine
+        self._judges = engine.judges
+        self._skew_ms = engine.max_skew_ms
         self.partition = partition
         self.clock = PartitionClock(engine.max_jump_ms)
         self.idle = False
@@ -54,59 +66,47 @@ class Lane:
         `record_ms` is the record's own timestamp where it has one, `now_ms` the wall clock of a live run; an event
         too far ahead of either is FUTURE: refused, and moves no clock (§4).
         """
-        engine = self._engine
         time_ms = event.time_ms
-        if record_ms is not None and time_ms > record_ms + engine.max_skew_ms:
+        skew_ms = self._skew_ms
+        if record_ms is not None and time_ms > record_ms + skew_ms:
             return FUTURE
-        if now_ms is not None and time_ms > now_ms + engine.max_skew_ms:
+        if now_ms is not None and time_ms > now_ms + skew_ms:
             return FUTURE
         clock = self.clock
         before_ms = clock.now_ms
         # else the clock has nothing to note
         if before_ms is None or time_ms > before_ms or clock.run is not None:
             clock.observe(time_ms, event.host)
-        return self.judge(event, before_ms)
+        judges = self._judges.get(event.process_name)
+        return PROCESS_NAME if judges is None else self._judge(event, judges, before_ms)
 
     def judge(self, event: Event, before_ms: int | None) -> str:
         """The verdict on an event that moved the partition's clock, which stood at `before_ms` before."""
-        engine = self._engine
-        rules = engine.rules_by_name.get(event.process_name)
-        if rules is None:
-            return PROCESS_NAME
-        return self._judge(event, rules, NEVER if before_ms is None else before_ms - engine.lateness_ms)
+        judges = self._judges.get(event.process_name)
+        return PROCESS_NAME if judges is None else self._judge(event, judges, before_ms)
 
-    def _judge(self, event: Event, rules: tuple[Rule, ...], watermark_ms: int) -> str:
-        """Count the event for each rule that wants it. `watermark_ms` is w_p before the event."""
-        glance = event.glance()
-        dismissal = None
-        for rule in rules:
-            dismissal = rule.dismisses(*glance)
-            if dismissal is None:
-                break
-        else:
-            return dismissal or PROCESS_NAME
-        connection = event.connection()
-        objections = [rule.objection(connection) for rule in rules]
-        if (not MAY_HIDE.isdisjoint(objections) or connection.lacks_a_field()) and event.unsure():
-            connection = event.reread()
-            objections = [rule.objection(connection) for rule in rules]
-        if None not in objections:
-            return objections[0] or PROCESS_NAME
-        counting = [
-            rule
-            for rule, objection in zip(rules, objections, strict=True)
-            if objection is None and not (rule.exceptions and rule.excepts(connection, event.details()))
-        ]
+    def _judge(self, event: Event, judges: Judges, before_ms: int | None) -> str:
+        """Count the event for each rule that wants it."""
+        flow = event.flow()
+        objection = judges.of_flow[flow]
+        if objection is not None:
+            return objection
+        kind = event.kind()
+        objection = judges.of_event[flow, kind]
+        if objection is not None:
+            return objection
+        details = event.details(flow, kind)
+        counting = judges.counting(flow, kind, details)
         if not counting:
             return EXCEPTION
-        if event.time_ms < watermark_ms - self._engine.lookback_ms:
+        engine = self._engine
+        time_ms = event.time_ms
+        watermark_ms = NEVER if before_ms is None else before_ms - engine.lateness_ms
+        if time_ms < watermark_ms - engine.lookback_ms:
             return LATE
-        inbox = self._inbox_for(event.time_ms, watermark_ms)
-        details = event.details()
+        inbox = self._inbox_for(time_ms, watermark_ms)
         for rule in counting:
-            self.put(
-                inbox, self._engine.group(rule, connection), event.time_ms, connection.addresses, details
-            )
+            self.put(inbox, engine.group(rule, kind), time_ms, flow.addresses, details)
         return COUNTED
 
     def _inbox_for(self, time_ms: int, watermark_ms: int) -> Inbox:

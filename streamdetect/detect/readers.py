@@ -17,7 +17,7 @@ from streamdetect.detect.groups import Group, Inbox
 from streamdetect.detect.history import Partial
 from streamdetect.detect.lanes import FUTURE, Lane
 from streamdetect.detect.rules import PROCESS_NAME
-from streamdetect.model import Connection, Event, Facts, Glance, Partition
+from streamdetect.model import Event, Facts, Flow, Kind, Partition
 
 
 class PartRow(NamedTuple):
@@ -118,39 +118,29 @@ class Reader(Detector):
 class _Remembering:
     """An event that works out once what several readers ask for (`model.Event`)."""
 
-    __slots__ = ("_connection", "_details", "_event", "_glance", "_unsure", "process_name", "time_ms")
+    __slots__ = ("_details", "_event", "_flow", "_kind", "process_name", "time_ms")
 
     def __init__(self, event: Event) -> None:
         self._event = event
         self.time_ms = event.time_ms
         self.process_name = event.process_name
-        self._glance: Glance | None = None
-        self._connection: Connection | None = None
+        self._flow: Flow | None = None
+        self._kind: Kind | None = None
         self._details: Facts | None = None
-        self._unsure: bool | None = None
 
-    def glance(self) -> Glance:
-        if self._glance is None:
-            self._glance = self._event.glance()
-        return self._glance
+    def flow(self) -> Flow:
+        if self._flow is None:
+            self._flow = self._event.flow()
+        return self._flow
 
-    def connection(self) -> Connection:
-        if self._connection is None:
-            self._connection = self._event.connection()
-        return self._connection
+    def kind(self) -> Kind:
+        if self._kind is None:
+            self._kind = self._event.kind()
+        return self._kind
 
-    def unsure(self) -> bool:
-        if self._unsure is None:
-            self._unsure = self._event.unsure()
-        return self._unsure
-
-    def reread(self) -> Connection:
-        self._connection, self._details, self._unsure = self._event.reread(), None, False
-        return self._connection
-
-    def details(self) -> Facts:
+    def details(self, flow: Flow, kind: Kind) -> Facts:
         if self._details is None:
-            self._details = self._event.details()
+            self._details = self._event.details(flow, kind)
         return self._details
 
     def host(self) -> str | None:
@@ -163,7 +153,7 @@ class Panel:
     def __init__(self, readers: Sequence[Reader]) -> None:
         self._first, *others = readers
         self._others = others
-        self._names = frozenset(name for reader in others for name in reader.rules_by_name)
+        self._names = frozenset(name for reader in others for name in reader.judges)
 
     def lane(self, partition: Partition) -> Callable[[Event, int | None], str | list[str]]:
         """Takes the partition's next events; gives the verdict of all readers, or a list where they may differ."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from streamdetect.config import RuleException, RuleSettings, Settings
 from streamdetect.detect.networks import Networks
-from streamdetect.model import Connection, Details, Facts
+from streamdetect.model import Details, Facts, Flow, Kind
+from streamdetect.remembered import Remembered
 
 # Why a record is filtered: the field whose condition failed, or an exception of the rule.
 PROCESS_NAME = "process.name"
 EXCEPTION = "exception"
 DIRECTION = "network.direction"
+CATEGORY = "event.category"
 PORT = "destination.port"
 ADDRESS = "destination.ip"
 FAMILY = "host.os.family"
@@ -19,7 +22,7 @@ DATASET = "data_stream.dataset"
 FILTER_REASONS = (
     PROCESS_NAME,
     DIRECTION,
-    "event.category",
+    CATEGORY,
     FAMILY,
     DATASET,
     PORT,
@@ -27,10 +30,7 @@ FILTER_REASONS = (
     EXCEPTION,
 )
 
-
-# Verdicts that an event read in full may change: that it counts (None), and those on fields with a fallback, which
-# may have hidden the first choice.
-MAY_HIDE = frozenset({None, FAMILY, DATASET})
+_REMEMBERED = 32_768  # verdicts that a table holds in a generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,41 +81,69 @@ class Rule:
         self._networks = Networks(rule.networks())
         self.exceptions = tuple(Exclusion(exception, resilient=resilient) for exception in rule.exceptions)
 
-    def dismisses(self, direction: str | None, port: int | None, ip: str | None) -> str | None:
-        """Why an event with these values (`model.Glance`) cannot count, whatever else it holds; None if it may."""
-        if direction != "egress" and direction is not None:
-            return DIRECTION
-        if port in self._ports:
-            return PORT
-        if ip is not None and ip in self._networks:
-            return ADDRESS
-        return None
-
-    def objection(self, event: Connection) -> str | None:
-        """Why the event does not count for this rule (one of FILTER_REASONS), or None where it counts.
+    def objection_to_flow(self, flow: Flow) -> str | None:
+        """Why an event that went there does not count, one of FILTER_REASONS; None where the rest decides.
 
         Missing (None) and multi-valued (MANY) fields equal nothing, as in ES|QL.
         """
-        if event.process_name not in self.processes:
-            return PROCESS_NAME
-        if event.direction != "egress":
+        if flow.direction != "egress":
             return DIRECTION
-        if event.category != "network":
-            return "event.category"
-        if event.os_family != "windows":
-            return FAMILY
-        if event.dataset is not None and event.dataset not in self._datasets:
-            return DATASET
-        if not isinstance(event.port, int) or event.port in self._ports:
+        if not isinstance(flow.port, int) or flow.port in self._ports:
             return PORT
-        if not isinstance(event.ip, str) or event.ip in self._networks:
+        if not isinstance(flow.ip, str) or flow.ip in self._networks:
             return ADDRESS
         return None
 
-    def excepts(self, event: Connection, facts: Facts) -> bool:
+    def objection(self, flow: Flow, kind: Kind) -> str | None:
+        """Why the event does not count for this rule, or None where it counts."""
+        if kind.process_name not in self.processes:
+            return PROCESS_NAME
+        if kind.category != "network":
+            return CATEGORY
+        if kind.os_family != "windows":
+            return FAMILY
+        if kind.dataset is not None and kind.dataset not in self._datasets:
+            return DATASET
+        return self.objection_to_flow(flow)
+
+    def excepts(self, flow: Flow, kind: Kind, facts: Facts) -> bool:
         """Whether one of the rule's exceptions matches an event that would count."""
         details = Details._make(facts)
-        return any(exclusion.matches(event, details) for exclusion in self.exceptions)
+        return any(exclusion.matches(flow, kind, details) for exclusion in self.exceptions)
+
+
+class Judges:
+    """Rules that want one process name, and what they said of events before.
+
+    `of_flow[flow]` and `of_event[flow, kind]` are the reason why none of them counts it, None where one may, or does.
+    """
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._rules = rules
+        self._only = None if len(rules) > 1 or rules[0].exceptions else (rules[0],)
+        self.of_flow = Remembered(self._of_flow, _REMEMBERED)
+        self.of_event = Remembered(self._of_event, _REMEMBERED)
+
+    def _of_flow(self, flow: Flow) -> str | None:
+        return _all_object([rule.objection_to_flow(flow) for rule in self._rules])
+
+    def _of_event(self, question: tuple[Flow, Kind]) -> str | None:
+        return _all_object([rule.objection(*question) for rule in self._rules])
+
+    def counting(self, flow: Flow, kind: Kind, details: Facts) -> Sequence[Rule]:
+        """The rules that count an event to which not all object; none where exceptions match it."""
+        if self._only is not None:
+            return self._only
+        return [
+            rule
+            for rule in self._rules
+            if rule.objection(flow, kind) is None
+            and not (rule.exceptions and rule.excepts(flow, kind, details))
+        ]
+
+
+def _all_object(objections: Sequence[str | None]) -> str | None:
+    return None if None in objections else objections[0]
 
 
 class Exclusion:
@@ -138,18 +166,18 @@ class Exclusion:
         self._process = None if exception.process is None else self._comparable(exception.process)
         self._host = None if exception.host is None else self._comparable(exception.host)
 
-    def matches(self, event: Connection, details: Details) -> bool:
+    def matches(self, flow: Flow, kind: Kind, details: Details) -> bool:
         """Whether every field given matches."""
-        if self._process is not None and event.process_name != self._process:
+        if self._process is not None and kind.process_name != self._process:
             return False
         if self._host is not None and self._host not in self._names(details):
             return False
-        return self._destination is None or self._goes_there(event)
+        return self._destination is None or self._goes_there(flow)
 
-    def _goes_there(self, event: Connection) -> bool:
-        if self._destination in event.addresses:
+    def _goes_there(self, flow: Flow) -> bool:
+        if self._destination in flow.addresses:
             return True
-        return self._network is not None and isinstance(event.ip, str) and event.ip in self._network
+        return self._network is not None and isinstance(flow.ip, str) and flow.ip in self._network
 
     def _names(self, details: Details) -> set[str]:
         shown = details.host_name

@@ -8,6 +8,7 @@ The doors of msgspec and orjson. What leaves this room to be kept can be written
 are of 64 bits, and so are the ticks and panes around its times.
 """
 
-from streamdetect.events.decoder import Decoder, Event, Refusal
+from streamdetect.events.decoder import Decoder, Refusal
+from streamdetect.events.seen import Event
 
 __all__ = ["Decoder", "Event", "Refusal"]

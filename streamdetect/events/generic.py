@@ -6,8 +6,6 @@ events are recognised in every shape of events.md. Slower than the typed reader 
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-
 import msgspec
 
 from streamdetect.events import sysmon
@@ -21,7 +19,7 @@ class Fields(msgspec.Struct, gc=False):
     """The values of the fields that matter, as they stand in the document (scalar, list or None).
 
     `sysmon` says that a Sysmon sensor saw the event, `raw` that no pipeline has run on it; `utc_time_ms` is the event
-    time of a raw Sysmon record. In `plain` fields, details are made of texts, whole numbers and None only.
+    time of a raw Sysmon record.
     """
 
     timestamp: object = None
@@ -48,27 +46,6 @@ class Fields(msgspec.Struct, gc=False):
     forwarded: bool = False
     sysmon: bool = False
     raw: bool = False
-    plain: bool = False
-
-    def origin(self) -> tuple[Hashable, ...]:
-        """All that details are made of but the destination's port and address; equal ones mean equal details.
-
-        Only of `plain` fields: among texts and None nothing is equal that is not the same (1, 1.0 and True are).
-        """
-        return (
-            self.host_id,
-            self.host_name,
-            self.entity_id,
-            self.pid,
-            self.executable,
-            self.user_name,
-            self.user_domain,
-            self.domain,
-            self.agent_id,
-            self.computer_name,
-            self.forwarded,
-            self.sysmon,
-        )
 
 
 # attribute of Fields -> ECS field

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+
+# The last part of a field name that matters is made of these; a backslash begins an escaped letter.
+_DOTTED_NAME = re.compile(rb'\.[A-Za-z0-9_\\]*"\s*:')
+
+
+def may_be_dotted(raw: bytes) -> bool:
+    """Whether a record may hold one of our field names with a dot in it. Wrongly True costs time, never an answer."""
+    return _DOTTED_NAME.search(raw) is not None or b"\\u002" in raw
 
 
 class Finder:

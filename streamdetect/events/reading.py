@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Any
 
 from streamdetect.events.generic import Fields
 from streamdetect.events.values import (
@@ -19,40 +18,12 @@ from streamdetect.events.values import (
     only,
     port,
 )
-from streamdetect.model import Connection, Details, Facts, Glance, Many, Shown
+from streamdetect.model import Details, Facts, Flow, Kind, Many, Shown
+from streamdetect.remembered import Remembered
 
 _DIRECTIONS = {"outbound": "egress", "inbound": "ingress"}
-_SHARED_DETAILS = 262_144  # one object for equal details, so that keys of one process instance share it
-_KNOWN_ORIGINS = 32_768
-
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
-
-
-class Pool(Generic[Key, Value]):
-    """A bounded memory in two generations: when the young one is full it becomes the old one.
-
-    What is still in use comes back young; what is forgotten is only worked out, or kept, again.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._young: dict[Key, Value] = {}
-        self._old: dict[Key, Value] = {}
-
-    def get(self, key: Key) -> Value | None:
-        found = self._young.get(key)
-        if found is None:
-            found = self._old.get(key)
-            if found is not None:
-                self.put(key, found)
-        return found
-
-    def put(self, key: Key, value: Value) -> Value:
-        if len(self._young) >= self._size:
-            self._old, self._young = self._young, {}
-        self._young[key] = value
-        return value
+_SHARED_DETAILS = 262_144
+_SHARED_PARTS = 65_536
 
 
 class Reading:
@@ -61,87 +32,68 @@ class Reading:
     def __init__(self, *, resilient: bool) -> None:
         self._resilient = resilient
         self._addresses = AddressReader()
-        self._shared: Pool[Facts, Facts] = Pool(_SHARED_DETAILS)
-        self._origins: Pool[tuple[Hashable, ...], Facts] = Pool(_KNOWN_ORIGINS)
+        # One object for equal details, so that keys of one process instance share it; and for what hosts share.
+        self._shared: Remembered[Facts, Facts] = Remembered(_itself, _SHARED_DETAILS)
+        self._ids: Remembered[tuple[str, ...], tuple[str, ...]] = Remembered(_itself, _SHARED_PARTS)
+        self._texts: Remembered[Shown, Shown] = Remembered(_itself, _SHARED_PARTS)
 
     def process_name(self, value: object) -> str | Many | None:
         """process.name as it is compared: without case in `resilient`."""
         if type(value) is str and len(value) <= SURELY_A_KEYWORD:
-            return value.lower() if self._resilient else value
+            return self.name_of(value)
         names = distinct_keywords(value)
         return only(_distinct(name.lower() for name in names) if self._resilient else names)
 
-    def glance(self, direction: object, found_port: object, ip: object) -> Glance:
-        """The three values as they are compared; None for what is missing or malformed."""
-        if self._resilient:
-            direction = _DIRECTIONS.get(direction, direction)  # type: ignore[call-overload]  # any hashable
-        number = found_port if type(found_port) is int else port(found_port)
-        return (
-            direction if type(direction) is str and len(direction) <= SURELY_A_KEYWORD else None,
-            number if type(number) is int else None,
-            self._addresses.canonical(ip) if type(ip) is str else None,
+    def name_of(self, name: str) -> str:
+        """A process name that is surely a keyword, as it is compared."""
+        return name.lower() if self._resilient else name
+
+    def flow(self, direction: object, found_port: object, ip: object, address: object) -> Flow:
+        """Where an event went, from network.direction and destination.port, .ip and .address."""
+        ips = self._addresses.distinct(ip)
+        return Flow(
+            direction=self._direction(direction),
+            port=port(found_port),
+            ip=only(ips),
+            addresses=self._groups(address, ips),
         )
 
-    def connection(self, fields: Fields) -> Connection:
-        """Everything that rules and keys need."""
-        ips = self._addresses.distinct(fields.ip)
-        family, direction = one(fields.os_family), one(fields.direction)
+    def kind(self, fields: Fields, process_name: str | Many | None) -> Kind:
+        """What the event is; the process name is as it is compared."""
+        family = one(fields.os_family)
         sensor = None
         if self._resilient:
             sensor = "sysmon" if fields.sysmon else "endpoint"
             if family is None:
                 family = one(fields.os_type) or ("windows" if fields.sysmon else None)
-            direction = self._direction(direction, fields)
-        return Connection(
-            dataset=one(fields.dataset),
-            os_family=family,
-            category=one(fields.category),
-            direction=direction,
-            process_name=self.process_name(fields.process_name),
-            port=port(fields.port),
-            ip=only(ips),
-            addresses=self._groups(fields, ips),
-            sensor=sensor,
-        )
+        return Kind(one(fields.dataset), family, one(fields.category), process_name, sensor, fields.sysmon)
 
-    def _direction(self, direction: str | Many | None, fields: Fields) -> str | Many | None:
+    def _direction(self, value: object) -> str | Many | None:
         """Older words for egress and ingress; several values may turn out to be one."""
-        if isinstance(direction, str):
-            return _DIRECTIONS.get(direction, direction)
-        if direction is None:
-            return None
-        return only(_distinct(_DIRECTIONS.get(text, text) for text in distinct_keywords(fields.direction)))
+        found = one(value)
+        if not self._resilient or found is None:
+            return found
+        if isinstance(found, str):
+            return _DIRECTIONS.get(found, found)
+        return only(_distinct(_DIRECTIONS.get(text, text) for text in distinct_keywords(value)))
 
-    def details(self, fields: Fields) -> Facts:
-        """What an alert shows of an event that counts: it has one port and one address."""
-        ips = self._addresses.distinct(fields.ip)
-        found_port = port(fields.port)
-        own_ip = ips[0] if ips and self._groups(fields, ips) != ips else None
-        number = found_port if isinstance(found_port, int) else 0
-        if not fields.plain:
-            return self._details(fields, number, own_ip)
-        origin = fields.origin()
-        identity = (*origin, number, own_ip)
-        known = self._origins.get(identity)
-        return known or self._origins.put(identity, self._details(fields, number, own_ip))
-
-    def leap_host(self, fields: Fields) -> str | None:
+    def leap_host(self, host_id: object, host_name: object, computer_name: object) -> str | None:
         """Whose clock a record shows: host.id, else host.name, else the computer name; compared as ids are."""
-        for value in (fields.host_id, fields.host_name, fields.computer_name):
+        for value in (host_id, host_name, computer_name):
             names = self._comparable(distinct_keywords(value))
             if names:
                 return "\0".join(names)
         return None
 
-    def _groups(self, fields: Fields, ips: tuple[str, ...]) -> tuple[str | None, ...]:
+    def _groups(self, address: object, ips: tuple[str, ...]) -> tuple[str | None, ...]:
         """The distinct destination addresses; a missing one is a key value of its own (§2)."""
-        texts = distinct_keywords(fields.address)
+        texts = distinct_keywords(address)
         if self._resilient:
             if not texts:
                 return ips or (None,)
             if texts == ips:
                 return ips
-            texts = _distinct(self._addresses.canonical(text) or text.lower() for text in texts)
+            texts = _distinct(self._addresses.canonical[text] or text.lower() for text in texts)
         return texts or (None,)
 
     def _host(self, fields: Fields) -> tuple[object, object]:
@@ -157,7 +109,8 @@ class Reading:
                 return value, name
         return None, name
 
-    def _details(self, fields: Fields, found_port: int, own_ip: str | None) -> Facts:
+    def details(self, fields: Fields, found_port: int | Many | None, own_ip: str | None) -> Facts:
+        """What an alert shows of an event that counts: it has one port; `own_ip` where it is not the key's address."""
         host_id, host_name = self._host(fields)
         hosts = distinct_keywords(host_id)
         processes = distinct_keywords(fields.entity_id)
@@ -166,27 +119,31 @@ class Reading:
             domain = tuple(text for text in domain if text not in ("", "-"))
         details: Facts = tuple(
             Details(
-                hosts=self._comparable(hosts),
+                hosts=self._ids[self._comparable(hosts)],
                 processes=self._comparable(processes),
-                host_id=_shown(hosts),
-                host_name=_shown(distinct_keywords(host_name)),
+                host_id=self._texts[_shown(hosts)],
+                host_name=self._texts[_shown(distinct_keywords(host_name))],
                 entity_id=_shown(processes),
                 pid=_pid(fields.pid),
-                executable=_shown(distinct_keywords(fields.executable)),
-                user_name=_shown(distinct_keywords(fields.user_name)),
-                user_domain=_shown(distinct_keywords(fields.user_domain)),
+                executable=self._texts[_shown(distinct_keywords(fields.executable))],
+                user_name=self._texts[_shown(distinct_keywords(fields.user_name))],
+                user_domain=self._texts[_shown(distinct_keywords(fields.user_domain))],
                 domain=_shown(domain),
-                port=found_port,
+                port=found_port if isinstance(found_port, int) else 0,
                 ip=own_ip,
             )
         )
-        return self._shared.get(details) or self._shared.put(details, details)
+        return self._shared[details]
 
     def _comparable(self, ids: tuple[str, ...]) -> tuple[str, ...]:
         """Ids as they are compared: without braces and case in `resilient`; sorted, so that equal sets are equal."""
         if self._resilient:
             ids = _distinct(_same_or(text, text.strip("{}").lower()) for text in ids)
         return ids if len(ids) < 2 else tuple(sorted(ids))
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 def _distinct(texts: object) -> tuple[str, ...]:

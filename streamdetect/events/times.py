@@ -48,9 +48,9 @@ class TimeReader:
         if type(value) is str:
             # The shape that fleets send: 2026-03-02T00:00:00.123(4567)Z
             base = self._seconds.get(value[:20])
-            if base is not None and value[-1] == "Z" and 24 <= len(value) < 31:
+            if base is not None:
                 digits = value[20:-1]
-                if digits.isdigit() and digits.isascii():
+                if digits.isdigit() and 2 < len(digits) < 10 and value[-1] == "Z" and value.isascii():
                     return base + int(digits[:3])
             return self._text(value)
         if isinstance(value, bool):

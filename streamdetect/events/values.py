@@ -12,6 +12,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final
 
 from streamdetect.model import MANY, Many
+from streamdetect.remembered import Remembered
 
 _KEYWORD_LIMIT: Final = 1024  # ignore_above, in UTF-16 code units
 SURELY_A_KEYWORD: Final = _KEYWORD_LIMIT // 2  # characters: two code units each at most
@@ -172,26 +173,16 @@ class AddressReader:
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, str | None] = {}
-
-    def canonical(self, text: str) -> str | None:
+        self.canonical: Remembered[str, str | None] = Remembered(parse_address, _CACHE_SIZE)
         """Canonical text of an address, or None where malformed."""
-        try:
-            return self._known[text]
-        except KeyError:
-            pass
-        if len(self._known) >= _CACHE_SIZE:
-            self._known.clear()
-        address = self._known[text] = parse_address(text)
-        return address
 
     def distinct(self, value: object) -> tuple[str, ...]:
         """The distinct addresses of an `ip` field; malformed ones vanish."""
         if type(value) is str:
-            address = self.canonical(value)
+            address = self.canonical[value]
             return () if address is None else (address,)
         texts = (item for item in flatten(value) if isinstance(item, str))
-        found = (self.canonical(text) for text in texts)
+        found = (self.canonical[text] for text in texts)
         return tuple(dict.fromkeys(address for address in found if address is not None))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 
 from streamdetect.config import Settings
@@ -62,7 +63,7 @@ class Pipeline:
         self._decoder = Decoder(settings.profile, settings.limits.max_record_bytes)
         self._alert_sink = alert_sink
         self._dead_letter_sink = dead_letter_sink
-        self._verdicts: dict[str, int] = {}
+        self._verdicts: dict[str, int] = defaultdict(int)
         self._refused: dict[str, int] = {}
         self._alerts: dict[str, int] = {}
         self.consumed = 0
@@ -82,7 +83,7 @@ class Pipeline:
             if verdict == FUTURE:
                 refused.append(_from_the_future(batch, index, event.time_ms, now_ms))
             else:
-                verdicts[verdict] = verdicts.get(verdict, 0) + 1
+                verdicts[verdict] += 1
         self.consumed += len(batch)
         self._refuse(refused)
 

@@ -1,0 +1,279 @@
+"""Events of the three readers: typed ECS, typed raw Sysmon, generic.
+
+What a typed event tells is looked up: parts of its document, which are frozen, are a question that a table has
+mostly answered before. A question holds all that its answer is made of, so a table cannot remember wrongly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from streamdetect.events import shapes, sysmon
+from streamdetect.events.generic import Fields, apply_sysmon
+from streamdetect.events.reading import Reading
+from streamdetect.events.typed import (
+    DataStream,
+    Destination,
+    Document,
+    EventBlock,
+    EventData,
+    Network,
+    Os,
+    Process,
+    User,
+    wrote,
+)
+from streamdetect.events.values import first_present
+from streamdetect.model import Facts, Flow, Kind, Many
+from streamdetect.remembered import Remembered
+
+_REMEMBERED = 32_768  # answers that a table holds in a generation
+
+
+class EcsTables:
+    """What parts of a typed ECS document mean under one profile."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.flows = Remembered(self._flow, _REMEMBERED)
+        self.kinds = Remembered(self._kind, _REMEMBERED)
+        self.details = Remembered(self._details, _REMEMBERED)
+
+    def _flow(self, question: tuple[Destination, Network]) -> Flow:
+        destination, network = question
+        return self.reading.flow(network.direction, destination.port, destination.ip, destination.address)
+
+    def _kind(self, question: tuple[str | None, DataStream, EventBlock, Os, str | None]) -> Kind:
+        process_name, stream, event, os, provider = question
+        fields = _kind_fields(stream, event, os)
+        fields.sysmon |= provider == sysmon.PROVIDER
+        return self.reading.kind(fields, process_name)
+
+    def _details(self, question: tuple[Any, ...]) -> Facts:
+        *own, sysmon_saw, port, ip = question
+        fields = Fields(sysmon=sysmon_saw)
+        (
+            fields.host_id,
+            fields.host_name,
+            fields.agent_id,
+            fields.entity_id,
+            fields.pid,
+            fields.executable,
+            fields.user_name,
+            fields.user_domain,
+            fields.domain,
+            fields.computer_name,
+            tags,
+        ) = own
+        fields.forwarded = _forwarded(tags)
+        return self.reading.details(fields, port, ip)
+
+
+class EcsEvent(msgspec.Struct, gc=False):
+    """An event that came as ECS. See `model.Event`."""
+
+    time_ms: int
+    process_name: str | None
+    _tables: EcsTables
+    _document: Document
+
+    def flow(self) -> Flow:
+        document = self._document
+        return self._tables.flows[document.destination, document.network]
+
+    def kind(self) -> Kind:
+        document = self._document
+        winlog = document.winlog
+        return self._tables.kinds[
+            self.process_name,
+            document.data_stream,
+            document.event,
+            document.host.os,
+            None if winlog is None else winlog.provider_name,
+        ]
+
+    def details(self, flow: Flow, kind: Kind) -> Facts:
+        document = self._document
+        host, process, user, winlog = document.host, document.process, document.user, document.winlog
+        return self._tables.details[
+            host.id,
+            host.name,
+            document.agent.id,
+            process.entity_id,
+            process.pid,
+            process.executable,
+            user.name,
+            user.domain,
+            document.destination.domain,
+            None if winlog is None else winlog.computer_name,
+            document.tags,
+            kind.sysmon,
+            flow.port,
+            own_ip(flow),
+        ]
+
+    def host(self) -> str | None:
+        host, winlog = self._document.host, self._document.winlog
+        computer_name = None if winlog is None else winlog.computer_name
+        return self._tables.reading.leap_host(host.id, host.name, computer_name)
+
+    def shape(self) -> str:
+        """Who wrote the record, one of `shapes.SHAPES`."""
+        return wrote(self._document)
+
+
+class RawTables:
+    """What parts of a typed raw Sysmon record mean under one profile."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.flows = Remembered(self._flow, _REMEMBERED)
+        self.kinds = Remembered(self._kind, _REMEMBERED)
+        self.details = Remembered(self._details, _REMEMBERED)
+
+    def _flow(self, question: tuple[Any, ...]) -> Flow:
+        initiated, port, ip, destination, network = question
+        fields = Fields(direction=network.direction, port=destination.port, ip=destination.ip)
+        apply_sysmon(fields, _raw(Initiated=initiated, DestinationPort=port, DestinationIp=ip))
+        return self.reading.flow(fields.direction, fields.port, fields.ip, destination.address)
+
+    def _kind(self, question: tuple[str | None, DataStream, EventBlock, Os]) -> Kind:
+        process_name, stream, event, os = question
+        fields = _kind_fields(stream, event, os)
+        apply_sysmon(fields, _raw())
+        return self.reading.kind(fields, process_name)
+
+    def _details(self, question: tuple[Any, ...]) -> Facts:
+        *own, guid, process_id, image, user, hostname, port, ip = question
+        fields = Fields()
+        (
+            fields.host_id,
+            fields.host_name,
+            fields.agent_id,
+            fields.computer_name,
+            tags,
+            process,
+            account,
+            fields.domain,
+        ) = own
+        fields.forwarded = _forwarded(tags)
+        _read_process(fields, process, account)
+        members = _raw(
+            ProcessGuid=guid, ProcessId=process_id, Image=image, User=user, DestinationHostname=hostname
+        )
+        apply_sysmon(fields, members)
+        return self.reading.details(fields, port, ip)
+
+
+class RawEvent(msgspec.Struct, gc=False):
+    """A raw Sysmon record. See `model.Event`."""
+
+    time_ms: int
+    process_name: str | None
+    _tables: RawTables
+    _document: Document
+    _data: EventData
+
+    def flow(self) -> Flow:
+        data, document = self._data, self._document
+        return self._tables.flows[data.initiated, data.port, data.ip, document.destination, document.network]
+
+    def kind(self) -> Kind:
+        document = self._document
+        return self._tables.kinds[self.process_name, document.data_stream, document.event, document.host.os]
+
+    def details(self, flow: Flow, kind: Kind) -> Facts:  # noqa: ARG002 - a raw record is always Sysmon's
+        document, data = self._document, self._data
+        return self._tables.details[
+            document.host.id,
+            document.host.name,
+            document.agent.id,
+            self._computer_name(),
+            document.tags,
+            document.process,
+            document.user,
+            document.destination.domain,
+            data.process_guid,
+            data.process_id,
+            data.image,
+            data.user,
+            data.hostname,
+            flow.port,
+            own_ip(flow),
+        ]
+
+    def host(self) -> str | None:
+        host = self._document.host
+        return self._tables.reading.leap_host(host.id, host.name, self._computer_name())
+
+    def shape(self) -> str:
+        return shapes.RAW_SYSMON
+
+    def _computer_name(self) -> str | None:
+        winlog = self._document.winlog
+        return None if winlog is None else winlog.computer_name
+
+
+class GenericEvent(msgspec.Struct, gc=False):
+    """An event of any shape. See `model.Event`."""
+
+    time_ms: int
+    process_name: str | Many | None
+    _reading: Reading
+    _fields: Fields
+
+    def flow(self) -> Flow:
+        fields = self._fields
+        return self._reading.flow(fields.direction, fields.port, fields.ip, fields.address)
+
+    def kind(self) -> Kind:
+        return self._reading.kind(self._fields, self.process_name)
+
+    def details(self, flow: Flow, kind: Kind) -> Facts:  # noqa: ARG002 - its fields know
+        return self._reading.details(self._fields, flow.port, own_ip(flow))
+
+    def host(self) -> str | None:
+        fields = self._fields
+        return self._reading.leap_host(fields.host_id, fields.host_name, fields.computer_name)
+
+    def shape(self) -> str:
+        fields = self._fields
+        if fields.raw:
+            return shapes.RAW_SYSMON
+        return shapes.ECS_SYSMON if fields.sysmon else shapes.of_dataset(fields.dataset)
+
+
+Event = EcsEvent | RawEvent | GenericEvent
+
+
+def own_ip(flow: Flow) -> str | None:
+    """The destination's address where it is not the key's, to be shown beside it."""
+    ip = flow.ip
+    return ip if isinstance(ip, str) and flow.addresses != (ip,) else None
+
+
+def _kind_fields(stream: DataStream, event: EventBlock, os: Os) -> Fields:
+    return Fields(
+        dataset=first_present(stream.dataset, event.dataset),
+        category=list(event.category) if isinstance(event.category, tuple) else event.category,
+        os_family=os.family,
+        os_type=os.type,
+        sysmon=event.provider == sysmon.PROVIDER
+        or event.module == "sysmon"
+        or first_present(stream.dataset, event.dataset) == sysmon.DATASET,
+    )
+
+
+def _read_process(fields: Fields, process: Process, user: User) -> None:
+    fields.entity_id, fields.pid, fields.executable = process.entity_id, process.pid, process.executable
+    fields.user_name, fields.user_domain = user.name, user.domain
+
+
+def _forwarded(tags: str | tuple[str, ...] | None) -> bool:
+    return tags == "forwarded" if isinstance(tags, str) else tags is not None and "forwarded" in tags
+
+
+def _raw(**members: object) -> sysmon.RawSysmon:
+    return sysmon.RawSysmon(members)
