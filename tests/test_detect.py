@@ -403,10 +403,10 @@ def test_an_eviction_looks_at_no_pane_that_does_not_concern_it(monkeypatch: pyte
     """Ten panes of 100 keys, the oldest all near (2 of 4 events), and 10 new keys too many at each of two ticks."""
     rule = {"name": "small", "min_connections_per_hour": 4, "min_duration_hours": 1}
     detector, lane, ear = make(limits={"max_keys": 1_000}, rules=[rule])
-    looks: list[bytes] = []
+    looks: list[past.Panes] = []
     standing = past.standing
 
-    def counted(panes: bytes, oldest_ms: int) -> tuple[int, int]:
+    def counted(panes: past.Panes, oldest_ms: int) -> tuple[int, int]:
         looks.append(panes)
         return standing(panes, oldest_ms)
 

@@ -3,8 +3,9 @@
 A *partial* is what one inbox holds of a key in one pane: a small mutable list. A *history* is a key's past,
 an immutable tuple `(panes, details, recent)`:
 
-* `panes`: packed bytes: a u32 with the events in all panes, then per pane with events, oldest first, 16 bytes:
-  i64 first event time in ms, u32 last minus first in ms, u32 count.
+* `panes`: a single event's time in ms, which is what most keys are; else packed bytes: a u32 with the events in all
+  panes, then per pane with events, oldest first, 16 bytes: i64 first event time in ms, u32 last minus first in ms, u32
+  count.
 * `details`: of the latest event (`model.Facts`).
 * `recent`: None while every event so far had just the hosts and processes of `details`; else
   `((host, last seen ms), …), ((process, last seen ms), …)`, newest first, one more than the limit at most: that many
@@ -26,7 +27,8 @@ from streamdetect.model import Details, Facts, Shown
 
 Seen = tuple[tuple[str, int], ...]
 Recent = tuple[Seen, Seen]
-History = tuple[bytes, Facts, Recent | None]
+Panes = int | bytes
+History = tuple[Panes, Facts, Recent | None]
 
 # A partial's places: count, first ms, last ms, details of the latest, {host: last ms} and {process: last ms} or None
 # while all its events had the hosts and processes of `details`. A timed one (`readers`) has its events' times behind.
@@ -101,7 +103,7 @@ def fold(
     details: Facts = partial[DETAILS]
     if history is None:
         recent = None if partial[HOSTS] is None else _merged_recent(None, partial, limits)
-        return _ONE.pack(count, first_ms, last_ms - first_ms, count), details, recent
+        return _pane(first_ms, last_ms, count), details, recent
     panes, known, known_recent = history
     known_last_ms = newest_ms(panes)
     recent = None
@@ -146,12 +148,24 @@ def seen(history: History) -> Recent:
     return tuple((host, last_ms) for host in details[0]), tuple((p, last_ms) for p in details[1])
 
 
-def _add_pane(packed: bytes, pane: Pane, oldest_ms: int, limits: Limits) -> bytes:
-    """Packed panes with one more; the usual case is one that is newer than all."""
-    packed = trim(packed, oldest_ms)
+def _pane(first_ms: int, last_ms: int, count: int) -> Panes:
+    if count == 1 and first_ms == last_ms:
+        return first_ms
+    return _ONE.pack(count, first_ms, last_ms - first_ms, count)
+
+
+def _packed(panes: Panes) -> bytes:
+    return _ONE.pack(1, panes, 0, 1) if isinstance(panes, int) else panes
+
+
+def _add_pane(panes: Panes, pane: Pane, oldest_ms: int, limits: Limits) -> Panes:
+    """Panes with one more; the usual case is one that is newer than all."""
+    panes = trim(panes, oldest_ms)
+    if not panes:
+        return _pane(*pane)
+    packed = _packed(panes)
     index = pane.first_ms // limits.interval_ms
-    end = len(packed)
-    if end > _HEAD and _PANE.unpack_from(packed, end - _WIDTH)[0] // limits.interval_ms >= index:
+    if _PANE.unpack_from(packed, len(packed) - _WIDTH)[0] // limits.interval_ms >= index:
         return pack_panes(_insert(list(unpack_panes(packed)), pane, index, limits))
     total = _TOTAL.unpack_from(packed)[0] + pane.events
     return (
@@ -173,50 +187,59 @@ def _insert(panes: list[Pane], pane: Pane, index: int, limits: Limits) -> list[P
     return [*panes, pane]
 
 
-def trim(packed: bytes, oldest_ms: int) -> bytes:
-    """Panes without those that lie before `oldest_ms`, a pane's edge."""
-    place, end, gone = _HEAD, len(packed), 0
+def trim(panes: Panes, oldest_ms: int) -> Panes:
+    """Panes without those that lie before `oldest_ms`, a pane's edge; the same object where none do."""
+    if isinstance(panes, int):
+        return panes if panes >= oldest_ms else b""
+    place, end, gone = _HEAD, len(panes), 0
     while place < end:
-        first_ms, _, count = _PANE.unpack_from(packed, place)
+        first_ms, _, count = _PANE.unpack_from(panes, place)
         if first_ms >= oldest_ms:
             break
         gone += count
         place += _WIDTH
     if place == _HEAD:
-        return packed
-    return _TOTAL.pack(_TOTAL.unpack_from(packed)[0] - gone) + packed[place:]
+        return panes
+    if place >= end:
+        return b""
+    left = _TOTAL.unpack_from(panes)[0] - gone
+    return _PANE.unpack_from(panes, place)[0] if left == 1 else _TOTAL.pack(left) + panes[place:]
 
 
-def pack_panes(panes: Iterable[Pane]) -> bytes:
+def pack_panes(panes: Iterable[Pane]) -> Panes:
     panes = list(panes)
+    if len(panes) == 1:
+        return _pane(*panes[0])
     body = b"".join(_PANE.pack(pane.first_ms, pane.last_ms - pane.first_ms, pane.events) for pane in panes)
-    return _TOTAL.pack(sum(pane.events for pane in panes)) + body
+    return _TOTAL.pack(sum(pane.events for pane in panes)) + body if panes else b""
 
 
-def unpack_panes(packed: bytes) -> Iterator[Pane]:
-    for first_ms, span_ms, count in _PANE.iter_unpack(packed[_HEAD:]):
+def unpack_panes(panes: Panes) -> Iterator[Pane]:
+    for first_ms, span_ms, count in _PANE.iter_unpack(_packed(panes)[_HEAD:]):
         yield Pane(first_ms, first_ms + span_ms, count)
 
 
-def total(packed: bytes) -> int:
+def total(panes: Panes) -> int:
     """Events in all panes."""
-    count: int = _TOTAL.unpack_from(packed)[0]
+    if isinstance(panes, int):
+        return 1
+    count: int = _TOTAL.unpack_from(panes)[0] if panes else 0
     return count
 
 
-def standing(packed: bytes, oldest_ms: int) -> tuple[int, int]:
+def standing(panes: Panes, oldest_ms: int) -> tuple[int, int]:
     """Events in panes that do not lie before `oldest_ms`, a pane's edge, and the time of the last event.
 
     There must be one in these panes.
     """
-    if len(packed) == _ONE.size:  # most keys have one pane, and it is in the window
-        events, first_ms, span_ms, _ = _ONE.unpack(packed)
-        return events, first_ms + span_ms
-    return total(trim(packed, oldest_ms)), newest_ms(packed)
+    if isinstance(panes, int):  # most keys are one event, and it is in the window
+        return 1, panes
+    return total(trim(panes, oldest_ms)), newest_ms(panes)
 
 
-def begin_ms(packed: bytes, events: int) -> int:
+def begin_ms(panes: Panes, events: int) -> int:
     """Time of the first event of the newest panes that hold so many events together; all panes must hold them."""
+    packed = _packed(panes)
     place, first_ms = len(packed), 0
     while events > 0:
         place -= _WIDTH
@@ -225,15 +248,19 @@ def begin_ms(packed: bytes, events: int) -> int:
     return first_ms
 
 
-def oldest_ms(packed: bytes) -> int:
+def oldest_ms(panes: Panes) -> int:
     """Time of the first event; there must be one."""
-    first_ms: int = _PANE.unpack_from(packed, _HEAD)[0]
+    if isinstance(panes, int):
+        return panes
+    first_ms: int = _PANE.unpack_from(panes, _HEAD)[0]
     return first_ms
 
 
-def newest_ms(packed: bytes) -> int:
+def newest_ms(panes: Panes) -> int:
     """Time of the last event; there must be one."""
-    first_ms, span_ms, _ = _PANE.unpack_from(packed, len(packed) - _WIDTH)
+    if isinstance(panes, int):
+        return panes
+    first_ms, span_ms, _ = _PANE.unpack_from(panes, len(panes) - _WIDTH)
     last_ms: int = first_ms + span_ms
     return last_ms
 

@@ -72,7 +72,7 @@ class _Side:
 class _Normal(NamedTuple):
     """What of a history decides anything, in a form in which equals are equal."""
 
-    panes: bytes
+    panes: past.Panes
     details: Facts
     hosts: past.Seen
     processes: past.Seen
@@ -288,7 +288,7 @@ def _aspect(
     return "processes", _seen_text(stored.processes), _seen_text(derived.processes)
 
 
-def _by_pane(panes: bytes, interval_ms: int) -> dict[int, str]:
+def _by_pane(panes: past.Panes, interval_ms: int) -> dict[int, str]:
     return {
         pane.first_ms
         - pane.first_ms % interval_ms: f"{pane.events:,} from {iso(pane.first_ms)} to {iso(pane.last_ms)}"
