@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -19,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from product import event, settings_from
+from teams import SideBySide, source_of
 
 from strategies import DataSet, data_sets
 from streamdetect.cli.findings import findings_text
@@ -34,28 +34,14 @@ from streamdetect.model import Partition
 from streamdetect.report.html import page
 from streamdetect.report.plain import json_text
 from streamdetect.service.backtest import Ways, run_backtest
-from streamdetect.service.crew import Crew, Message, work
-from streamdetect.service.gathering import Gatherer, Harvest, Stem
+from streamdetect.service.crew import Crew
+from streamdetect.service.gathering import Stem
 from streamdetect.service.replay import run_replay
 from streamdetect.sources.files import FileSource
 from streamdetect.testing import MemoryAlertSink, MemoryDeadLetterSink, MemorySource
 
 EXAMPLES = int(os.environ.get("STREAMDETECT_EXAMPLES", "20"))
 T0_MS = 1_772_409_600_000  # 2026-03-02T00:00:00Z
-
-
-def source_of(partitions: Sequence[Sequence[Any]], batch_records: int = 7) -> MemorySource:
-    """The records of a data set as a bounded source."""
-    source = MemorySource([Partition(f"file-{number}") for number in range(len(partitions))], batch_records)
-    for number, records in enumerate(partitions):
-        source.add(Partition(f"file-{number}"), *map(record, records))
-    return source
-
-
-def record(given: Any) -> Any:
-    document, timestamp_ms = given if isinstance(given, tuple) else (given, None)
-    raw = document.encode() if isinstance(document, str) else json.dumps(document).encode()
-    return raw if timestamp_ms is None else (raw, timestamp_ms)
 
 
 def replayed(partitions: Sequence[Sequence[Any]], own: Settings) -> tuple[list[bytes], dict[str, Any]]:
@@ -144,46 +130,6 @@ def test_readers_side_by_side_give_the_same(
     )
     assert [[alert.body for alert in sink.alerts] for sink in sinks.values()] == expected
     assert json_text(still(together)) == json_text(still(alone))
-
-
-class SideBySide:
-    """A crew of gatherers in this process. Each does what it was given, and reports, when chance will have it."""
-
-    copies = True
-
-    def __init__(self, stems: Sequence[Stem], workers: int, rng: Random) -> None:
-        self._gatherers = [Gatherer(pickle.loads(pickle.dumps(list(stems)))) for _ in range(workers)]
-        self._given: list[list[Message]] = [[] for _ in range(workers)]
-        self._of: dict[Partition, int] = {}
-        self._rng = rng
-
-    def give(self, message: Message) -> None:
-        number = self._of.setdefault(message.partition, len(self._of) % len(self._gatherers))
-        self._given[number].append(message)
-
-    def busy(self) -> frozenset[Partition]:
-        return frozenset(one for one, number in self._of.items() if len(self._given[number]) >= 3)
-
-    def harvests(self) -> Iterator[Harvest]:
-        for number, messages in enumerate(self._given):
-            if messages and self._rng.random() < 0.5:
-                yield self._work(number, messages.pop(0))
-
-    def finish(self) -> Iterator[Harvest]:
-        for number, messages in enumerate(self._given):
-            while messages:
-                yield self._work(number, messages.pop(0))
-
-    def _work(self, number: int, message: Message) -> Harvest:
-        """As it comes out of a pipe."""
-        harvest: Harvest = pickle.loads(pickle.dumps(work(self._gatherers[number], message)))
-        return harvest
-
-    def wait(self) -> None:
-        """Nobody works meanwhile."""
-
-    def close(self) -> None:
-        """Nothing to end."""
 
 
 def still(outcome: Outcome) -> Outcome:

@@ -12,7 +12,14 @@ import click
 from streamdetect.cli import logs
 from streamdetect.cli.findings import findings_text
 from streamdetect.cli.inputs import Input, check_outputs, input_options
-from streamdetect.cli.options import common_options, config_option, example, settings_options, verbosity
+from streamdetect.cli.options import (
+    common_options,
+    config_option,
+    example,
+    jobs_option,
+    settings_options,
+    verbosity,
+)
 from streamdetect.cli.output import Meter, note
 from streamdetect.cli.signals import stopping
 from streamdetect.cli.summary import summary_text
@@ -94,11 +101,7 @@ FORMATS: dict[str, Callable[[Outcome], str]] = {
 @click.option(
     "--alerts", "alerts_dir", metavar="DIR", help="Write each variant's alerts to a file in this directory."
 )
-@click.option(
-    "--jobs",
-    type=click.IntRange(1, 256),
-    help="Worker processes that decode; 1: none.  [default: one for each core, if there are as many partitions]",
-)
+@jobs_option
 @settings_options
 @common_options
 def command(  # noqa: PLR0913 - one for each option

@@ -79,6 +79,17 @@ def settings_options(command: Decorated) -> Decorated:
     return _with(options, command)
 
 
+def jobs_option(command: Decorated) -> Decorated:
+    """`--jobs`."""
+    option = click.option(
+        "--jobs",
+        type=click.IntRange(1, 256),
+        help="Worker processes that read and decode; 1: none.  [default: one for each core, if there are as many "
+        "partitions and the input is large enough]",
+    )
+    return option(command)
+
+
 def config_option(*, required: bool = False) -> Callable[[Decorated], Decorated]:
     """`--config`."""
     text = "Configuration file (YAML)." + ("" if required else "  [default: built-in settings]")

@@ -9,13 +9,20 @@ import click
 
 from streamdetect.cli import logs
 from streamdetect.cli.inputs import Input, check_outputs, input_options
-from streamdetect.cli.options import common_options, config_option, example, settings_options, verbosity
+from streamdetect.cli.options import (
+    common_options,
+    config_option,
+    example,
+    jobs_option,
+    settings_options,
+    verbosity,
+)
 from streamdetect.cli.output import Meter, note, standard_output
 from streamdetect.cli.signals import stopping
 from streamdetect.cli.summary import summary_text
 from streamdetect.config import Settings, load_settings
 from streamdetect.errors import AlertOpened
-from streamdetect.service import replay as replay_service
+from streamdetect.service import sidebyside
 from streamdetect.service.summary import Summary
 from streamdetect.sinks import AlertSink, DeadLetterSink
 from streamdetect.sinks.files import FileAlertSink, FileDeadLetterSink, NullSink, StdoutAlertSink
@@ -42,15 +49,17 @@ from streamdetect.sinks.packed import packed_file
     "--summary-json", type=click.Path(dir_okay=False), help="Write the summary as a JSON object to this file."
 )
 @click.option("--fail-on-alert", is_flag=True, help="Leave with exit code 20 when an alert was opened.")
+@jobs_option
 @settings_options
 @common_options
-def command(
+def command(  # noqa: PLR0913 - one for each option
     *,
     read: Input,
     config_path: str | None,
     output: str | None,
     summary_json: str | None,
     fail_on_alert: bool,
+    jobs: int | None,
     sets: tuple[str, ...],
     profile: str | None,
 ) -> None:
@@ -72,12 +81,13 @@ def command(
         alert_sink = stack.enter_context(closing(_alert_sink(output, meter)))
         dead_letter_sink = stack.enter_context(closing(_dead_letter_sink(settings)))
         stop = stack.enter_context(stopping())
-        summary = replay_service.run_replay(
+        summary = sidebyside.replay(
             settings=settings,
             source=source,
             alert_sink=alert_sink,
             dead_letter_sink=dead_letter_sink,
-            progress=lambda so_far: meter.tell(so_far.consumed, *done()),
+            jobs=sidebyside.jobs_for(jobs, source, done()[1] if not read.from_kafka else None),
+            progress=lambda consumed: meter.tell(consumed, *done()),
             stop=stop,
         )
         stopped = stop()

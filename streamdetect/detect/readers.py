@@ -80,12 +80,12 @@ class Reader(Detector):
             rule.limits = rule.limits.widened(max_hosts, max_processes)
 
     def take(self) -> list[Part]:
-        """Hand over what is complete: what counts from a tick on that all partitions here have passed."""
-        holding = [lane.watermark_ms for lane in self.lanes.values() if not lane.idle]
-        if None in holding:
+        """Hand over what counts from a tick on that a partition here has passed; of others there may be more later."""
+        known = [w for lane in self.lanes.values() if (w := lane.watermark_ms) is not None]
+        if not known:
             return []
-        least_ms = min((w for w in holding if w is not None), default=None)
-        ready = sorted(tick_ms for tick_ms in self._waiting if least_ms is None or tick_ms <= least_ms)
+        ended = all(lane.idle for lane in self.lanes.values())
+        ready = sorted(tick_ms for tick_ms in self._waiting if ended or tick_ms <= max(known))
         if not ready:
             return []
         self._let_go()

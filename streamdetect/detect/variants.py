@@ -141,6 +141,19 @@ class Variants(Detector):
             }
             self._waiting[tick_ms][pane_ms].append(inbox)
 
+    @property
+    def waiting(self) -> int:
+        """Partials that wait for their tick."""
+        engines: list[Detector] = list(self._forks) or [self]
+        return sum(
+            len(partials)
+            for engine in engines
+            for panes in engine._waiting.values()  # noqa: SLF001 - its own kind
+            for parts in panes.values()
+            for part in parts
+            for partials in part.values()
+        )
+
     def share_details(self, parts: Sequence[Part]) -> None:
         """Details that come from another process are copies: keep one of each, as the decoder does."""
         shared = self._shared

@@ -18,17 +18,14 @@ from streamdetect.findings.episodes import Episodes, KeyName
 from streamdetect.findings.outcome import Outcome, Reading, Variant, Volume
 from streamdetect.model import Partition
 from streamdetect.service.collecting import collecting_rarely
-from streamdetect.service.crew import End, Expect, Team, WorkerLostError, team_of
+from streamdetect.service.crew import Team, WorkerLostError, team_of
 from streamdetect.service.gathering import HOUR_MS, Harvest, Hour, Stem
 from streamdetect.service.pipeline import too_far_ahead
 from streamdetect.service.summary import Summary
+from streamdetect.service.teamwork import SLACK_INTERVALS, read_with
 from streamdetect.service.whatif import Branch, Tried, alike
 from streamdetect.sinks import AlertSink
 from streamdetect.sources import Source
-
-_POLL_MS = 500
-_SLACK = 12
-"""How many intervals a partition may be ahead: what waits is aggregated, and workers must not wait for each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +64,7 @@ def run_backtest(
     problem: StreamdetectError | None = None
     try:
         with collecting_rarely():
-            stopped = _read(run, source, team, progress, stop)
+            stopped = read_with(team, run, source, progress, stop)
     except InputError as error:
         # What was read before is an answer, too; whoever asked must hear of both.
         run.take(team.finish(), copies=team.copies)
@@ -82,41 +79,6 @@ def run_backtest(
         outcome.problem = problem
         outcome.remarks.append(f"It broke off: {problem}")
     return outcome
-
-
-def _read(
-    run: _Run,
-    source: Source,
-    team: Team,
-    progress: Callable[[int], None] | None,
-    stop: Callable[[], bool],
-) -> bool:
-    """Read everything and evaluate it; whether it was stopped."""
-    ended: set[Partition] = set()
-    while True:
-        for partition in source.partitions():
-            if run.expect(partition):
-                team.give(Expect(partition))
-        for partition in source.at_end() - ended:
-            team.give(End(partition))
-            ended.add(partition)
-        if len(ended) == len(run.expected) or stop():
-            break
-        busy = team.busy()
-        all_busy = bool(busy) and len(busy | ended) == len(run.expected)
-        batches = [] if all_busy else source.poll(busy | run.too_far_ahead(ended), _POLL_MS)
-        for batch in batches:
-            team.give(batch)
-        if not batches:
-            team.wait()
-        run.take(team.harvests(), copies=team.copies)
-        if progress is not None:
-            progress(run.consumed)
-    run.take(team.finish(), copies=team.copies)
-    stopped = len(ended) < len(run.expected)
-    if not stopped:
-        run.finish()
-    return stopped
 
 
 class _Run:
@@ -136,7 +98,7 @@ class _Run:
         ]
         self.expected: set[Partition] = set()
         self._shapes: dict[str, int] = {}
-        self._slack_ms = _SLACK * max(named.settings.time.interval_ms for named in variants)
+        self._slack_ms = SLACK_INTERVALS * max(named.settings.time.interval_ms for named in variants)
 
     @property
     def stems(self) -> list[Stem]:
@@ -145,6 +107,11 @@ class _Run:
     @property
     def consumed(self) -> int:
         return self._branches[0].tally.consumed
+
+    @property
+    def waiting(self) -> int:
+        """Partials that wait for their tick."""
+        return sum(branch.waiting for branch in self._branches)
 
     def expect(self, partition: Partition) -> bool:
         """Whether the partition is a new one."""

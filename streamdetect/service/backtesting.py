@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,15 +12,13 @@ from streamdetect.findings.episodes import Episode, Episodes, NotAnAlertError
 from streamdetect.findings.expectations import judge
 from streamdetect.findings.outcome import Outcome, Variant
 from streamdetect.service.backtest import Ways, run_backtest
+from streamdetect.service.sidebyside import jobs_for
 from streamdetect.sinks import AlertSink
 from streamdetect.sources import Source
 from streamdetect.sources.files import FileSource
 
 MOST_NEAR = 1_000
 """Most near misses that may be asked for."""
-
-_WORTH_WORKERS = 24_000_000
-"""Bytes on disk from which on starting worker processes pays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +62,7 @@ def backtest(
         sinks=asked.sinks,
         progress=progress,
         stop=stop,
-        ways=Ways(jobs=_jobs(asked.jobs, source, size), near=asked.near),
+        ways=Ways(jobs=jobs_for(asked.jobs, source, size), near=asked.near),
     )
     if asked.against.variants:
         *others, other = outcome.variants
@@ -81,16 +78,6 @@ def backtest(
     if asked.expectations is not None:
         outcome.remarks += _doubts(asked.expectations, outcome.settings)
     return outcome
-
-
-def _jobs(wanted: int | None, source: Source, size: int | None) -> int:
-    """Worker processes: no more than partitions, and none for what is read before they have started."""
-    partitions = len(source.partitions())
-    if wanted is not None:
-        return min(wanted, partitions)
-    if size is not None and size < _WORTH_WORKERS:
-        return 1
-    return min(len(os.sched_getaffinity(0)), partitions)
 
 
 def _compare(outcome: Outcome, against: Against, before: Sequence[Episode] | None) -> None:

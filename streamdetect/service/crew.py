@@ -1,10 +1,11 @@
 """Gatherers in processes of their own, so that several partitions are read on several cores.
 
-The program itself reads bytes and evaluates; workers decode and gather. A partition belongs to one worker, since its
-clock is one. Each worker is this Python started anew (`service.worker`), fed through its standard input: unlike the
-ways of `multiprocessing`, that neither runs the caller's script again nor copies its threads, be it in a notebook.
+The program itself evaluates; workers decode and gather. What is a file they read themselves, a piece at each message;
+the bytes of anything else the program reads for them. A partition belongs to one worker, since its clock is one.
 
-A worker answers each message with a harvest before it takes the next one. When its input ends, it ends.
+Each worker is this Python started anew (`service.worker`), fed through its standard input: unlike the ways of
+`multiprocessing`, that neither runs the caller's script again nor copies its threads, be it in a notebook. A worker
+answers each message with a harvest before it takes the next one. When its input ends, it ends.
 """
 
 from __future__ import annotations
@@ -21,15 +22,17 @@ from threading import Condition, Thread
 from typing import IO, NamedTuple, Protocol
 
 import streamdetect
-from streamdetect.errors import StreamdetectError
+from streamdetect.errors import InputError, StreamdetectError
 from streamdetect.model import Batch, Partition
 from streamdetect.service.gathering import Gatherer, Harvest, Stem
+from streamdetect.sources.files import FileSource
 
 _LENGTH = Struct("<Q")
 _AHEAD = 3
 """Batches that wait at most for each worker."""
 
 _WAIT_SECONDS = 0.5
+_PIECE_BATCHES = 4  # of a file at one message: some 8,000 records
 
 
 class WorkerLostError(StreamdetectError):
@@ -48,7 +51,14 @@ class End(NamedTuple):
     partition: Partition
 
 
-Message = Expect | End | Batch
+class Read(NamedTuple):
+    """Read the next piece of a file, whose path is the partition's topic."""
+
+    partition: Partition
+    max_record_bytes: int
+
+
+Message = Expect | End | Read | Batch
 
 
 def send(stream: IO[bytes], message: object) -> None:
@@ -71,15 +81,44 @@ def receive(stream: IO[bytes]) -> object:
     return pickle.loads(data)  # noqa: S301 - from our own process, through a pipe that nobody else holds
 
 
-def work(gatherer: Gatherer, message: object) -> Harvest:
-    """What one message does to a gatherer, and what it gives."""
-    if isinstance(message, Batch):
-        gatherer.feed(message)
-    elif isinstance(message, Expect):
-        gatherer.expect(message.partition)
-    elif isinstance(message, End):
-        gatherer.end(message.partition)
-    return gatherer.take()
+class Station:
+    """A gatherer and the files that it reads: what happens at a message."""
+
+    def __init__(self, stems: Sequence[Stem]) -> None:
+        self._gatherer = Gatherer(stems)
+        self._files: dict[Partition, FileSource] = {}
+
+    def work(self, message: object) -> Harvest:
+        """What one message comes to."""
+        files: dict[Partition, int] = {}
+        problem: InputError | None = None
+        if isinstance(message, Batch):
+            self._gatherer.feed(message)
+        elif isinstance(message, Read):
+            try:
+                files[message.partition] = self._read(*message)
+            except InputError as error:
+                problem = error
+        elif isinstance(message, Expect):
+            self._gatherer.expect(message.partition)
+        elif isinstance(message, End):
+            self._gatherer.end(message.partition)
+        harvest = self._gatherer.take()
+        harvest.files, harvest.problem = files, problem
+        return harvest
+
+    def _read(self, partition: Partition, max_record_bytes: int) -> int:
+        """Feed the next piece; gives the bytes read so far."""
+        file = self._files.get(partition)
+        if file is None:
+            file = self._files[partition] = FileSource([partition.topic], max_record_bytes=max_record_bytes)
+        for _ in range(_PIECE_BATCHES):
+            for batch in file.poll((), 0):
+                self._gatherer.feed(Batch(partition, batch.values, batch.offsets))
+            if file.at_end():
+                self._gatherer.end(partition)
+                break
+        return file.progress()[0]
 
 
 class Team(Protocol):
@@ -121,16 +160,13 @@ class Alone:
     """All in this process, at once."""
 
     def __init__(self, stems: Sequence[Stem]) -> None:
-        self._gatherer = Gatherer(stems)
+        self._station = Station(stems)
+        self._found: list[Harvest] = []
         self.copies = False
 
     def give(self, message: Message) -> None:
         """Do it at once."""
-        if isinstance(message, Batch):
-            self._gatherer.feed(message)
-        else:
-            work_on = self._gatherer.expect if isinstance(message, Expect) else self._gatherer.end
-            work_on(message.partition)
+        self._found.append(self._station.work(message))
 
     def busy(self) -> frozenset[Partition]:
         """No partition has to wait."""
@@ -138,7 +174,8 @@ class Alone:
 
     def harvests(self) -> Iterator[Harvest]:
         """What there is now."""
-        yield self._gatherer.take()
+        found, self._found = self._found, []
+        yield from found
 
     def finish(self) -> Iterator[Harvest]:
         """Everything that was given has been done."""

@@ -8,19 +8,22 @@ in any order.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from streamdetect.config import Settings
 from streamdetect.detect import COUNTED, FUTURE, LATE
 from streamdetect.detect.readers import ClockRow, Panel, Part, Reader
+from streamdetect.errors import InputError
 from streamdetect.events import Decoder, Refusal
-from streamdetect.model import Batch, Partition
+from streamdetect.model import Batch, DeadLetter, Partition
+from streamdetect.service.pipeline import from_the_future
 
 HOUR_MS = 3_600_000
 _MOST_HOURS = 100_000  # records with invented times must not fill memory
-ELSEWHEN = None
+ELSEWHEN: Final = None
 """The hour of records beyond so many different hours and verdicts."""
 
 Hour = int | None
@@ -29,12 +32,17 @@ Trait = TypeVar("Trait", str, tuple[str, int])
 
 @dataclass(frozen=True, slots=True)
 class Stem:
-    """What a reader of one stem needs to know. `timed`: it keeps the time of each event that counts."""
+    """What a reader of one stem needs to know. `timed`: it keeps the time of each event that counts.
+
+    `plain`: of the only stem, for a replay: refused records are kept, not only counted, and there are no hours and
+    shapes.
+    """
 
     settings: Settings
     max_hosts: int
     max_processes: int
     timed: bool = False
+    plain: bool = False
 
 
 @dataclass(slots=True)
@@ -82,12 +90,19 @@ class Tally:
 
 @dataclass(slots=True)
 class Harvest:
-    """What has been gathered since the last one, stem by stem; and of all records their shapes."""
+    """What has been gathered since the last one, stem by stem; and of all records their shapes.
+
+    `letters` are for the first stem, in the order of each partition. `files` says of those that a worker reads itself
+    how many bytes of them it has read, `problem` why one of them cannot be read any further.
+    """
 
     parts: list[list[Part]]
     clocks: list[list[ClockRow]]
     tallies: list[Tally]
     shapes: dict[str, int]
+    letters: list[DeadLetter] = field(default_factory=list)
+    files: dict[Partition, int] = field(default_factory=dict)
+    problem: InputError | None = None
 
 
 class Gatherer:
@@ -103,6 +118,8 @@ class Gatherer:
             for known, numbers in _alike(stems, _decoding, range(len(stems))).items()
         ]
         self._shapes: dict[str, int] = {}
+        self._plain = stems[0].plain
+        self._letters: list[DeadLetter] = []
 
     def expect(self, partition: Partition) -> None:
         """A partition will be read: until it is, or has ended, it holds time back."""
@@ -116,6 +133,9 @@ class Gatherer:
 
     def feed(self, batch: Batch) -> None:
         """Take the next records of a partition."""
+        if self._plain:
+            self._feed_plainly(batch)
+            return
         for place, (decoder, panels) in enumerate(self._decoders):
             self._feed(batch, decoder, panels, base=place == 0)
 
@@ -142,17 +162,29 @@ class Gatherer:
             hour = event.time_ms // HOUR_MS
             for accept, tallied in accepts:
                 verdicts = accept(event, record_ms)
-                if isinstance(verdicts, str):
-                    place = (hour, verdicts)
-                    for hours in tallied:
-                        hours[place] = hours.get(place, 0) + 1
-                else:
-                    for hours, verdict in zip(tallied, verdicts, strict=True):
-                        place = (hour, verdict)
-                        hours[place] = hours.get(place, 0) + 1
+                _count(tallied, hour, verdicts)
         for _, numbers in panels:
             for number in numbers:
                 self._tallies[number].add(Tally(len(batch), {}, refused))
+
+    def _feed_plainly(self, batch: Batch) -> None:
+        """The only stem's records: decoded, judged, counted, and nothing else."""
+        decoder, ((panel, _),) = self._decoders[0]
+        decode, accept, timestamps_ms = decoder.decode, panel.lane(batch.partition), batch.timestamps_ms
+        counts: dict[str, int] = defaultdict(int)
+        refused: dict[str, int] = defaultdict(int)
+        for index, value in enumerate(batch.values):
+            event = decode(value)
+            if isinstance(event, Refusal):
+                refused[event.reason] += 1
+                self._letters.append(DeadLetter(batch.record(index), event.reason, event.detail))
+                continue
+            verdict = accept(event, None if timestamps_ms is None else timestamps_ms[index])
+            counts[str(verdict)] += 1
+            if verdict == FUTURE:
+                self._letters.append(from_the_future(batch, index, event.time_ms, None))
+        hours: dict[tuple[Hour, str], int] = {(ELSEWHEN, verdict): count for verdict, count in counts.items()}
+        self._tallies[0].add(Tally(len(batch), hours, refused))
 
     def take(self) -> Harvest:
         """Hand over everything since the last call."""
@@ -161,10 +193,24 @@ class Gatherer:
             clocks=[reader.clocks() for reader in self._readers],
             tallies=self._tallies,
             shapes=self._shapes,
+            letters=self._letters,
         )
+        self._letters = []
         self._tallies = [Tally() for _ in self._readers]
         self._shapes = {}
         return harvest
+
+
+def _count(tallied: Sequence[dict[tuple[Hour, str], int]], hour: int, verdicts: str | list[str]) -> None:
+    """One verdict for all of them, or one for each."""
+    if isinstance(verdicts, str):
+        place = (hour, verdicts)
+        for hours in tallied:
+            hours[place] = hours.get(place, 0) + 1
+    else:
+        for hours, verdict in zip(tallied, verdicts, strict=True):
+            place = (hour, verdict)
+            hours[place] = hours.get(place, 0) + 1
 
 
 def _panels(

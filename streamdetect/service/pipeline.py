@@ -33,14 +33,18 @@ class _Ear(Listener):
 
     def evicted(self, rule_id: str, keys: int) -> None:
         if self.keys_evicted == 0:  # the sum is in the summary
-            log.warning(
-                "limits.max_keys is reached and keys are being given up, first %d of rule %s; a beacon among them is "
-                "found later or not at all. Raise limits.max_keys, or exclude busy networks.",
-                keys,
-                rule_id,
-            )
+            warn_of_eviction(f"{keys} of rule {rule_id}")
         self.keys_evicted += keys
         self._next.evicted(rule_id, keys)
+
+
+def warn_of_eviction(first: str) -> None:
+    """That keys are lost from now on; `first` says how many have gone first."""
+    log.warning(
+        "limits.max_keys is reached and keys are being given up, first %s; a beacon among them is found later or not "
+        "at all. Raise limits.max_keys, or exclude busy networks.",
+        first,
+    )
 
 
 class Pipeline:
@@ -81,7 +85,7 @@ class Pipeline:
                 continue
             verdict = accept(event, None if timestamps_ms is None else timestamps_ms[index], now_ms)
             if verdict == FUTURE:
-                refused.append(_from_the_future(batch, index, event.time_ms, now_ms))
+                refused.append(from_the_future(batch, index, event.time_ms, now_ms))
             else:
                 verdicts[verdict] += 1
         self.consumed += len(batch)
@@ -134,7 +138,8 @@ class Pipeline:
             self._alert_sink.write(alerts)
 
 
-def _from_the_future(batch: Batch, index: int, time_ms: int, now_ms: int | None) -> DeadLetter:
+def from_the_future(batch: Batch, index: int, time_ms: int, now_ms: int | None) -> DeadLetter:
+    """The letter of an event whose time is too far ahead of its record's, or of the wall clock (§4)."""
     record = batch.record(index)
     ahead = [
         f"{time_ms - clock_ms} ms ahead of {whose}"

@@ -69,6 +69,11 @@ class Branch:
         """The last tick that was evaluated, None before the first event has come to count."""
         return None if self.first_tick_ms is None else self._variants.evaluated_ms
 
+    @property
+    def waiting(self) -> int:
+        """Partials that wait for their tick."""
+        return self._variants.waiting
+
     def take(self, place: int, harvest: Harvest, *, copies: bool) -> None:
         """What a worker has gathered; this stem is the `place`-th. `copies`: it comes from another process."""
         parts = harvest.parts[place]

@@ -7,16 +7,15 @@ import sys
 from typing import IO
 
 from streamdetect.service.collecting import collecting_rarely
-from streamdetect.service.crew import receive, send, work
-from streamdetect.service.gathering import Gatherer
+from streamdetect.service.crew import Station, receive, send
 
 
 def serve(messages: IO[bytes], answers: IO[bytes]) -> None:
     """Until the messages end, or nobody takes the answers any more."""
     with contextlib.suppress(EOFError, BrokenPipeError), collecting_rarely():
-        gatherer = Gatherer(receive(messages))  # type: ignore[arg-type]  # the first message is the stems
+        station = Station(receive(messages))  # type: ignore[arg-type]  # the first message is the stems
         while True:
-            send(answers, work(gatherer, receive(messages)))
+            send(answers, station.work(receive(messages)))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ class FileSource:
         self, paths: Sequence[str], batch_records: int = 2048, max_record_bytes: int = MAX_RECORD_BYTES
     ) -> None:
         self._batch_records = batch_records
+        self.max_record_bytes = max_record_bytes
         self._files: list[_File] = []
         try:
             for partition in _partitions(paths):
@@ -38,6 +39,7 @@ class FileSource:
             raise
         self._turns = deque(self._files)
         self._ended: set[Partition] = set()
+        self._lent: dict[Partition, _File] = {}
 
     def partitions(self) -> tuple[Partition, ...]:
         """One for each path, in the order given; a path given twice has the numbers 0 and 1."""
@@ -67,6 +69,18 @@ class FileSource:
             select.select(waiting, [], [], timeout_ms / 1000)
         return []
 
+    def lend(self) -> tuple[Partition, ...]:
+        """The files that another process may read by their paths; they are not read here any more. Pipes stay."""
+        self._lent = {file.partition: file for file in self._turns if not file.raw.is_pipe}
+        self._turns = deque(file for file in self._turns if file.raw.is_pipe)
+        return tuple(self._lent)
+
+    def was_read(self, partition: Partition, size: int, *, ended: bool) -> None:
+        """How many bytes of a lent file have been read elsewhere, and whether that was all."""
+        self._lent[partition].read_elsewhere = size
+        if ended:
+            self._ended.add(partition)
+
     def at_end(self) -> frozenset[Partition]:
         """The files that were read to their end."""
         return frozenset(self._ended)
@@ -78,7 +92,7 @@ class FileSource:
             if any(file.raw.is_pipe for file in self._files)
             else sum(file.raw.size for file in self._files)
         )
-        return sum(file.raw.bytes_read for file in self._files), total
+        return sum(file.raw.bytes_read + file.read_elsewhere for file in self._files), total
 
     def close(self) -> None:
         for file in self._files:
@@ -100,6 +114,7 @@ class _File:
         self._failure: DamagedError | OSError | None = None
         self._pending: list[bytes] = []
         self._begin = 0  # of what is pending
+        self.read_elsewhere = 0  # bytes
         self._offset = 0
 
     @property
