@@ -24,7 +24,7 @@ from streamdetect.detect import saved
 from streamdetect.detect.alerts import Key, build
 from streamdetect.detect.episodes import Episode, look
 from streamdetect.detect.eviction import evict
-from streamdetect.detect.groups import Changes, Group, Inbox, part_rows
+from streamdetect.detect.groups import ChangedKeys, Changes, Group, Inbox, part_rows
 from streamdetect.detect.history import History, Partial
 from streamdetect.detect.lanes import Lane
 from streamdetect.detect.rules import Judges, Rule
@@ -198,7 +198,11 @@ class Detector:
         Takes no longer with more keys: dicts change hands. What is in the answer is never changed again, so it may be
         written from another thread.
         """
-        keys = {group: group.changed for group in self._groups.values() if group.changed}
+        keys = {
+            group: ChangedKeys(group.changed, dict(group.episodes))
+            for group in self._groups.values()
+            if group.changed
+        }
         for group in keys:
             group.changed = {}
         parts, self._unsaved = self._unsaved, {}
@@ -238,15 +242,18 @@ class Detector:
         oldest_ms = tick_ms - limits.lookback_ms
         histories, episodes, noted = group.histories, group.episodes, group.changed
         changed: set[str | None] = set()
+        new: list[str | None] = []
         for address, partial in partials.items():
             known = histories.get(address)
             history = histories[address] = past.fold(known, partial, address, oldest_ms, limits)
             if known is None:
-                group.expect(address, history)
+                new.append(address)
             if noted is not None:
-                noted[address] = (history, episodes.get(address))
-            if past.total(history[0]) >= need or address in episodes:
+                noted[address] = history
+            if past.total(history[0]) >= need or (episodes and address in episodes):
                 changed.add(address)
+        if new:  # partials of one inbox lie in one pane
+            group.expect(new, histories[new[0]])
         return changed
 
     def _look(self, group: Group, address: str | None, tick_ms: int) -> Alert | None:
@@ -342,7 +349,7 @@ class Detector:
         """A key is expected to expire when its newest pane leaves, and looked at as soon as time moves."""
         group, address = self._group_of(row)
         history = group.histories[address] = saved.history_of(row)
-        group.expect(address, history)
+        group.expect([address], history)
         episode = saved.episode_of(row)
         if episode is not None:
             group.episodes[address] = episode

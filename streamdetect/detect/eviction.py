@@ -77,7 +77,7 @@ def _settle(group: Group, leaves: int, tick_ms: int, *, near: bool) -> dict[int,
         panes = histories[address][0]
         events, newest_ms = past.standing(panes, oldest_ms)
         if newest_ms >= end_ms:
-            group.expect(address, histories[address])
+            group.expect([address], histories[address])
             continue
         if events >= half and not near:
             group.note(group.spared, leaves_ms(past.begin_ms(panes, half), limits), address)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from streamdetect.detect import history as past
@@ -15,8 +15,12 @@ from streamdetect.detect.rules import Rule
 # {group: {address: partial}} of one inclusion tick and pane
 Inbox = dict["Group", dict[str | None, Partial]]
 
-# A key after a change: its history and open episode, or None where it was forgotten.
-After = tuple[History, Episode | None] | None
+
+class ChangedKeys(NamedTuple):
+    """Keys after a change: their histories, None where forgotten; and all open episodes of the group."""
+
+    histories: dict[str | None, History | None]
+    episodes: dict[str | None, Episode]
 
 
 class Group:
@@ -54,7 +58,7 @@ class Group:
         # What an eviction found near the thresholds, by the tick at which that may end (`eviction`).
         self.spared: dict[int, list[str | None]] = {}
         # Keys that changed since the last `take_changes`; None while nobody wants to know.
-        self.changed: dict[str | None, After] | None = None
+        self.changed: dict[str | None, History | None] | None = None
 
     def key(self, address: str | None) -> Key:
         return Key(address, self.process, self.sensor)
@@ -70,7 +74,7 @@ class Group:
         else:
             self.episodes[address] = episode
         if self.changed is not None:
-            self.changed[address] = (history, episode)
+            self.changed[address] = history
 
     def forget(self, address: str | None) -> None:
         self.histories.pop(address, None)
@@ -79,25 +83,28 @@ class Group:
         if self.changed is not None:
             self.changed[address] = None
 
-    def expect(self, address: str | None, history: History) -> None:
-        """Note when a key will be forgotten if nothing more comes."""
+    def expect(self, addresses: Sequence[str | None], history: History) -> None:
+        """Note when keys will be forgotten if nothing more comes; the newest event of all is in that history's pane."""
         leaves = leaves_ms(past.newest_ms(history[0]), self.rule.limits)
-        self.note(self.expiries, leaves, address)
+        self._bucket(self.expiries, leaves).extend(addresses)
 
     def note(self, ticks: dict[int, list[str | None]], tick_ms: int, address: str | None) -> None:
         """Put a key into `expiries` or `spared`."""
+        self._bucket(ticks, tick_ms).append(address)
+
+    def _bucket(self, ticks: dict[int, list[str | None]], tick_ms: int) -> list[str | None]:
         bucket = ticks.get(tick_ms)
         if bucket is None:
             bucket = ticks[tick_ms] = []
             self.plan(tick_ms)
-        bucket.append(address)
+        return bucket
 
     def expire(self, tick_ms: int) -> None:
         """Forget keys whose newest pane has left. A key with an open episode is due for a look and goes there."""
         for address in (*self.expiries.pop(tick_ms, ()), *self.spared.pop(tick_ms, ())):
             history = self.histories[address]
             if leaves_ms(past.newest_ms(history[0]), self.rule.limits) > tick_ms:
-                self.expect(address, history)
+                self.expect([address], history)
             elif address not in self.episodes:
                 self.forget(address)
 
@@ -117,24 +124,24 @@ class Changes(NamedTuple):
 
     progress: saved.Row
     partitions: list[saved.Row]
-    keys: dict[Group, dict[str | None, After]]
+    keys: dict[Group, ChangedKeys]
     parts: dict[tuple[int, int], Inbox]
 
     def let_go(self) -> None:
         """Free it piece by piece: a dict of a million keys given up at once would stop every thread."""
         for changed in self.keys.values():
-            while changed:
-                changed.popitem()
+            while changed.histories:
+                changed.histories.popitem()
 
     def key_rows(self) -> Iterator[saved.Row]:
         """A `key` row for each changed key, or a `forgotten` row."""
         for group, changed in self.keys.items():
-            for address, after in changed.items():
+            for address, history in changed.histories.items():
                 key = group.key(address)
-                if after is None:
+                if history is None:
                     yield saved.forgotten_row(group.rule.id, key)
                 else:
-                    yield saved.key_row(group.rule.id, key, *after)
+                    yield saved.key_row(group.rule.id, key, history, changed.episodes.get(address))
 
     def waiting_rows(self) -> Iterator[saved.Row]:
         """A `waiting` row for each partial of the new parts."""

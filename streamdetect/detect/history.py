@@ -104,14 +104,17 @@ def fold(
     if history is None:
         recent = None if partial[HOSTS] is None else _merged_recent(None, partial, limits)
         return _pane(first_ms, last_ms, count), details, recent
-    panes, known, known_recent = history
-    known_last_ms = newest_ms(panes)
-    recent = None
-    if known_recent is not None or partial[HOSTS] is not None or details[:2] != known[:2]:
+    panes, known, recent = history
+    if (
+        recent is not None
+        or partial[HOSTS] is not None
+        or (details is not known and details[:2] != known[:2])
+    ):
         recent = _merged_recent(history, partial, limits)
+    known_last_ms = newest_ms(panes)
     if last_ms < known_last_ms or (last_ms == known_last_ms and not sorts_after(details, known, address)):
         details = known
-    return _add_pane(panes, Pane(first_ms, last_ms, count), oldest_ms, limits), details, recent
+    return _add_pane(panes, first_ms, last_ms, count, oldest_ms, limits), details, recent
 
 
 def _merged_recent(history: History | None, partial: Partial, limits: Limits) -> Recent:
@@ -158,21 +161,18 @@ def _packed(panes: Panes) -> bytes:
     return _ONE.pack(1, panes, 0, 1) if isinstance(panes, int) else panes
 
 
-def _add_pane(panes: Panes, pane: Pane, oldest_ms: int, limits: Limits) -> Panes:
+def _add_pane(panes: Panes, first_ms: int, last_ms: int, count: int, oldest_ms: int, limits: Limits) -> Panes:
     """Panes with one more; the usual case is one that is newer than all."""
     panes = trim(panes, oldest_ms)
     if not panes:
-        return _pane(*pane)
-    packed = _packed(panes)
-    index = pane.first_ms // limits.interval_ms
-    if _PANE.unpack_from(packed, len(packed) - _WIDTH)[0] // limits.interval_ms >= index:
-        return pack_panes(_insert(list(unpack_panes(packed)), pane, index, limits))
-    total = _TOTAL.unpack_from(packed)[0] + pane.events
-    return (
-        _TOTAL.pack(total)
-        + packed[_HEAD:]
-        + _PANE.pack(pane.first_ms, pane.last_ms - pane.first_ms, pane.events)
-    )
+        return _pane(first_ms, last_ms, count)
+    packed = _ONE.pack(1, panes, 0, 1) if isinstance(panes, int) else panes
+    interval_ms = limits.interval_ms
+    if _PANE.unpack_from(packed, len(packed) - _WIDTH)[0] // interval_ms >= first_ms // interval_ms:
+        pane = Pane(first_ms, last_ms, count)
+        return pack_panes(_insert(list(unpack_panes(packed)), pane, first_ms // interval_ms, limits))
+    total = _TOTAL.unpack_from(packed)[0] + count
+    return _TOTAL.pack(total) + packed[_HEAD:] + _PANE.pack(first_ms, last_ms - first_ms, count)
 
 
 def _insert(panes: list[Pane], pane: Pane, index: int, limits: Limits) -> list[Pane]:

@@ -8,7 +8,7 @@ from streamdetect.detect import history as past
 from streamdetect.detect import saved
 from streamdetect.detect.clocks import PartitionClock
 from streamdetect.detect.groups import Group, Inbox
-from streamdetect.detect.rules import EXCEPTION, PROCESS_NAME, Judges
+from streamdetect.detect.rules import PROCESS_NAME, Judges
 from streamdetect.detect.ticks import NEVER, inclusion
 from streamdetect.model import Event, Facts, Partition
 
@@ -92,13 +92,13 @@ class Lane:
         if objection is not None:
             return objection
         kind = event.kind()
-        objection = judges.of_event[flow, kind]
+        objection = judges.of_kind[kind]
         if objection is not None:
             return objection
         details = event.details(flow, kind)
         counting = judges.counting(flow, kind, details)
-        if not counting:
-            return EXCEPTION
+        if isinstance(counting, str):
+            return counting
         engine = self._engine
         time_ms = event.time_ms
         watermark_ms = NEVER if before_ms is None else before_ms - engine.lateness_ms

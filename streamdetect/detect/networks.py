@@ -9,7 +9,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 _MAPPED = (
     0xFFFF << 32
 )  # IPv4 addresses are compared as ::ffff:a.b.c.d, so that both kinds share one number line
-_CACHE_SIZE = 65_536
+_CACHE_SIZE = 16_384
 
 
 class Networks:

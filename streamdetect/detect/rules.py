@@ -94,8 +94,8 @@ class Rule:
             return ADDRESS
         return None
 
-    def objection(self, flow: Flow, kind: Kind) -> str | None:
-        """Why the event does not count for this rule, or None where it counts."""
+    def objection_to_kind(self, kind: Kind) -> str | None:
+        """Why an event of a kind does not count; None where the rest decides."""
         if kind.process_name not in self.processes:
             return PROCESS_NAME
         if kind.category != "network":
@@ -104,7 +104,11 @@ class Rule:
             return FAMILY
         if kind.dataset is not None and kind.dataset not in self._datasets:
             return DATASET
-        return self.objection_to_flow(flow)
+        return None
+
+    def objection(self, flow: Flow, kind: Kind) -> str | None:
+        """Why the event does not count for this rule, or None where it counts."""
+        return self.objection_to_kind(kind) or self.objection_to_flow(flow)
 
     def excepts(self, flow: Flow, kind: Kind, facts: Facts) -> bool:
         """Whether one of the rule's exceptions matches an event that would count."""
@@ -113,33 +117,35 @@ class Rule:
 
 
 class Judges:
-    """Rules that want one process name, and what they said of events before.
+    """Rules that want one process name, and what they said of flows and kinds before.
 
-    `of_flow[flow]` and `of_event[flow, kind]` are the reason why none of them counts it, None where one may, or does.
+    `of_flow[flow]` and `of_kind[kind]` are the reason why none of them counts such an event, None where one may.
     """
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = rules
         self._only = None if len(rules) > 1 or rules[0].exceptions else (rules[0],)
         self.of_flow = Remembered(self._of_flow, _REMEMBERED)
-        self.of_event = Remembered(self._of_event, _REMEMBERED)
+        self.of_kind = Remembered(self._of_kind, _REMEMBERED)
 
     def _of_flow(self, flow: Flow) -> str | None:
         return _all_object([rule.objection_to_flow(flow) for rule in self._rules])
 
-    def _of_event(self, question: tuple[Flow, Kind]) -> str | None:
-        return _all_object([rule.objection(*question) for rule in self._rules])
+    def _of_kind(self, kind: Kind) -> str | None:
+        return _all_object([rule.objection_to_kind(kind) for rule in self._rules])
 
-    def counting(self, flow: Flow, kind: Kind, details: Facts) -> Sequence[Rule]:
-        """The rules that count an event to which not all object; none where exceptions match it."""
+    def counting(self, flow: Flow, kind: Kind, details: Facts) -> Sequence[Rule] | str:
+        """The rules that count an event to whose flow and kind not all object; else why none of them does."""
         if self._only is not None:
             return self._only
+        objections = [rule.objection(flow, kind) for rule in self._rules]
+        if None not in objections:
+            return objections[0] or EXCEPTION
         return [
             rule
-            for rule in self._rules
-            if rule.objection(flow, kind) is None
-            and not (rule.exceptions and rule.excepts(flow, kind, details))
-        ]
+            for rule, objection in zip(self._rules, objections, strict=True)
+            if objection is None and not (rule.exceptions and rule.excepts(flow, kind, details))
+        ] or EXCEPTION
 
 
 def _all_object(objections: Sequence[str | None]) -> str | None:

@@ -22,8 +22,8 @@ from streamdetect.model import Details, Facts, Flow, Kind, Many, Shown
 from streamdetect.remembered import Remembered
 
 _DIRECTIONS = {"outbound": "egress", "inbound": "ingress"}
-_SHARED_DETAILS = 262_144
-_SHARED_PARTS = 65_536
+_SHARED_DETAILS = 32_768
+_SHARED_PARTS = 32_768
 
 
 class Reading:

@@ -15,11 +15,9 @@ from streamdetect.events.generic import Fields, apply_sysmon
 from streamdetect.events.reading import Reading
 from streamdetect.events.typed import (
     DataStream,
-    Destination,
     Document,
     EventBlock,
     EventData,
-    Network,
     Os,
     Process,
     User,
@@ -30,6 +28,7 @@ from streamdetect.model import Facts, Flow, Kind, Many
 from streamdetect.remembered import Remembered
 
 _REMEMBERED = 32_768  # answers that a table holds in a generation
+_REMEMBERED_DETAILS = 16_384  # their questions take 1 KB each
 
 
 class EcsTables:
@@ -39,11 +38,10 @@ class EcsTables:
         self.reading = reading
         self.flows = Remembered(self._flow, _REMEMBERED)
         self.kinds = Remembered(self._kind, _REMEMBERED)
-        self.details = Remembered(self._details, _REMEMBERED)
+        self.details = Remembered(self._details, _REMEMBERED_DETAILS)
 
-    def _flow(self, question: tuple[Destination, Network]) -> Flow:
-        destination, network = question
-        return self.reading.flow(network.direction, destination.port, destination.ip, destination.address)
+    def _flow(self, question: tuple[str | None, int | str | None, str | None, str | None]) -> Flow:
+        return self.reading.flow(*question)
 
     def _kind(self, question: tuple[str | None, DataStream, EventBlock, Os, str | None]) -> Kind:
         process_name, stream, event, os, provider = question
@@ -81,7 +79,8 @@ class EcsEvent(msgspec.Struct, gc=False):
 
     def flow(self) -> Flow:
         document = self._document
-        return self._tables.flows[document.destination, document.network]
+        to = document.destination
+        return self._tables.flows[document.network.direction, to.port, to.ip, to.address]
 
     def kind(self) -> Kind:
         document = self._document
@@ -131,7 +130,7 @@ class RawTables:
         self.reading = reading
         self.flows = Remembered(self._flow, _REMEMBERED)
         self.kinds = Remembered(self._kind, _REMEMBERED)
-        self.details = Remembered(self._details, _REMEMBERED)
+        self.details = Remembered(self._details, _REMEMBERED_DETAILS)
 
     def _flow(self, question: tuple[Any, ...]) -> Flow:
         initiated, port, ip, destination, network = question

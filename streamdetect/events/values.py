@@ -18,7 +18,7 @@ _KEYWORD_LIMIT: Final = 1024  # ignore_above, in UTF-16 code units
 SURELY_A_KEYWORD: Final = _KEYWORD_LIMIT // 2  # characters: two code units each at most
 _PORT_TEXT: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _LONG: Final = 2**63
-_CACHE_SIZE: Final = 65_536
+_CACHE_SIZE: Final = 32_768
 
 
 class FloatText(float):
