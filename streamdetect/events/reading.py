@@ -18,10 +18,11 @@ from streamdetect.events.values import (
     only,
     port,
 )
-from streamdetect.model import Details, Facts, Flow, Kind, Many, Shown
+from streamdetect.model import Facts, Flow, Kind, Many, Shown
 from streamdetect.remembered import Remembered
 
 _DIRECTIONS = {"outbound": "egress", "inbound": "ingress"}
+_NO_DOMAIN = ("", "-")
 _SHARED_DETAILS = 32_768
 _SHARED_PARTS = 32_768
 
@@ -109,31 +110,37 @@ class Reading:
                 return value, name
         return None, name
 
-    def details(self, fields: Fields, found_port: int | Many | None, own_ip: str | None) -> Facts:
-        """What an alert shows of an event that counts: it has one port; `own_ip` where it is not the key's address."""
+    def details(self, instance: Facts, domain: Shown, flow: Flow) -> Facts:
+        """What an alert shows of an event that counts: what `instance` gives, and where it went."""
+        ip, port = flow.ip, flow.port
+        own_ip = ip if isinstance(ip, str) and flow.addresses != (ip,) else None
+        # As in model.Details.
+        return self._shared[(*instance, domain, port if isinstance(port, int) else 0, own_ip)]
+
+    def domain(self, value: object) -> Shown:
+        """destination.domain, as it is shown."""
+        if value is None:
+            return None
+        found = distinct_keywords(value)
+        return _shown(tuple(text for text in found if text not in _NO_DOMAIN) if self._resilient else found)
+
+    def instance(self, fields: Fields) -> Facts:
+        """The places of `model.Details` that tell a process instance and its host: all but the last three."""
         host_id, host_name = self._host(fields)
         hosts = distinct_keywords(host_id)
         processes = distinct_keywords(fields.entity_id)
-        domain = distinct_keywords(fields.domain)
-        if self._resilient:
-            domain = tuple(text for text in domain if text not in ("", "-"))
-        details: Facts = tuple(
-            Details(
-                hosts=self._ids[self._comparable(hosts)],
-                processes=self._comparable(processes),
-                host_id=self._texts[_shown(hosts)],
-                host_name=self._texts[_shown(distinct_keywords(host_name))],
-                entity_id=_shown(processes),
-                pid=_pid(fields.pid),
-                executable=self._texts[_shown(distinct_keywords(fields.executable))],
-                user_name=self._texts[_shown(distinct_keywords(fields.user_name))],
-                user_domain=self._texts[_shown(distinct_keywords(fields.user_domain))],
-                domain=_shown(domain),
-                port=found_port if isinstance(found_port, int) else 0,
-                ip=own_ip,
-            )
+        texts = self._texts
+        return (
+            self._ids[self._comparable(hosts)],
+            self._comparable(processes),
+            texts[_shown(hosts)],
+            texts[_shown(distinct_keywords(host_name))],
+            _shown(processes),
+            _pid(fields.pid),
+            texts[_shown(distinct_keywords(fields.executable))],
+            texts[_shown(distinct_keywords(fields.user_name))],
+            texts[_shown(distinct_keywords(fields.user_domain))],
         )
-        return self._shared[details]
 
     def _comparable(self, ids: tuple[str, ...]) -> tuple[str, ...]:
         """Ids as they are compared: without braces and case in `resilient`; sorted, so that equal sets are equal."""

@@ -28,7 +28,7 @@ from streamdetect.model import Facts, Flow, Kind, Many
 from streamdetect.remembered import Remembered
 
 _REMEMBERED = 32_768  # answers that a table holds in a generation
-_REMEMBERED_DETAILS = 16_384  # their questions take 1 KB each
+_REMEMBERED_INSTANCES = 16_384  # their questions take 1 KB each
 
 
 class EcsTables:
@@ -38,7 +38,7 @@ class EcsTables:
         self.reading = reading
         self.flows = Remembered(self._flow, _REMEMBERED)
         self.kinds = Remembered(self._kind, _REMEMBERED)
-        self.details = Remembered(self._details, _REMEMBERED_DETAILS)
+        self.instances = Remembered(self._instance, _REMEMBERED_INSTANCES)
 
     def _flow(self, question: tuple[str | None, int | str | None, str | None, str | None]) -> Flow:
         return self.reading.flow(*question)
@@ -49,9 +49,8 @@ class EcsTables:
         fields.sysmon |= provider == sysmon.PROVIDER
         return self.reading.kind(fields, process_name)
 
-    def _details(self, question: tuple[Any, ...]) -> Facts:
-        *own, sysmon_saw, port, ip = question
-        fields = Fields(sysmon=sysmon_saw)
+    def _instance(self, question: tuple[Any, ...]) -> Facts:
+        fields = Fields()
         (
             fields.host_id,
             fields.host_name,
@@ -61,12 +60,12 @@ class EcsTables:
             fields.executable,
             fields.user_name,
             fields.user_domain,
-            fields.domain,
             fields.computer_name,
             tags,
-        ) = own
+            fields.sysmon,
+        ) = question
         fields.forwarded = _forwarded(tags)
-        return self.reading.details(fields, port, ip)
+        return self.reading.instance(fields)
 
 
 class EcsEvent(msgspec.Struct, gc=False):
@@ -96,7 +95,8 @@ class EcsEvent(msgspec.Struct, gc=False):
     def details(self, flow: Flow, kind: Kind) -> Facts:
         document = self._document
         host, process, user, winlog = document.host, document.process, document.user, document.winlog
-        return self._tables.details[
+        tables = self._tables
+        instance = tables.instances[
             host.id,
             host.name,
             document.agent.id,
@@ -105,13 +105,11 @@ class EcsEvent(msgspec.Struct, gc=False):
             process.executable,
             user.name,
             user.domain,
-            document.destination.domain,
             None if winlog is None else winlog.computer_name,
             document.tags,
             kind.sysmon,
-            flow.port,
-            own_ip(flow),
         ]
+        return tables.reading.details(instance, tables.reading.domain(document.destination.domain), flow)
 
     def host(self) -> str | None:
         host, winlog = self._document.host, self._document.winlog
@@ -130,7 +128,7 @@ class RawTables:
         self.reading = reading
         self.flows = Remembered(self._flow, _REMEMBERED)
         self.kinds = Remembered(self._kind, _REMEMBERED)
-        self.details = Remembered(self._details, _REMEMBERED_DETAILS)
+        self.instances = Remembered(self._instance, _REMEMBERED_INSTANCES)
 
     def _flow(self, question: tuple[Any, ...]) -> Flow:
         initiated, port, ip, destination, network = question
@@ -144,8 +142,7 @@ class RawTables:
         apply_sysmon(fields, _raw())
         return self.reading.kind(fields, process_name)
 
-    def _details(self, question: tuple[Any, ...]) -> Facts:
-        *own, guid, process_id, image, user, hostname, port, ip = question
+    def _instance(self, question: tuple[Any, ...]) -> Facts:
         fields = Fields()
         (
             fields.host_id,
@@ -155,15 +152,15 @@ class RawTables:
             tags,
             process,
             account,
-            fields.domain,
-        ) = own
+            guid,
+            process_id,
+            image,
+            user,
+        ) = question
         fields.forwarded = _forwarded(tags)
         _read_process(fields, process, account)
-        members = _raw(
-            ProcessGuid=guid, ProcessId=process_id, Image=image, User=user, DestinationHostname=hostname
-        )
-        apply_sysmon(fields, members)
-        return self.reading.details(fields, port, ip)
+        apply_sysmon(fields, _raw(ProcessGuid=guid, ProcessId=process_id, Image=image, User=user))
+        return self.reading.instance(fields)
 
 
 class RawEvent(msgspec.Struct, gc=False):
@@ -185,7 +182,8 @@ class RawEvent(msgspec.Struct, gc=False):
 
     def details(self, flow: Flow, kind: Kind) -> Facts:  # noqa: ARG002 - a raw record is always Sysmon's
         document, data = self._document, self._data
-        return self._tables.details[
+        tables = self._tables
+        instance = tables.instances[
             document.host.id,
             document.host.name,
             document.agent.id,
@@ -193,15 +191,13 @@ class RawEvent(msgspec.Struct, gc=False):
             document.tags,
             document.process,
             document.user,
-            document.destination.domain,
             data.process_guid,
             data.process_id,
             data.image,
             data.user,
-            data.hostname,
-            flow.port,
-            own_ip(flow),
         ]
+        domain = sysmon.domain(data.hostname) if data.hostname else document.destination.domain
+        return tables.reading.details(instance, tables.reading.domain(domain), flow)
 
     def host(self) -> str | None:
         host = self._document.host
@@ -231,7 +227,8 @@ class GenericEvent(msgspec.Struct, gc=False):
         return self._reading.kind(self._fields, self.process_name)
 
     def details(self, flow: Flow, kind: Kind) -> Facts:  # noqa: ARG002 - its fields know
-        return self._reading.details(self._fields, flow.port, own_ip(flow))
+        reading, fields = self._reading, self._fields
+        return reading.details(reading.instance(fields), reading.domain(fields.domain), flow)
 
     def host(self) -> str | None:
         fields = self._fields
@@ -245,12 +242,6 @@ class GenericEvent(msgspec.Struct, gc=False):
 
 
 Event = EcsEvent | RawEvent | GenericEvent
-
-
-def own_ip(flow: Flow) -> str | None:
-    """The destination's address where it is not the key's, to be shown beside it."""
-    ip = flow.ip
-    return ip if isinstance(ip, str) and flow.addresses != (ip,) else None
 
 
 def _kind_fields(stream: DataStream, event: EventBlock, os: Os) -> Fields:

@@ -91,7 +91,8 @@ def _user_name(user: str) -> str:
     return name if backslash else domain
 
 
-def _domain(hostname: str) -> str | None:
+def domain(hostname: str) -> str | None:
+    """DestinationHostname; Sysmon writes `-` for none."""
     return None if hostname == "-" else hostname
 
 
@@ -103,7 +104,7 @@ _ECS: tuple[tuple[str, str, Callable[[str], object] | None], ...] = (
     ("ProcessId", "pid", _process_id),
     ("DestinationIp", "ip", None),
     ("DestinationPort", "port", None),
-    ("DestinationHostname", "domain", _domain),
+    ("DestinationHostname", "domain", domain),
     ("Initiated", "direction", direction),
     ("User", "user_domain", _user_domain),
     ("User", "user_name", _user_name),

@@ -65,14 +65,14 @@ class TimeReader:
         """Sysmon's `UtcTime`, as `read_utc_time`, remembering minutes as `read` does."""
         if len(text) == 23 and text[10] == " " and text[19] == "." and text.isascii():
             base = self._utc_minutes.get(text[:17])
-            seconds, digits = text[17:19], text[20:]
             if base is None:
                 base = read_utc_time(text[:17] + "00.000")
                 if base is None:
                     return None
                 _remember(self._utc_minutes, text[:17], base)
-            if seconds.isdigit() and digits.isdigit() and seconds < "60":
-                return base + int(seconds) * 1000 + int(digits)
+            digits = text[17:19] + text[20:]
+            if digits < "60" and digits.isdigit():
+                return base + int(digits)
         return read_utc_time(text)
 
     def _only(self, values: list[object]) -> int | None:
