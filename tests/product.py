@@ -102,11 +102,20 @@ class Run:
     def advance(self) -> None:
         self.lines += [alert.body.decode() for alert in self.detector.advance()]
 
+    def step(self) -> None:
+        """One slice of a tick, with whatever comes next between it and the following one."""
+        self.lines += [alert.body.decode() for alert in self.detector.step()[0]]
+
+    def end_tick(self) -> None:
+        while self.detector.ticking:
+            self.step()
+
     def finish(self) -> None:
         self.lines += [alert.body.decode() for alert in self.detector.finish()]
 
     def checkpoint(self, *, restore: bool) -> None:
-        """Write what has changed; then go on with a new detector made from all that was ever written."""
+        """Once no tick is under way, write what has changed; then go on with a new detector made from all of it."""
+        self.end_tick()
         self.saved.apply(self.detector.take_changes())
         if restore:
             self.detector = Detector(self.settings)
@@ -115,6 +124,7 @@ class Run:
 
     def save_and_restore(self) -> None:
         """Go through the exported state, as text, into a new detector."""
+        self.end_tick()
         rows = [json.loads(json.dumps(row)) for row in self.detector.export_state()]
         self.detector = Detector(self.settings)
         self.detector.import_state(rows)
@@ -126,8 +136,12 @@ def run(
     rng: Random | None = None,
     saves: float = 0.0,
     checkpoints: float = 0.0,
+    slices: float = 0.0,
 ) -> Run:
-    """Run all partitions: one after the other, or interleaved by `rng` with a save before a record now and then."""
+    """Run all partitions: one after the other, or interleaved by `rng`.
+
+    Then a record may have a save before it, and a tick may be cut into slices with records in between.
+    """
     product = Run(settings_from(plain))
     for number in range(len(partitions)):
         product.lane(number)
@@ -145,6 +159,9 @@ def run(
         for index, records in enumerate(ahead):
             product.lane(index).idle = not records
         if any(ahead) and (rng is None or rng.random() < 0.7):
-            product.advance()
+            if rng is not None and rng.random() < slices:
+                product.step()
+            else:
+                product.advance()
     product.finish()
     return product

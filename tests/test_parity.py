@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from random import Random
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from product import run
 
 from oracle import replay, to_line
 from strategies import DataSet, data_sets
+from streamdetect.detect import engine
 
 EXAMPLES = int(os.environ.get("STREAMDETECT_EXAMPLES", "150"))
 THOROUGH = settings(
@@ -21,11 +23,15 @@ THOROUGH = settings(
 
 
 def compare(
-    data_set: DataSet, rng: Random | None = None, saves: float = 0.0, checkpoints: float = 0.0
+    data_set: DataSet,
+    rng: Random | None = None,
+    saves: float = 0.0,
+    checkpoints: float = 0.0,
+    slices: float = 0.0,
 ) -> None:
     """Same alerts, byte for byte, and the same numbers."""
     expected = replay(data_set.partitions, data_set.settings)
-    found = run(data_set.partitions, data_set.settings, rng, saves, checkpoints)
+    found = run(data_set.partitions, data_set.settings, rng, saves, checkpoints, slices)
     assert found.lines == [to_line(alert) for alert in expected.alerts]
     assert (found.counted, found.filtered, found.late) == (
         expected.counted,
@@ -55,3 +61,12 @@ def test_incremental_checkpoints_hold_everything(data_set: DataSet, seed: int) -
 def test_any_interleaving_and_any_save_equal_the_oracle(data_set: DataSet, seed: int) -> None:
     """Records with timestamps, interleaved at random, the state saved and restored as text before some records."""
     compare(data_set, Random(seed), saves=0.05)
+
+
+@THOROUGH
+@given(data_sets(timestamps=True), st.integers(0, 2**32))
+def test_ticks_in_slices_equal_the_oracle(data_set: DataSet, seed: int) -> None:
+    """One key at a time, records in between, and checkpoints with a new detector now and then."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "_SLICE", 1)
+        compare(data_set, Random(seed), checkpoints=0.05, slices=0.8)

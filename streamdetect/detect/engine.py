@@ -15,6 +15,8 @@ and restored in between does not show (semantics.md §4).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import TypeVar
 
 from sortedcontainers import SortedSet  # type: ignore[import-untyped]  # it has no type hints
 
@@ -30,6 +32,10 @@ from streamdetect.detect.lanes import Lane
 from streamdetect.detect.rules import Judges, Rule
 from streamdetect.detect.ticks import NEVER
 from streamdetect.model import Alert, Kind, Partition
+
+Item = TypeVar("Item")
+
+_SLICE = 1_000  # keys that are dealt with at once: some milliseconds
 
 
 class Listener:
@@ -78,6 +84,7 @@ class Detector:
         self._tracking = False
         self._agenda = SortedSet()  # ticks at which something is waiting, due, or may expire
         self._first_tick_ms: int | None = None
+        self._tick: Iterator[list[Alert] | None] | None = None
 
     def lane(self, partition: Partition) -> Lane:
         """The lane of a partition, made when it is first asked for."""
@@ -141,12 +148,47 @@ class Detector:
         """Evaluate all ticks up to a watermark, in order; those at which nothing can change are only counted."""
         target_ms = watermark_ms - watermark_ms % self.interval_ms
         alerts: list[Alert] = []
-        while self._agenda and self._agenda[0] <= target_ms:
-            alerts += self._evaluate(self._agenda.pop(0))
-        if target_ms > self.evaluated_ms:
-            self.ticks = self._ticks_to(target_ms)
-            self.evaluated_ms = target_ms
+        while self.ticking or (self._agenda and self._agenda[0] <= target_ms):
+            alerts += self._slice()
+        self._pass(target_ms)
         return alerts
+
+    @property
+    def ticking(self) -> bool:
+        """Whether a tick is under way, begun by `step`: the state cannot be saved before it has ended."""
+        return self._tick is not None
+
+    def step(self) -> tuple[list[Alert], bool]:
+        """Do a slice of what `advance` would do, and tell whether there is more; events may be accepted in between.
+
+        A tick's alerts come with its last slice: they are the same however it is sliced.
+        """
+        watermark_ms = self.watermark_ms()
+        target_ms = NEVER if watermark_ms is None else watermark_ms - watermark_ms % self.interval_ms
+        alerts: list[Alert] = []
+        if self.ticking or (self._agenda and self._agenda[0] <= target_ms):
+            alerts = self._slice()
+        if self.ticking or (self._agenda and self._agenda[0] <= target_ms):
+            return alerts, True
+        self._pass(target_ms)
+        return alerts, False
+
+    def _slice(self) -> list[Alert]:
+        """Begin the next tick, or go on with it."""
+        if self._tick is None:
+            tick_ms = self._agenda.pop(0)
+            self._pass(tick_ms)  # what comes while it is under way counts from the next one on
+            self._tick = self._evaluate(tick_ms)
+        alerts = next(self._tick)
+        if alerts is None:
+            return []
+        self._tick = None
+        return alerts
+
+    def _pass(self, tick_ms: int) -> None:
+        if tick_ms > self.evaluated_ms:
+            self.ticks = self._ticks_to(tick_ms)
+            self.evaluated_ms = tick_ms
 
     def _ticks_to(self, tick_ms: int) -> int:
         """The number of ticks with this one, and all before it, evaluated."""
@@ -213,27 +255,38 @@ class Detector:
         for lane in self.lanes.values():
             lane.let_go()
 
-    def _evaluate(self, tick_ms: int) -> list[Alert]:
-        """One tick: fold what has waited for it, then look at every key that may have changed its mind."""
+    def _evaluate(self, tick_ms: int) -> Iterator[list[Alert] | None]:
+        """One tick: fold what has waited for it, then look at every key that may have changed its mind.
+
+        None after each slice, the alerts at the end.
+        """
         changed: dict[Group, set[str | None]] = {}
         inboxes = self._waiting.pop(tick_ms, {})
         for pane_ms in sorted(inboxes):
             self._unsaved.pop((tick_ms, pane_ms), None)
-            for part in inboxes[pane_ms]:
+            for part in inboxes.pop(pane_ms):
                 for group, partials in part.items():
-                    changed.setdefault(group, set()).update(self._fold(group, partials, tick_ms))
-        found: list[tuple[tuple[object, ...], int, Alert]] = []
-        for group in self._groups.values():
+                    found = changed.setdefault(group, set())
+                    for some in _slices(partials.items()):
+                        found |= self._fold(group, dict(some), tick_ms)
+                        yield None
+        found_alerts: list[tuple[tuple[object, ...], int, Alert]] = []
+        for group in list(self._groups.values()):
             addresses = changed.get(group, set()) | group.take_due(tick_ms)
-            group.expire(tick_ms)
-            for address in addresses:
-                alert = self._look(group, address, tick_ms)
-                if alert is not None:
-                    found.append((group.key(address).order(), self.rules.index(group.rule), alert))
-        found.sort(key=lambda item: item[:2])
+            for gone in _slices(group.take_leaving(tick_ms)):
+                group.expire(gone, tick_ms)
+                yield None
+            for some_addresses in _slices(addresses):
+                for address in some_addresses:
+                    alert = self._look(group, address, tick_ms)
+                    if alert is not None:
+                        place = self.rules.index(group.rule)
+                        found_alerts.append((group.key(address).order(), place, alert))
+                yield None
+        found_alerts.sort(key=lambda item: item[:2])
         self.keep_within(tick_ms)
         self.listener.evaluated(tick_ms, self.keys)
-        return [alert for _, _, alert in found]
+        yield [alert for _, _, alert in found_alerts]
 
     def _fold(self, group: Group, partials: dict[str | None, Partial], tick_ms: int) -> set[str | None]:
         """Fold an inbox; gives the keys that have enough events to be true, or an open episode."""
@@ -391,3 +444,9 @@ class Detector:
         for group in self._groups.values():
             if group.process == process and address in group.histories:
                 yield group.rule, group.key(address), group.histories[address]
+
+
+def _slices(items: Iterable[Item]) -> Iterator[list[Item]]:
+    rest = iter(items)
+    while some := list(islice(rest, _SLICE)):
+        yield some

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from streamdetect.detect import history as past
@@ -99,9 +99,13 @@ class Group:
             self.plan(tick_ms)
         return bucket
 
-    def expire(self, tick_ms: int) -> None:
+    def take_leaving(self, tick_ms: int) -> list[str | None]:
+        """Keys that a tick, or an eviction before it, has planned to let go."""
+        return [*self.expiries.pop(tick_ms, ()), *self.spared.pop(tick_ms, ())]
+
+    def expire(self, addresses: Iterable[str | None], tick_ms: int) -> None:
         """Forget keys whose newest pane has left. A key with an open episode is due for a look and goes there."""
-        for address in (*self.expiries.pop(tick_ms, ()), *self.spared.pop(tick_ms, ())):
+        for address in addresses:
             history = self.histories[address]
             if leaves_ms(past.newest_ms(history[0]), self.rule.limits) > tick_ms:
                 self.expect([address], history)

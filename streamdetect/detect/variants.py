@@ -193,15 +193,15 @@ class Variants(Detector):
 
     # -- one tick
 
-    def _evaluate(self, tick_ms: int) -> list[Alert]:
-        super()._evaluate(tick_ms)
+    def _evaluate(self, tick_ms: int) -> Iterator[list[Alert] | None]:
+        yield from (None for alerts in super()._evaluate(tick_ms) if alerts is None)
         for number, found in enumerate(self._found):
             found.sort(key=lambda item: item[:2])
             self._alerts[number] += [alert for _, _, alert in found]
             found.clear()
         if self._tracks is not None:
             self._tracks.keep_best()
-        return []
+        yield []
 
     def _fold(self, group: Group, partials: dict[str | None, Partial], tick_ms: int) -> set[str | None]:
         changed = super()._fold(group, partials, tick_ms)

@@ -5,8 +5,9 @@ The order of one turn:
 1. poll the source; nothing of partitions that are too far ahead,
 2. feed each batch: refused records become dead letters,
 3. note which partitions are idle (read to their end and silent for `time.idle_timeout`),
-4. evaluate the ticks that the watermark lets go,
-5. cut a checkpoint if one is due (`commit`): at once when there are alerts, else every `checkpoint.interval`.
+4. evaluate the ticks that the watermark lets go, for a while: a large one takes several turns,
+5. cut a checkpoint if one is due (`commit`) and no tick is under way: at once when there are alerts, else every
+   `checkpoint.interval`.
 
 A stop is noticed before the next poll, so a turn is always finished. Then the checkpoint on its way arrives, a last
 one is cut, which takes all that was decided and says that the group is free, and the threads end.
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 _POLL_MS = 200
+_TICKING_SECONDS = 0.02  # how long ticks may keep the loop from polling
 _HOLD_INTERVALS = 2  # how far ahead of the slowest partition one may be read
 _MUCH_BYTES = 16 * 1024 * 1024  # outputs that wait: cut now
 _TOO_MUCH_BYTES = 64 * 1024 * 1024  # read nothing more until a checkpoint has taken them
@@ -146,6 +148,7 @@ class _Run:
         self._silence = Silence(settings.time.idle_timeout_ms, clock)
         self._now_ms = WallClock(_certainly_past_ms(start.detector, settings), wall_ms, clock)
         self._last_cut = clock()
+        self._more = False
 
     def until(self, stop: Callable[[], bool]) -> None:
         if self._number == 0:
@@ -162,17 +165,25 @@ class _Run:
         for partition in self._source.partitions():
             self._detector.lane(partition)
         held = self._to_hold()
-        for batch in self._source.poll(held, _POLL_MS):
+        for batch in self._source.poll(held, 0 if self._more else _POLL_MS):
             self._silence.heard(batch.partition)
             begun = self._clock()
             self._pipeline.feed(batch, self._now_ms())
             self._listener.fed(batch.partition, len(batch), self._clock() - begun)
         self._silence.mark(self._detector, self._source.at_end())
-        self._pipeline.advance()
+        self._more = self._evaluate()
         self._committer.check()
-        if not self._committer.busy and self._is_due():
+        if not self._detector.ticking and not self._committer.busy and self._is_due():
             self._cut()
         self._listener.turned(held)
+
+    def _evaluate(self) -> bool:
+        """Go on with the ticks that are due, for a while; whether there is more to do."""
+        until = self._clock() + _TICKING_SECONDS
+        more = self._pipeline.step()
+        while more and self._clock() < until:
+            more = self._pipeline.step()
+        return more
 
     def _take_alerts(self, alerts: Sequence[Alert]) -> None:
         self._listener.alerted(alerts)
@@ -236,6 +247,8 @@ class _Run:
 
     def finish(self) -> None:
         """The order of stopping: see above."""
+        while self._detector.ticking:
+            self._pipeline.step()
         self._committer.wait(STOP_SECONDS)
         self._cut(released=True)
         self._committer.wait(STOP_SECONDS)

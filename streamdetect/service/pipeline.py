@@ -95,6 +95,12 @@ class Pipeline:
         """Evaluate what the watermarks let go and hand the alerts on. Raises SinkError."""
         self._send(self.detector.advance())
 
+    def step(self) -> bool:
+        """Do a slice of what `advance` does; whether there is more. Raises SinkError."""
+        alerts, more = self.detector.step()
+        self._send(alerts)
+        return more
+
     def advance_to(self, watermark_ms: int) -> None:
         """Evaluate all ticks up to a watermark and hand the alerts on. Raises SinkError."""
         self._send(self.detector.advance_to(watermark_ms))
