@@ -1,5 +1,5 @@
 # Everything runs in .venv, which is made on first use. `make PYTHON=/path/to/python` takes another Python.
-.PHONY: help demo test lint format bench fuzz chaos lock image sbom clean
+.PHONY: help demo test lint format bench bench-flink fuzz chaos lock image sbom clean
 .DEFAULT_GOAL := help
 
 VENV = .venv
@@ -13,7 +13,7 @@ help:
 	@echo "make test    all tests, with a real Kafka broker (Java and Kafka come with pip)"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
-	@echo "make bench   the benchmarks"
+	@echo "make bench   the benchmarks; make bench-flink: the one against Flink SQL, which installs 850 MB"
 	@echo "make fuzz    a million mutated and random records; half an hour"
 	@echo "make chaos   kill the run 200 times against a real broker, for each kind of sink; half an hour"
 	@echo "make lock    pin the image's packages anew, with Python 3.11"
@@ -54,6 +54,10 @@ format: $(VENV)/installed-test
 
 bench: $(VENV)/installed-test
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+# Apart: it installs 850 MB.
+bench-flink: $(VENV)/installed-test
+	$(BIN)/python benchmarks/flink_live.py
 
 fuzz: $(VENV)/installed-test
 	$(BIN)/python scripts/fuzz.py

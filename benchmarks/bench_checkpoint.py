@@ -60,7 +60,7 @@ class Loop:
         while goes_on():
             for _ in range(TURN):
                 self._lane.accept(next(self._events))
-            self._detector.advance()
+            self._detector.step()
             now = time.perf_counter()
             gaps.append(now - last)
             last = now

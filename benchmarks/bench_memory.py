@@ -1,7 +1,9 @@
-"""What a live key costs: memory, time for each event, time for a tick.
+"""What a live key costs: memory, and time for each event, as keys grow in number and in events.
 
-Keys of one event each: 20,000 hosts, 3 processes a host, every destination another one, spread over 23 hours.
-Events go straight into the engine, so that JSON is not measured. Each size runs in a process of its own.
+Events go straight into the engine, so that JSON is not measured. Memory is resident memory beyond an engine without
+keys, and includes what the keys of one process instance share: host, entity id, executable, user. Every key has a
+destination of its own and one process instance. Each size runs in a process of its own; those that are timed take
+turns. `--large` adds five million keys, and 100,000 busy ones: some ten minutes.
 """
 
 from __future__ import annotations
@@ -11,49 +13,72 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import astuple, dataclass
 from random import Random
 from statistics import median
-from typing import Any
 
-from common import HOUR_MS, MONDAY_8_MS, ROUNDS, pin, table
+from common import HOUR_MS, MONDAY_8_MS, pin, table
 
 from streamdetect.config import Settings
 from streamdetect.detect import Detector, Lane
-from streamdetect.model import Connection, Details, Facts, Partition
+from streamdetect.model import Details, Facts, Flow, Kind, Partition
 
 HOSTS = 20_000
 PROCESSES = ("chrome.exe", "msedge.exe", "svchost.exe")
+INSTANCES = HOSTS * len(PROCESSES)
+FEW, ENDPOINTS = 600, 100_000
 SPREAD_MS = 23 * HOUR_MS
 PANE_MS = 300_000
-EVENTS, TOUCHED = 200_000, 10_000
-SMALL, MEDIUM, LARGE = 10_000, 100_000, 1_000_000
+EVENTS, TOUCHED, ROUNDS = 200_000, 10_000, 3
+SMALL, MEDIUM, LARGE, HUGE = 10_000, 100_000, 1_000_000, 5_000_000
+BUSY = 10_000
+KINDS = {
+    name: Kind("endpoint.events.network", "windows", "network", name, "endpoint", sysmon=False)
+    for name in PROCESSES
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """So many keys of so many events each, dealt over process instances."""
+
+    keys: int
+    events: int = 1
+    instances: int = INSTANCES
+
+
+LOADS = (
+    Load(LARGE, instances=FEW),
+    Load(LARGE),
+    Load(LARGE, instances=ENDPOINTS * len(PROCESSES)),
+    Load(LARGE, events=10),
+    Load(BUSY, events=300),
+)
+MORE_LOADS = (Load(HUGE, instances=FEW), Load(HUGE), Load(MEDIUM, events=300))
 
 
 class Known:
     """An event that needs no reading."""
 
-    __slots__ = ("_connection", "_details", "process_name", "time_ms")
+    __slots__ = ("_details", "_flow", "process_name", "time_ms")
 
-    def __init__(self, time_ms: int, connection: Connection, details: Facts) -> None:
+    def __init__(self, time_ms: int, flow: Flow, process_name: str, details: Facts) -> None:
         self.time_ms = time_ms
-        self.process_name = connection.process_name
-        self._connection = connection
+        self.process_name = process_name
+        self._flow = flow
         self._details = details
 
-    def connection(self) -> Connection:
-        return self._connection
+    def flow(self) -> Flow:
+        return self._flow
 
-    def unsure(self) -> bool:
-        return False
+    def kind(self) -> Kind:
+        return KINDS[self.process_name]
 
-    def reread(self) -> Connection:
-        return self._connection
-
-    def glance(self) -> tuple[str, int, str]:
-        return "egress", 443, str(self._connection.ip)
-
-    def details(self) -> Facts:
+    def details(self, flow: Flow, kind: Kind) -> Facts:
+        del flow, kind
         return self._details
 
     def host(self) -> str | None:
@@ -67,28 +92,18 @@ def address(number: int) -> str:
 class Estate:
     """Details are shared by all events of a process instance, as the decoder does."""
 
-    def __init__(self) -> None:
+    def __init__(self, instances: int = INSTANCES) -> None:
+        self._instances = instances
         self._details: dict[int, Facts] = {}
 
     def event(self, key: int, time_ms: int) -> Known:
-        instance = key % (HOSTS * len(PROCESSES))
+        instance = key % self._instances
         name = PROCESSES[instance % len(PROCESSES)]
         details = self._details.get(instance)
         if details is None:
             details = self._details[instance] = _details(instance, name)
         text = address(key)
-        connection = Connection(
-            dataset="endpoint.events.network",
-            os_family="windows",
-            category="network",
-            direction="egress",
-            process_name=name,
-            port=443,
-            ip=text,
-            addresses=(text,),
-            sensor="endpoint",
-        )
-        return Known(time_ms, connection, details)
+        return Known(time_ms, Flow("egress", 443, text, (text,)), name, details)
 
 
 def _details(instance: int, name: str) -> Facts:
@@ -117,105 +132,169 @@ def rss_bytes() -> int:
         return int(stream.read().split()[1]) * 4096
 
 
+def fill(detector: Detector, lane: Lane, estate: Estate, load: Load) -> None:
+    """Every key gets its events one round after another, all of it evenly over 23 hours."""
+    total, number = load.keys * load.events, 0
+    for _ in range(load.events):
+        for key in range(load.keys):
+            lane.accept(estate.event(key, MONDAY_8_MS + number * SPREAD_MS // total))
+            number += 1
+            if number % 256 == 0:
+                detector.advance()
+    detector.advance_to(MONDAY_8_MS + SPREAD_MS)
+
+
+def engine(keys: int) -> tuple[Detector, Lane]:
+    detector = Detector(Settings.model_validate({"limits": {"max_keys": max(keys, 2_000_000)}}))
+    return detector, detector.lane(Partition("events"))
+
+
+def held(load: Load) -> float:
+    """Bytes of a key, in a process of its own."""
+    detector, lane = engine(load.keys)
+    estate = Estate(load.instances)
+    gc.collect()
+    empty = rss_bytes()
+    fill(detector, lane, estate, load)
+    gc.collect()
+    if detector.keys != load.keys:
+        raise SystemExit(f"{detector.keys:,} keys are alive, not {load.keys:,}")
+    return (rss_bytes() - empty) / load.keys
+
+
 def arrivals(keys: int, touched: Iterator[int], start_ms: int, minutes: int) -> Iterator[tuple[int, int]]:
     """(key, time) of EVENTS events, evenly over some minutes."""
     for number in range(EVENTS):
         yield next(touched) % keys, start_ms + number * minutes * 60_000 // EVENTS
 
 
-def feed(detector: Detector, lane: Lane, events: list[Known]) -> float:
-    """CPU seconds to take these events, with a look at the watermark after every 1,000."""
+def feed(detector: Detector, lane: Lane, events: list[Known], end_ms: int) -> float:
+    """CPU seconds to take these events, with a look at the watermark after every 1,000, and all of their ticks."""
     begun = time.process_time()
     for place in range(0, len(events), 1000):
         for event in events[place : place + 1000]:
             lane.accept(event)
         detector.advance()
+    detector.advance_to(end_ms)
     return time.process_time() - begun
 
 
-def measure(keys: int) -> dict[str, Any]:
-    """One process's work."""
-    pin()
-    detector, estate = Detector(Settings()), Estate()
-    lane = detector.lane(Partition("events"))
-    gc.collect()
-    empty = rss_bytes()
-    ticks: list[float] = []
-    evaluated_ms = 0
-    for number in range(keys):
-        lane.accept(estate.event(number, MONDAY_8_MS + number * SPREAD_MS // keys))
-        if number % 256 == 0:
-            begun = time.process_time()
-            detector.advance()
-            if detector.evaluated_ms != evaluated_ms:
-                ticks.append(time.process_time() - begun)
-                evaluated_ms = detector.evaluated_ms
-    end_ms = MONDAY_8_MS + SPREAD_MS
-    detector.advance_to(end_ms)
-    gc.collect()
-    used = rss_bytes() - empty
-    found: dict[str, Any] = {"keys": detector.keys, "bytes": used / keys, "last_ticks": ticks[-12:]}
-    group = next(iter(detector._groups.values()))  # noqa: SLF001
-    found["tracked"] = gc.is_tracked(next(iter(group.histories.values())))
+def timed(keys: int) -> None:
+    """For each line that is read: CPU us of an event of 10,000 keys chosen all over the whole, and of any key.
+
+    A quarter of an hour of event time each. Ends with the input, after CPU ms of a full garbage collection.
+    """
+    detector, lane = engine(keys)
+    estate = Estate()
+    fill(detector, lane, estate, Load(keys))
+    rng, end_ms = Random(1), MONDAY_8_MS + SPREAD_MS
+    chosen = rng.sample(range(keys), TOUCHED)
+    same = iter(lambda: chosen[rng.randrange(TOUCHED)], None)
+    any_key = iter(lambda: rng.randrange(keys), None)
     begun = time.process_time()
     gc.collect()
-    found["gc"] = time.process_time() - begun
-    # 10,000 keys chosen all over the whole, then all of them; a quarter of an hour each time.
-    rng = Random(1)
-    chosen = rng.sample(range(keys), TOUCHED)
-    for name, touched in (
-        ("same", iter(lambda: chosen[rng.randrange(TOUCHED)], None)),
-        ("all", iter(lambda: rng.randrange(keys), None)),
-    ):
-        seconds = []
-        for _ in range(ROUNDS):
+    print(json.dumps([(time.process_time() - begun) * 1e3]), flush=True)
+    for _ in sys.stdin:
+        found = []
+        for touched in (same, any_key):
             events = [estate.event(key, at) for key, at in arrivals(keys, touched, end_ms, 15)]
             end_ms += 15 * 60_000
-            seconds.append(feed(detector, lane, events) / EVENTS)
+            found.append(feed(detector, lane, events, end_ms) / EVENTS * 1e6)
             del events
-        found[name] = median(seconds)
-    return found
+        print(json.dumps(found), flush=True)
 
 
-def in_subprocess(keys: int) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, __file__, str(keys)], check=True, capture_output=True, text=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+class Engine:
+    """A process that runs `timed`."""
+
+    def __init__(self, keys: int, stack: ExitStack) -> None:
+        command = [sys.executable, __file__, "--timed", str(keys)]
+        self._process = stack.enter_context(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        )
+        self.rounds: list[tuple[float, float]] = []
+        (self.gc_ms,) = self._line()
+
+    def _line(self) -> list[float]:
+        assert self._process.stdout is not None
+        found: list[float] = json.loads(self._process.stdout.readline())
+        return found
+
+    def round(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        same, any_key = self._line()
+        self.rounds.append((same, any_key))
+
+    def medians(self) -> tuple[float, float]:
+        return median(same for same, _ in self.rounds), median(any_key for _, any_key in self.rounds)
 
 
-def main() -> None:
-    results = {keys: in_subprocess(keys) for keys in (SMALL, MEDIUM, LARGE)}
-    base = results[SMALL]
+def show_time() -> None:
+    core = pin()
+    with ExitStack() as stack:
+        engines = {keys: Engine(keys, stack) for keys in (SMALL, MEDIUM, LARGE)}
+        for _ in range(ROUNDS + 1):
+            for one in engines.values():
+                one.round()
+    for one in engines.values():
+        del one.rounds[0]  # the first finds no room made yet
+    base = engines[SMALL].medians()
     table(
-        f"keys of one event, {HOSTS:,} hosts; ratio: cost of an event to one of the same {TOUCHED:,} keys",
-        (
-            "live keys",
-            "ratio",
-            "us/event",
-            "us/event, any key",
-            "bytes/key",
-            "tick ms",
-            "full gc ms",
-            "tracked",
-        ),
+        f"CPU time of an event, core {core}; ratio: its cost to that with {SMALL:,} keys alive",
+        ("live keys", f"same {TOUCHED:,} keys", "us", "any key", "us", "full gc ms"),
         [
             (
                 f"{keys:,}",
-                f"{found['same'] / base['same']:.2f}x",
-                f"{found['same'] * 1e6:.2f}",
-                f"{found['all'] * 1e6:.2f}",
-                f"{found['bytes']:.0f}",
-                f"{median(found['last_ticks']) * 1e3:.1f}",
-                f"{found['gc'] * 1e3:.0f}",
-                "yes" if found["tracked"] else "no",
+                f"{one.medians()[0] / base[0]:.2f}x",
+                f"{one.medians()[0]:.2f}",
+                f"{one.medians()[1] / base[1]:.2f}x",
+                f"{one.medians()[1]:.2f}",
+                f"{one.gc_ms:.0f}",
             )
-            for keys, found in results.items()
+            for keys, one in engines.items()
         ],
     )
 
 
+def in_subprocess(load: Load) -> float:
+    command = [sys.executable, __file__, "--held", *map(str, astuple(load))]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def show_memory(loads: Sequence[Load]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        found = dict(zip(loads, pool.map(in_subprocess, loads), strict=True))
+    few, many = (found[Load(LARGE, instances=count)] for count in (FEW, INSTANCES))
+    instance = (many - few) * LARGE / (INSTANCES - FEW)
+    table(
+        f"memory; an instance takes {instance:.0f} bytes: the rows of {FEW} and {INSTANCES:,} compared",
+        ("live keys", "events each", "process instances", "bytes/key", "of which shared", "MB"),
+        [
+            (
+                f"{load.keys:,}",
+                f"{load.events}",
+                f"{load.instances:,}",
+                f"{size:.0f}",
+                f"{instance * min(load.instances, load.keys) / load.keys:.0f}",
+                f"{size * load.keys / 1e6:.0f}",
+            )
+            for load, size in found.items()
+        ],
+    )
+
+
+def main() -> None:
+    match sys.argv[1:]:
+        case ["--timed", keys]:
+            timed(int(keys))
+        case ["--held", *numbers]:
+            print(held(Load(*map(int, numbers))))
+        case options:
+            show_memory((*LOADS, *(MORE_LOADS if options == ["--large"] else ())))
+            show_time()
+
+
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(json.dumps(measure(int(sys.argv[1]))))
-    else:
-        main()
+    main()

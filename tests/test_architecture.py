@@ -32,6 +32,7 @@ FLOORS = {
 GROUND = {"config": {"errors", "model"}, "model": set(), "errors": set(), "remembered": set()}
 DOORS = {
     "kafka": {"broker", "sources", "sinks"},
+    "confluent_kafka": {"sources"},
     "msgspec": {"events"},
     "orjson": {"events", "estate", "sinks", "checkpoint"},
     "sqlite3": {"checkpoint"},

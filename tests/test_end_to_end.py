@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -301,6 +302,33 @@ def test_live_is_the_replay_as_far_as_time_has_come(
         said = running.stop(signal.SIGTERM)
     assert path.read_bytes() == day.alerts
     assert f"{day.summary['consumed'] + 1:,} records" in said
+
+
+def test_the_other_reader_gives_the_same_bytes(
+    broker: Broker, make_topic: MakeTopic, tmp_path: Path, day: Day
+) -> None:
+    """`run` with kafka.reader confluent gives what a replay of the files gives, the readers taking turns."""
+    topic = make_topic(partitions=3, retention_ms="-1")
+    path = tmp_path / "alerts.jsonl"
+    path.touch()
+    alerts, dead_letters = {"sink": "file", "path": str(path)}, {"sink": "none"}
+    config = configured(tmp_path, broker, topic, alerts=alerts, dead_letters=dead_letters)
+    expected = day.alerts_until(day.newest_ms - LATENESS_MS)
+    sent, turns = 0.0, (("confluent", 0.6), ("kafka-python", 0.8), ("confluent", 1.0))
+    for reader, share in turns:
+        parts = [shard[int(len(shard) * sent) : int(len(shard) * share)] for shard in day.shards]
+        produce(broker, topic, parts, "lz4")
+        enough = len(expected) if share == 1 else path.stat().st_size + 1
+        with live(tmp_path, config, *EVERY_TICK, "--set", f"kafka.reader={reader}") as running:
+            running.wait_for(partial(_has_grown, path, enough))
+            running.stop(signal.SIGTERM)
+        assert expected.startswith(path.read_bytes())
+        sent = share
+    assert path.read_bytes() == expected
+
+
+def _has_grown(path: Path, size: int) -> bool:
+    return path.stat().st_size >= size
 
 
 def test_live_alerts_in_kafka(broker: Broker, make_topic: MakeTopic, tmp_path: Path, day: Day) -> None:

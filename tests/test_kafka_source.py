@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,13 +23,14 @@ from streamdetect.broker.names import nearest
 from streamdetect.config import KafkaSettings
 from streamdetect.errors import ConfigError, KafkaError, LostOffsetsError
 from streamdetect.model import Batch, Partition
-from streamdetect.sources import Source
+from streamdetect.sources import Source, confluent
 from streamdetect.sources.kafka import KafkaRange, KafkaSource
 
 WAIT = 20.0
 """Seconds that a test waits for something that should come at once."""
 
 MakeTopic = Callable[..., str]
+Configure = Callable[..., KafkaSettings]
 
 
 @pytest.fixture
@@ -55,14 +57,27 @@ def opened() -> Iterator[Callable[[Any], Any]]:
         source.close()
 
 
+@pytest.fixture(params=["kafka-python", "confluent"])
+def reader(request: pytest.FixtureRequest) -> str:
+    """One contract, every reader: who uses this, or `settings` or `secure`, is run with each."""
+    return str(request.param)
+
+
+@pytest.fixture
+def settings(reader: str) -> Configure:
+    """`settings(broker, *topics, **more)` of a reader."""
+
+    def configure(broker: Broker, *topics: str, **more: Any) -> KafkaSettings:
+        client = {"metadata_max_age_ms": 300, "bootstrap_timeout_ms": 10_000, **more.pop("client", {})}
+        servers = [broker.bootstrap]
+        return configured(bootstrap_servers=servers, topics=topics, client=client, reader=reader, **more)
+
+    return configure
+
+
 def configured(**chosen: Any) -> KafkaSettings:
     """As a configuration file would say it: lists where the settings hold tuples."""
     return KafkaSettings(**chosen)
-
-
-def settings(broker: Broker, *topics: str, **more: Any) -> KafkaSettings:
-    client = {"metadata_max_age_ms": 300, "bootstrap_timeout_ms": 10_000, **more.pop("client", {})}
-    return configured(bootstrap_servers=[broker.bootstrap], topics=topics, client=client, **more)
 
 
 def produce(producer: Any, topic: str, values: Collection[str], partition: int = 0, **more: Any) -> None:
@@ -115,7 +130,12 @@ def numbers(start: int, stop: int) -> list[str]:
 @pytest.mark.parametrize("compression", [None, "gzip", "snappy", "lz4", "zstd"])
 @pytest.mark.parametrize("client", ["kafka-python", "confluent"])
 def test_every_compression_of_two_producers(
-    broker: Broker, make_topic: MakeTopic, opened: Any, compression: str | None, client: str
+    broker: Broker,
+    make_topic: MakeTopic,
+    opened: Any,
+    compression: str | None,
+    client: str,
+    settings: Configure,
 ) -> None:
     """Values, keys, headers, timestamps and offsets come as they were written, however they were packed."""
     topic = make_topic()
@@ -156,7 +176,7 @@ def test_every_compression_of_two_producers(
 
 
 def test_nothing_is_invented_for_records_that_have_less(
-    broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any
+    broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
 ) -> None:
     """A tombstone stays None, and columns nobody filled are None as a whole."""
     topic = make_topic()
@@ -175,7 +195,9 @@ def test_nothing_is_invented_for_records_that_have_less(
     assert third.headers == [(("empty", b""), ("full", b"x"))]
 
 
-def test_start_latest(broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any) -> None:
+def test_start_latest(
+    broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
+) -> None:
     """Only what comes after the start."""
     topic = make_topic()
     produce(producer, topic, numbers(0, 5))
@@ -184,7 +206,9 @@ def test_start_latest(broker: Broker, make_topic: MakeTopic, producer: Any, open
     assert values(read(source, 3)) == numbers(5, 8)
 
 
-def test_start_at_a_time(broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any) -> None:
+def test_start_at_a_time(
+    broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
+) -> None:
     """From the first record at or after the time; where there is none, from the end."""
     topic = make_topic(partitions=2)
     for second in range(5):
@@ -196,7 +220,7 @@ def test_start_at_a_time(broker: Broker, make_topic: MakeTopic, producer: Any, o
 
 
 def test_positions_of_a_checkpoint_come_before_start(
-    broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any
+    broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
 ) -> None:
     """A partition goes on where it was left; one that the checkpoint does not know begins at its
     beginning.
@@ -208,7 +232,7 @@ def test_positions_of_a_checkpoint_come_before_start(
     assert sorted(values(read(source, 3))) == ["3", "4", "unknown"]
 
 
-def test_hold(broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any) -> None:
+def test_hold(broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure) -> None:
     """Nothing of a held partition, and all of it when it is let go."""
     topic = make_topic(partitions=2)
     produce(producer, topic, numbers(0, 10), partition=0)
@@ -238,7 +262,9 @@ def aborted_and_committed(broker: Broker, topic: str) -> None:
     writer.close()
 
 
-def test_aborted_records_are_not_read(broker: Broker, make_topic: MakeTopic, opened: Any) -> None:
+def test_aborted_records_are_not_read(
+    broker: Broker, make_topic: MakeTopic, opened: Any, settings: Configure
+) -> None:
     """Only committed records, with their own offsets; a live source is at its end behind the last marker."""
     topic = make_topic()
     aborted_and_committed(broker, topic)
@@ -248,7 +274,9 @@ def test_aborted_records_are_not_read(broker: Broker, make_topic: MakeTopic, ope
     assert [offset for batch in batches for offset in batch.offsets] == [0, 1, 2, 8]
 
 
-def test_range_ends_behind_markers(broker: Broker, make_topic: MakeTopic, opened: Any) -> None:
+def test_range_ends_behind_markers(
+    broker: Broker, make_topic: MakeTopic, opened: Any, settings: Configure
+) -> None:
     """The last offsets hold no record, and still the range ends."""
     topic = make_topic(partitions=2)
     aborted_and_committed(broker, topic)
@@ -257,7 +285,9 @@ def test_range_ends_behind_markers(broker: Broker, make_topic: MakeTopic, opened
     assert source.poll((), 0) == []
 
 
-def test_range_of_nothing_but_aborted_records(broker: Broker, make_topic: MakeTopic, opened: Any) -> None:
+def test_range_of_nothing_but_aborted_records(
+    broker: Broker, make_topic: MakeTopic, opened: Any, settings: Configure
+) -> None:
     topic = make_topic()
     writer = KafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=f"writer-{topic}")
     writer.init_transactions()
@@ -268,7 +298,9 @@ def test_range_of_nothing_but_aborted_records(broker: Broker, make_topic: MakeTo
     assert read_out(opened(KafkaRange(settings(broker), [topic]))) == []
 
 
-def test_range_ends_before_an_open_transaction(broker: Broker, make_topic: MakeTopic, opened: Any) -> None:
+def test_range_ends_before_an_open_transaction(
+    broker: Broker, make_topic: MakeTopic, opened: Any, settings: Configure
+) -> None:
     """`latest` is where committed records end; a live source is not at its end while more may be
     committed.
     """
@@ -291,7 +323,9 @@ def test_range_ends_before_an_open_transaction(broker: Broker, make_topic: MakeT
     writer.close()
 
 
-def test_range_between_times(broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any) -> None:
+def test_range_between_times(
+    broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
+) -> None:
     """From 2 s up to, but not including, 5 s; what is written later does not count, nor do empty
     partitions.
     """
@@ -308,7 +342,7 @@ def test_range_between_times(broker: Broker, make_topic: MakeTopic, producer: An
 
 
 def test_range_is_fixed_when_it_starts(
-    broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any
+    broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
 ) -> None:
     """Records that come while it reads are left out, and held partitions wait."""
     topic = make_topic(partitions=2)
@@ -321,7 +355,9 @@ def test_range_is_fixed_when_it_starts(
     assert values(read_out(source)) == numbers(5, 10)
 
 
-def test_at_end_follows_the_broker(broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any) -> None:
+def test_at_end_follows_the_broker(
+    broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
+) -> None:
     """A partition is at its end once all is read, and no longer when there is more, held or not."""
     topic = make_topic(partitions=2)
     produce(producer, topic, numbers(0, 5))
@@ -341,7 +377,7 @@ def test_at_end_follows_the_broker(broker: Broker, make_topic: MakeTopic, produc
 
 
 def test_new_partition_while_running(
-    broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any
+    broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
 ) -> None:
     """It is read from its beginning, also when we started at the end; the old one is not disturbed."""
     topic = make_topic()
@@ -355,7 +391,9 @@ def test_new_partition_while_running(
     assert source.partitions() == (Partition(topic, 0), Partition(topic, 1))
 
 
-def test_pattern(broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any) -> None:
+def test_pattern(
+    broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
+) -> None:
     """The whole name has to match; a new topic is read from its beginning; excluded ones are never read."""
     stem = make_topic()
     for name in ("-a", "-b", "-b-not", "-out"):
@@ -369,9 +407,9 @@ def test_pattern(broker: Broker, make_topic: MakeTopic, producer: Any, opened: A
     assert source.partitions() == tuple(Partition(f"{stem}-{letter}") for letter in "abc")
 
 
-def test_missing_topic(broker: Broker, make_topic: MakeTopic) -> None:
+def test_missing_topic(broker: Broker, make_topic: MakeTopic, settings: Configure, reader: str) -> None:
     """Named, with the nearest names there are; and it is not created by asking for it."""
-    topic = make_topic("endpoint-events")
+    topic = make_topic(f"endpoint-events-{reader}")
     with pytest.raises(KafkaError, match=r"no topic endpont-events \(there is endpoint-events"):
         KafkaSource(settings(broker, topic, "endpont-events"))
     with pytest.raises(KafkaError, match=r"No topic matches kafka.topic_pattern 'nothing-\.\*'"):
@@ -384,7 +422,9 @@ def test_missing_topic(broker: Broker, make_topic: MakeTopic) -> None:
 
 
 @pytest.mark.parametrize("kind", [KafkaSource, KafkaRange])
-def test_deleted_topic(broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, kind: Any) -> None:
+def test_deleted_topic(
+    broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, kind: Any, settings: Configure
+) -> None:
     """The client is silent about it; the source is not."""
     topic = make_topic()
     produce(producer, topic, ["a"])
@@ -395,7 +435,9 @@ def test_deleted_topic(broker: Broker, make_topic: MakeTopic, producer: Any, ope
         poll_until(source, lambda: False)
 
 
-def test_deleted_topic_of_a_pattern(broker: Broker, make_topic: MakeTopic, opened: Any) -> None:
+def test_deleted_topic_of_a_pattern(
+    broker: Broker, make_topic: MakeTopic, opened: Any, settings: Configure
+) -> None:
     topic = make_topic()
     source = opened(KafkaSource(settings(broker, topic_pattern=f"{topic}.*")))
     broker.delete_topic(topic)
@@ -403,7 +445,9 @@ def test_deleted_topic_of_a_pattern(broker: Broker, make_topic: MakeTopic, opene
         poll_until(source, lambda: False)
 
 
-def test_topic_made_anew(broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any) -> None:
+def test_topic_made_anew(
+    broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
+) -> None:
     """Offsets of the old topic mean nothing in the new one, so we do not go on as if they did."""
     topic = make_topic()
     produce(producer, topic, numbers(0, 3))
@@ -433,6 +477,7 @@ def test_lost_offsets(
     opened: Any,
     kind: str,
     caplog: pytest.LogCaptureFixture,
+    settings: Configure,
 ) -> None:
     """Retention overtook us: stop, or jump with a warning, but never jump in silence."""
     topic = make_topic()
@@ -453,7 +498,9 @@ def test_lost_offsets(
     assert f"kafka.on_lost_offsets is {kind}" in caplog.text
 
 
-def test_position_beyond_the_end(broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any) -> None:
+def test_position_beyond_the_end(
+    broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
+) -> None:
     """A checkpoint of a topic that was made anew since: its offsets are of another log."""
     topic = make_topic()
     produce(producer, topic, numbers(0, 3))
@@ -472,10 +519,12 @@ def test_truncated_log(
     opened: Any,
     kind: str,
     monkeypatch: pytest.MonkeyPatch,
+    settings: Configure,
 ) -> None:
     """After an unclean election the log may be shorter than what we read; what follows was not read yet.
 
-    One broker has no elections, so the client's error is put in its mouth. `position` may be the first to be told it.
+    One broker has no elections, so the client's error is put in its mouth. kafka-python may tell `position` of it
+    first; what librdkafka tells is in test_confluent_reader.py.
     """
     topic = make_topic()
     produce(producer, topic, numbers(0, 10))
@@ -487,7 +536,7 @@ def test_truncated_log(
         raise truncated
 
     with monkeypatch.context() as patch:
-        patch.setattr(source._reader._consumer, "position", tells_it)
+        patch.setattr(source._reader._records, "position", tells_it)
         patch.setattr(source._reader, "_reached", {})
         assert source.at_end() == frozenset()
     if kind == "fail":
@@ -514,6 +563,7 @@ def test_corrupt_record(
     opened: Any,
     kind: Any,
     caplog: pytest.LogCaptureFixture,
+    settings: Configure,
 ) -> None:
     """All before the damage is handed out, then an error names topic, partition and offset; it does not
     hang.
@@ -532,9 +582,15 @@ def test_corrupt_record(
 
 
 def test_damage_on_the_way_is_survived(
-    broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, monkeypatch: pytest.MonkeyPatch
+    broker: Broker,
+    make_topic: MakeTopic,
+    producer: Any,
+    opened: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Configure,
 ) -> None:
     """An error that does not come again costs nothing: no record is lost, none is doubled."""
+    monkeypatch.setattr(confluent, "AT_ONCE", 30)
     topic = make_topic(partitions=2)
     produce(producer, topic, numbers(0, 100))
     produce(producer, topic, numbers(100, 200), partition=1)
@@ -546,7 +602,7 @@ def test_damage_on_the_way_is_survived(
         polls.append(1)
         raise ValueError("a bit fell over")
 
-    monkeypatch.setattr(source._reader._consumer, "poll", fails_once)
+    monkeypatch.setattr(source._reader._records, "poll", fails_once)
     held = [Partition(topic, 1)]
     batches += source.poll(held, 200)
     assert len(polls) == 1
@@ -557,7 +613,7 @@ def test_damage_on_the_way_is_survived(
 # -- outages
 
 
-def test_broker_killed_in_mid_stream(opened: Any) -> None:
+def test_broker_killed_in_mid_stream(opened: Any, settings: Configure) -> None:
     """After kill -9 and a restart every confirmed record is read once and in order, and the source never raises.
 
     While the broker is away no partition counts as read to its end: what it holds is not known.
@@ -606,7 +662,7 @@ def test_broker_killed_in_mid_stream(opened: Any) -> None:
 # -- reaching the broker
 
 
-def secure(broker: Broker, listener: str, **more: Any) -> KafkaSettings:
+def secured_by(broker: Broker, listener: str, **more: Any) -> KafkaSettings:
     protocol = listener if listener.startswith("SASL") else "SSL"
     chosen: dict[str, Any] = {
         "security_protocol": protocol,
@@ -622,6 +678,12 @@ def secure(broker: Broker, listener: str, **more: Any) -> KafkaSettings:
     return configured(bootstrap_servers=[broker.address(listener, host)], topics=["secured"], **chosen)
 
 
+@pytest.fixture
+def secure(reader: str) -> Configure:
+    """`secure(broker, listener, **more)` of a reader."""
+    return partial(secured_by, reader=reader)
+
+
 @pytest.fixture(scope="module")
 def secured(secure_broker: Broker) -> Broker:
     """The secure broker, with one record in the topic `secured`."""
@@ -633,23 +695,23 @@ def secured(secure_broker: Broker) -> Broker:
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 @pytest.mark.parametrize("listener", ["SASL_PLAINTEXT", "SASL_SSL"])
-def test_every_login(secured: Broker, opened: Any, listener: str, mechanism: str) -> None:
+def test_every_login(secured: Broker, opened: Any, listener: str, mechanism: str, secure: Configure) -> None:
     source = opened(KafkaSource(secure(secured, listener, sasl_mechanism=mechanism)))
     assert values(read(source, 1)) == ["safe"]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_tls(secured: Broker, opened: Any, host: str) -> None:
+def test_tls(secured: Broker, opened: Any, host: str, secure: Configure) -> None:
     assert values(read(opened(KafkaSource(secure(secured, "SSL", host=host))), 1)) == ["safe"]
 
 
-def test_client_certificate(secured: Broker, opened: Any) -> None:
+def test_client_certificate(secured: Broker, opened: Any, secure: Configure) -> None:
     assert secured.certificates is not None
     files = {"cert_file": secured.certificates.client_cert, "key_file": secured.certificates.client_key}
     assert values(read(opened(KafkaSource(secure(secured, "MTLS", **files))), 1)) == ["safe"]
 
 
-def test_password_file(secured: Broker, opened: Any, tmp_path: Any) -> None:
+def test_password_file(secured: Broker, opened: Any, tmp_path: Any, secure: Configure) -> None:
     """A newline at its end does not belong to the password."""
     (tmp_path / "secret").write_text(PASSWORD + "\n")
     file = {"password": None, "password_file": str(tmp_path / "secret")}
@@ -700,7 +762,7 @@ def test_why_the_broker_cannot_be_reached(
     caplog.set_level(logging.DEBUG)
     begun = time.monotonic()
     with pytest.raises(KafkaError, match=expected) as told:
-        KafkaSource(secure(secured, listener, **more))
+        KafkaSource(secured_by(secured, listener, **more))
     assert time.monotonic() - begun < 1.5 + 1.5 + 2
     assert told.value.exit_code == 4
     assert f"Kafka cannot be used at {secured.address(listener)}" in str(told.value)
@@ -710,7 +772,7 @@ def test_why_the_broker_cannot_be_reached(
 
 
 def test_no_password_in_the_log_of_a_login(
-    secured: Broker, opened: Any, caplog: pytest.LogCaptureFixture
+    secured: Broker, opened: Any, caplog: pytest.LogCaptureFixture, secure: Configure
 ) -> None:
     """With PLAIN the client would log it: it writes out every byte it sends when the level is DEBUG."""
     caplog.set_level(logging.DEBUG)
@@ -735,7 +797,7 @@ def test_nobody_listens(caplog: pytest.LogCaptureFixture) -> None:
     assert logging.getLogger("kafka").propagate
 
 
-def test_failed_starts_leave_no_threads_behind(broker: Broker) -> None:
+def test_failed_starts_leave_no_threads_behind(broker: Broker, settings: Configure) -> None:
     """A program that tries again for hours must not collect the threads of its attempts."""
     before = threading.active_count()
     for _ in range(3):
@@ -791,7 +853,7 @@ def test_ca_file_that_is_no_certificate(tmp_path: Any) -> None:
 
 
 def test_settings_of_the_other_client_are_left_out(
-    broker: Broker, make_topic: MakeTopic, opened: Any
+    broker: Broker, make_topic: MakeTopic, opened: Any, settings: Configure
 ) -> None:
     """kafka.client serves consumers and producers; what only a producer knows is no error for a consumer."""
     client = {"linger_ms": 5, "max_poll_records": 1}
@@ -804,10 +866,14 @@ def test_nearest_names() -> None:
     assert nearest("zzz", ["endpoint"]) == ""
 
 
-def test_a_partition_held_in_the_middle_of_a_batch_goes_on(broker: Broker, opened: Any) -> None:
+def test_a_partition_held_in_the_middle_of_a_batch_goes_on(
+    broker: Broker, opened: Any, settings: Configure
+) -> None:
     """A is held after its first batch, B is read to its end, then A must go on: kafka-python parks A's records."""
     topic = broker.make_topic(partitions=2)
-    producer = ConfluentProducer({"bootstrap.servers": broker.bootstrap, "linger.ms": 100})
+    producer = ConfluentProducer(
+        {"bootstrap.servers": broker.bootstrap, "linger.ms": 100, "enable.idempotence": True}
+    )
     for index in range(100_000):
         producer.produce(topic, b"%06d" % index, partition=index % 2)
         producer.poll(0)

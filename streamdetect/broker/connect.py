@@ -59,9 +59,9 @@ def reaching(settings: KafkaSettings, connected: bool = False) -> Iterator[None]
             yield
         except (kafka.errors.KafkaConfigurationError, ValueError, TypeError) as error:
             text = f"The Kafka client refuses its settings: {error}. Check kafka: in the configuration."
-            raise ConfigError(_scrubbed(text, settings)) from None
+            raise ConfigError(scrubbed(text, settings)) from None
         except kafka.errors.KafkaError as error:
-            raise KafkaError(_scrubbed(_explanation(settings, said, connected, error), settings)) from error
+            raise KafkaError(scrubbed(_explanation(settings, said, connected, error), settings)) from error
 
 
 def _explanation(settings: KafkaSettings, said: list[str], connected: bool, error: Exception) -> str:
@@ -77,7 +77,8 @@ def _explanation(settings: KafkaSettings, said: list[str], connected: bool, erro
     return f"Kafka cannot be used at {attempt}. {cause} (Client: {error})"
 
 
-def _scrubbed(text: str, settings: KafkaSettings) -> str:
+def scrubbed(text: str, settings: KafkaSettings) -> str:
+    """A text without the secrets of these settings."""
     for secret in secrets(settings):
         text = text.replace(secret, "***")
     return text

@@ -1,4 +1,4 @@
-"""From `kafka:` of the configuration to the keyword arguments of a kafka-python client.
+"""From `kafka:` of the configuration to the keyword arguments of a kafka-python client, or the settings of librdkafka.
 
 A wrong setting is told here, once and at once: the client itself would try it again and again, and never say
 which.
@@ -7,6 +7,7 @@ which.
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,34 @@ BOOTSTRAP_TIMEOUT_MS = 15_000
 """How long a start keeps trying; `kafka.client.bootstrap_timeout_ms` says otherwise."""
 
 _SECRET_SETTINGS = ("sasl_plain_password", "ssl_password")
+
+_LIBRDKAFKA = {
+    "client_id": "client.id",
+    "isolation_level": "isolation.level",
+    "check_crcs": "check.crcs",
+    "fetch_max_wait_ms": "fetch.wait.max.ms",
+    "fetch_max_bytes": "fetch.max.bytes",
+    "max_partition_fetch_bytes": "max.partition.fetch.bytes",
+    "metadata_max_age_ms": "topic.metadata.refresh.interval.ms",
+    "reconnect_backoff_ms": "reconnect.backoff.ms",
+    "reconnect_backoff_max_ms": "reconnect.backoff.max.ms",
+    "security_protocol": "security.protocol",
+    "ssl_cafile": "ssl.ca.location",
+    "ssl_certfile": "ssl.certificate.location",
+    "ssl_keyfile": "ssl.key.location",
+    "ssl_password": "ssl.key.password",
+    "ssl_crlfile": "ssl.crl.location",
+    "sasl_mechanism": "sasl.mechanism",
+    "sasl_plain_username": "sasl.username",
+    "sasl_plain_password": "sasl.password",
+}
+"""Settings of kafka-python that librdkafka has too, and their names there."""
+
+_RECEIVE_BYTES = 100_000_000
+"""The largest reply that librdkafka takes if not told otherwise."""
+
+_TOKEN_SECONDS = 300
+"""How long librdkafka uses a token before it asks again: ours is a file that may have been rotated."""
 
 
 def client_settings(
@@ -50,6 +79,27 @@ def client_settings(
         **settings.client,
     }
     return {name: value for name, value in values.items() if name in known}
+
+
+def confluent_settings(settings: KafkaSettings, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of librdkafka, for a client that does what kafka-python does with `values`.
+
+    What librdkafka has no counterpart of is left out.
+    """
+    found = {
+        theirs: values[ours] for ours, theirs in _LIBRDKAFKA.items() if values.get(ours) not in (None, "")
+    }
+    found["bootstrap.servers"] = ",".join(values["bootstrap_servers"])
+    # It refuses a limit that its buffers would not hold.
+    found["receive.message.max.bytes"] = max(_RECEIVE_BYTES, values.get("fetch_max_bytes", 0) + 512)
+    if not values.get("ssl_check_hostname", True):
+        found["ssl.endpoint.identification.algorithm"] = "none"
+    if values["security_protocol"].endswith("SSL") and "ssl.ca.location" not in found:
+        # Python heeds SSL_CERT_FILE, librdkafka looks where systems usually keep theirs.
+        found["ssl.ca.location"] = ssl.get_default_verify_paths().cafile or "probe"
+    if values.get("sasl_mechanism") == "OAUTHBEARER":
+        found["oauth_cb"] = lambda _: (_password(settings), time.time() + _TOKEN_SECONDS)
+    return found
 
 
 def bootstrap_seconds(settings: KafkaSettings) -> float:

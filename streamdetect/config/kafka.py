@@ -70,6 +70,8 @@ class KafkaSettings(Section):
     """PEM file of the client's own certificate (mutual TLS). Needs `key_file`."""
     key_file: Text | None = None
     """PEM file of the key of `cert_file`."""
+    reader: Literal["kafka-python", "confluent"] = "kafka-python"
+    """Which client fetches the records. `confluent` takes less CPU and needs the package confluent-kafka."""
     client: dict[str, Any] = Field(default={})
     """Further settings of the Kafka client (kafka-python), passed through as they are."""
 

@@ -35,7 +35,7 @@ from streamdetect.model import Alert, Kind, Partition
 
 Item = TypeVar("Item")
 
-_SLICE = 1_000  # keys that are dealt with at once: some milliseconds
+_SLICE = 500  # keys that are dealt with at once: some milliseconds
 
 
 class Listener:

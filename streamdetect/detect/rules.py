@@ -30,7 +30,7 @@ FILTER_REASONS = (
     EXCEPTION,
 )
 
-_REMEMBERED = 32_768  # verdicts that a table holds in a generation
+_REMEMBERED = 16_384  # verdicts that a table holds in a generation
 
 
 @dataclass(frozen=True, slots=True)

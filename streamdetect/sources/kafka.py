@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]  # it has no types at all
+from kafka import KafkaConsumer  # type: ignore[import-untyped]  # it has no types at all
 from kafka import errors as client_errors
 
 from streamdetect.broker import Catalogue, bootstrap_seconds, connect, reaching
@@ -21,6 +21,14 @@ from streamdetect.config import parse_time_ms
 from streamdetect.errors import KafkaError, LostOffsetsError
 from streamdetect.model import Batch, Partition
 from streamdetect.sources import Bounds
+from streamdetect.sources.fetching import (
+    BEGINNING,
+    CONSUMER_SETTINGS,
+    check_reader,
+    named,
+    records_of,
+    topic_partition,
+)
 from streamdetect.sources.topics import FollowedTopics, made_anew
 
 if TYPE_CHECKING:
@@ -31,26 +39,6 @@ log = logging.getLogger(__name__)
 Moment = int | Literal["earliest", "latest"]
 """A point in a log: its ends, or a time in milliseconds (the first record at or after it)."""
 
-BEGINNING = None
-"""A position not yet looked up: the oldest record there is when the client gets there."""
-
-CONSUMER_SETTINGS: Mapping[str, Any] = {
-    "group_id": None,
-    "isolation_level": "read_committed",
-    # Any other value jumps silently over what is gone.
-    "auto_offset_reset": "none",
-    "enable_auto_commit": False,
-    # All that was fetched, in one poll: kafka-python 3.0.12 never gives back records of a partition that was paused
-    # with them in hand, while a batch that a limit cut short has been used up since (fetcher.fetched_records).
-    "max_poll_records": 1_000_000_000,
-    "fetch_max_bytes": 16 * 1024 * 1024,
-    # A low limit makes every poll small.
-    "max_partition_fetch_bytes": 4 * 1024 * 1024,
-    "metadata_max_age_ms": 5_000,
-    # A broker answers one question of a connection after the other, so each question waits for the fetch
-    # before it.
-    "fetch_max_wait_ms": 200,
-}
 ASK_MS = 5_000
 """How long one question for offsets may take while records are being read."""
 
@@ -75,8 +63,9 @@ _NOT_DAMAGE = (
 class _Reader:
     """One consumer and the positions of its partitions; a damaged consumer is replaced by a fresh one.
 
-    A consumer is damaged by any exception while it unpacks: its next `poll()` would spin for ever. Positions
-    are therefore kept here too: the offset after the last record handed out, or BEGINNING.
+    `_consumer` answers questions, `_records` fetches: the same client, or another one (`kafka.reader`). A consumer
+    is damaged by any exception while it unpacks: kafka-python's next `poll()` would spin for ever. Positions are
+    therefore kept here too: the offset after the last record handed out, or BEGINNING.
     """
 
     def __init__(self, settings: KafkaSettings, clock: Callable[[], float] = time.monotonic) -> None:
@@ -93,8 +82,14 @@ class _Reader:
         self._open()
 
     def _open(self) -> None:
+        check_reader(self._settings)
         connection = connect(KafkaConsumer, self._settings, **CONSUMER_SETTINGS)
         self._consumer = connection.client
+        try:
+            self._records = records_of(self._settings, self._consumer)
+        except BaseException:
+            self._consumer.close()
+            raise
         self.catalogue = Catalogue(connection, self._settings)
 
     def partitions(self) -> tuple[Partition, ...]:
@@ -105,25 +100,22 @@ class _Reader:
         client raise.
         """
         self._next = dict(sorted((self._next | dict(starts)).items()))
-        self._consumer.assign([_topic_partition(partition) for partition in self._next])
+        self._records.assign(self._next)
         for partition, offset in starts.items():
             self._seek(partition, offset)
 
     def _seek(self, partition: Partition, offset: int | None) -> None:
         self._next[partition] = offset
         self._reached.pop(partition, None)
-        if offset is BEGINNING:
-            self._consumer.seek_to_beginning(_topic_partition(partition))
-        else:
-            self._consumer.seek(_topic_partition(partition), offset)
+        self._records.seek(partition, offset)
 
     def hold(self, partitions: Collection[Partition]) -> None:
         """Read nothing of these partitions until told otherwise."""
         wanted = self._next.keys() & partitions
         if self._held - wanted:
             self._moved |= dict.fromkeys(self._held - wanted, self._clock())
-        self._consumer.pause(*map(_topic_partition, wanted - self._held))
-        self._consumer.resume(*map(_topic_partition, self._held - wanted))
+        self._records.pause(wanted - self._held)
+        self._records.resume(self._held - wanted)
         self._held = frozenset(wanted)
 
     def poll(self, timeout_ms: int) -> list[Batch]:
@@ -132,9 +124,9 @@ class _Reader:
             if self._truncation is not None:
                 truncation, self._truncation = self._truncation, None
                 raise truncation
-            fetched = self._consumer.poll(timeout_ms=timeout_ms)
+            fetched = self._records.poll(timeout_ms)
         except client_errors.OffsetOutOfRangeError as error:
-            self._lost({_partition(where): offset for where, offset in error.args[0].items()})
+            self._lost({named(where): offset for where, offset in error.args[0].items()})
             return []
         except client_errors.LogTruncationError as error:
             self._truncated(error)
@@ -172,7 +164,7 @@ class _Reader:
             partition
             for partition in self._next.keys() - self._held
             if now - self._moved.setdefault(partition, now) >= STALL_SECONDS
-            and self._lags(partition, self._consumer.highwater(_topic_partition(partition)))
+            and self._lags(partition, self._records.highwater(partition))
         ]
         ends = self._answers(self._consumer.end_offsets, waiting, timeout_ms=1_000) if waiting else {}
         stalled = sorted(one for one in waiting if self._lags(one, ends.get(one)))
@@ -185,8 +177,7 @@ class _Reader:
         position = self.position(partition)
         return position is not None and position < end
 
-    def _handed_out(self, fetched: Mapping[Any, Sequence[Any]]) -> list[Batch]:
-        batches = [_batch(_partition(where), records) for where, records in fetched.items() if records]
+    def _handed_out(self, batches: list[Batch]) -> list[Batch]:
         now = self._clock()
         for batch in batches:
             self._next[batch.partition] = batch.offsets[-1] + 1
@@ -205,7 +196,7 @@ class _Reader:
         """
         found = {}
         for partition, offset in self._next.items():
-            end = self._consumer.highwater(_topic_partition(partition))
+            end = self._records.highwater(partition)
             if end is None or (partition in self._busy and (offset is None or offset < end)):
                 continue
             position = self._reached.get(partition)
@@ -232,7 +223,7 @@ class _Reader:
     def position(self, partition: Partition) -> int | None:
         """The offset that is read next, without waiting for anything; None while it is being looked up."""
         try:
-            at: int | None = self._consumer.position(_topic_partition(partition), timeout_ms=0)
+            return self._records.position(partition)
         except client_errors.LogTruncationError as error:
             # Told only once, so `poll` has to hear of it from us.
             self._truncation = error
@@ -240,7 +231,6 @@ class _Reader:
         except client_errors.KafkaError:
             # `poll` meets the same error and deals with it.
             return None
-        return at
 
     def ends(self, partitions: Iterable[Partition], timeout_ms: int = ASK_MS) -> dict[Partition, int]:
         """Where the committed records end now; empty if the brokers do not answer in time."""
@@ -259,7 +249,7 @@ class _Reader:
         """Records up to the end last heard of; a partition not heard of yet is left out."""
         found = {}
         for partition, position in self.positions().items():
-            end = self._consumer.highwater(_topic_partition(partition))
+            end = self._records.highwater(partition)
             if end is not None and position is not None:
                 found[partition] = max(0, end - position)
         return found
@@ -284,14 +274,14 @@ class _Reader:
             ends = self._asked(self._consumer.end_offsets, partitions, timeout_ms)
             if moment == "latest":
                 return ends
-            asked = {_topic_partition(partition): max(moment, 0) for partition in partitions}
+            asked = {topic_partition(partition): max(moment, 0) for partition in partitions}
             found = self._consumer.offsets_for_times(asked, timeout_ms=timeout_ms)
-        first = {_partition(where): at.offset for where, at in found.items() if at is not None}
+        first = {named(where): at.offset for where, at in found.items() if at is not None}
         return {partition: min(first.get(partition, end), end) for partition, end in ends.items()}
 
     @staticmethod
     def _asked(question: Any, partitions: Iterable[Partition], timeout_ms: int) -> dict[Partition, int]:
-        asked = [_topic_partition(partition) for partition in partitions]
+        asked = [topic_partition(partition) for partition in partitions]
         if not asked:
             return {}
         try:
@@ -299,10 +289,11 @@ class _Reader:
         except KeyError as error:
             # How the client says that a partition has no leader.
             raise client_errors.LeaderNotAvailableError(f"no leader for {error}") from error
-        return {_partition(where): offset for where, offset in answer.items()}
+        return {named(where): offset for where, offset in answer.items()}
 
     def close(self) -> None:
         with client_unheard():
+            self._records.close()
             self._consumer.close()
 
     # -- records that are gone
@@ -317,7 +308,7 @@ class _Reader:
 
     def _truncated(self, error: Any) -> None:
         """The log lost records that we had read (an unclean election); what follows them was not read yet."""
-        diverged = {_partition(where): at for where, at in error.divergent_offsets.items()}
+        diverged = {named(where): at for where, at in error.divergent_offsets.items()}
         first = self._answers(self._consumer.beginning_offsets, diverged)
         if not first:
             self._truncation = error
@@ -355,6 +346,7 @@ class _Reader:
         """A fresh consumer at the same positions; if one partition fails again there, the error names it."""
         self._failures += 1
         log.warning("reading from Kafka failed, trying once more with a fresh connection: %s", error)
+        self._records.close()
         self._consumer.close()
         self._open()
         positions, self._next = self._next, {}
@@ -376,7 +368,7 @@ class _Reader:
                 continue
             self.hold(self._next.keys() - {partition})
             try:
-                batches += self._handed_out(self._consumer.poll(timeout_ms=ASK_MS))
+                batches += self._handed_out(self._records.poll(ASK_MS))
             except _NOT_DAMAGE:
                 continue
             except Exception as again:
@@ -603,38 +595,6 @@ def _moment(text: str) -> Moment:
     if text == "latest":
         return "latest"
     return "earliest" if text == "earliest" else parse_time_ms(text)
-
-
-def _topic_partition(partition: Partition) -> Any:
-    return TopicPartition(partition.topic, partition.number)
-
-
-def _partition(where: Any) -> Partition:
-    return Partition(where.topic, where.partition)
-
-
-def _batch(partition: Partition, records: Sequence[Any]) -> Batch:
-    """Columns, built in one go each: this runs for every record."""
-    timestamps: list[int | None] = [record.timestamp for record in records]
-    if any(at is None or at < 0 for at in timestamps):
-        timestamps = [at if at is not None and at >= 0 else None for at in timestamps]
-    keys = [record.key for record in records]
-    headers = [record.headers for record in records]
-    return Batch(
-        partition,
-        [record.value for record in records],
-        [record.offset for record in records],
-        timestamps,
-        keys if any(key is not None for key in keys) else None,
-        [_headers(some) for some in headers] if any(headers) else None,
-    )
-
-
-def _headers(headers: Sequence[tuple[str, bytes | None]]) -> tuple[tuple[str, bytes], ...]:
-    """A header may have no value at all; the client cannot write that again, so it is kept as an empty
-    one.
-    """
-    return tuple((name, value or b"") for name, value in headers)
 
 
 def _gap(partition: Partition, offset: int, first: int) -> str:

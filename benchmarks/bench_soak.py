@@ -1,0 +1,237 @@
+"""Whether memory stays flat while keys come and go for many windows: the whole of `run_live`, with a broker of memory.
+
+Records are bytes, decoded by the product; checkpoints go to SQLite in a temporary directory, alerts into a ledger in
+memory, which forgets them. The window is two hours, so that all of it turns over many times: hosts live an hour,
+process instances two minutes, most destinations seconds. Time flies: records are made when they are asked for, as
+fast as they are taken. Resident memory and the files of the state are sampled each ten minutes of event time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
+from pathlib import Path
+from statistics import linear_regression, median
+from typing import NamedTuple
+
+from bench_memory import rss_bytes
+from common import HOUR_MS, MONDAY_8_MS, table
+
+from streamdetect.checkpoint.sqlite import SqliteStore
+from streamdetect.config import Settings
+from streamdetect.model import Batch, Partition
+from streamdetect.service.live import run_live
+from streamdetect.service.summary import Summary
+from streamdetect.service.surroundings import Surroundings
+from streamdetect.sinks import Outputs
+from streamdetect.sinks.ledger import Note
+from streamdetect.sources import Bounds
+from streamdetect.testing import MemoryLedger, MemoryLock
+
+LOOKBACK_HOURS = 2
+HOURS = 48
+EVENTS_AN_HOUR = 60_000
+SAMPLE_MS = 600_000
+INSTANCE_MS = 120_000
+"""How long a process instance lives: so short that tables of bounded size, which remember them, are full at the end."""
+PARTITIONS = (Partition("events", 0), Partition("events", 1))
+BATCH = 500
+NAMES = ("chrome.exe", "msedge.exe", "svchost.exe", "notepad.exe", "teams.exe")
+"""Two of five do not count."""
+GOAL = 0.03
+
+
+class Sample(NamedTuple):
+    """MB in memory and on disk after so many hours of event time."""
+
+    hours: float
+    resident: float
+    disk: float
+
+
+class Forgetful(MemoryLedger):
+    """Takes alerts, counts them, and keeps none."""
+
+    taken = 0
+
+    def commit(
+        self,
+        outputs: Outputs,
+        positions: Mapping[Partition, int],
+        note: Note,
+        patience: Callable[[], bool] = lambda: True,
+    ) -> None:
+        super().commit(outputs, positions, note, patience)
+        self.taken += len(self.alerts)
+        self.alerts.clear()
+
+
+class Churn:
+    """A source that invents records as they are asked for: what an estate sends whose keys live an hour at most."""
+
+    def __init__(self, hours: float, state: Path) -> None:
+        self._state = state
+        self._total = int(hours * EVENTS_AN_HOUR)
+        self._sent = dict.fromkeys(PARTITIONS, 0)
+        self.samples: list[Sample] = []
+        self._sampled_ms = MONDAY_8_MS
+
+    def time_ms(self, number: int) -> int:
+        return MONDAY_8_MS + number * HOUR_MS // (EVENTS_AN_HOUR // len(PARTITIONS))
+
+    def ended(self) -> bool:
+        return all(sent * len(PARTITIONS) >= self._total for sent in self._sent.values())
+
+    def poll(self, hold: Collection[Partition], timeout_ms: int) -> list[Batch]:
+        del timeout_ms
+        batches = []
+        for partition, sent in self._sent.items():
+            if partition in hold:
+                continue
+            offsets = range(sent, sent + BATCH)
+            values = [self._record(partition, number) for number in offsets]
+            batches.append(Batch(partition, values, offsets, [self.time_ms(number) for number in offsets]))
+            self._sent[partition] = offsets.stop
+        self._sample()
+        return batches
+
+    def _record(self, partition: Partition, number: int) -> bytes:
+        """One in fifty is a beacon's, which lives for two hours; the others go to a new destination every third."""
+        time_ms = self.time_ms(number)
+        hour, host, name = (
+            time_ms // HOUR_MS,
+            f"{time_ms // HOUR_MS}-{number % 500}",
+            NAMES[number % len(NAMES)],
+        )
+        process = f"{partition.number}-{time_ms // INSTANCE_MS}-{host}"
+        place = (number // 3 * len(PARTITIONS) + partition.number) & 0xFFFFFF
+        address = f"45.{place >> 16}.{place >> 8 & 255}.{place & 255}"
+        if number % 50 == 0:
+            host = process = f"beacon-{hour // 2}"
+            address = f"46.1.{hour // 2 >> 8 & 255}.{hour // 2 & 255}"
+        seconds, ms = divmod(time_ms, 1000)
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        return (
+            f'{{"@timestamp":"{stamp}.{ms:03d}Z","data_stream":{{"dataset":"endpoint.events.network"}},'
+            f'"event":{{"category":["network"]}},"host":{{"id":"id-{host}","name":"WS-{host}",'
+            f'"os":{{"family":"windows"}}}},"process":{{"name":"{name}","entity_id":"{process}",'
+            f'"pid":4711,"executable":"C:\\\\Program Files\\\\{name}"}},"user":{{"name":"user-{host}"}},'
+            f'"destination":{{"address":"{address}","ip":"{address}","port":443}},"network":{{"direction":"egress"}}}}'
+        ).encode()
+
+    def _sample(self) -> None:
+        newest_ms = self.time_ms(min(self._sent.values()))
+        if newest_ms >= self._sampled_ms + SAMPLE_MS:
+            self._sampled_ms = newest_ms
+            size = sum(file.stat().st_size for file in self._state.iterdir())
+            self.samples.append(Sample((newest_ms - MONDAY_8_MS) / HOUR_MS, rss_bytes() / 1e6, size / 1e6))
+
+    def partitions(self) -> tuple[Partition, ...]:
+        return PARTITIONS
+
+    def begin(
+        self,
+        positions: Mapping[Partition, int | None] | None = None,
+        topic_ids: Mapping[str, str] | None = None,
+    ) -> None:
+        """At the beginning."""
+
+    def lags(self) -> dict[Partition, int]:
+        return dict.fromkeys(PARTITIONS, 0)
+
+    def bounds(self) -> dict[Partition, Bounds]:
+        return {partition: Bounds(0, sent) for partition, sent in self._sent.items()}
+
+    def positions(self) -> dict[Partition, int | None]:
+        return dict(self._sent)
+
+    def topic_ids(self) -> dict[str, str]:
+        return {partition.topic: "one" for partition in PARTITIONS}
+
+    def at_end(self) -> frozenset[Partition]:
+        return frozenset()
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def run(hours: float) -> tuple[Churn, Summary, int]:
+    """Samples, what was read, and how many alerts were committed."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings.model_validate(
+            {
+                "time": {"lookback": f"{LOOKBACK_HOURS}h"},
+                "rules": [{"min_duration_hours": 1}],
+                "checkpoint": {"path": folder, "interval": "1s"},
+            }
+        )
+        ledger = Forgetful()
+        with closing(Churn(hours, Path(folder))) as source:
+            around = Surroundings(
+                source=source,
+                ledger=ledger,
+                lock=MemoryLock(),
+                open_store=lambda: SqliteStore(folder, settings.detection()),
+                reset_store=lambda: None,
+                window=lambda _start_ms, _ends: source,
+            )
+            summary = run_live(settings=settings, around=around, stop=source.ended)
+    return source, summary, ledger.taken
+
+
+def during(samples: list[Sample], begin: float, end: float) -> Sample:
+    """The median of what was sampled between two hours."""
+    some = [one for one in samples if begin < one.hours <= end]
+    return Sample(end, median(one.resident for one in some), median(one.disk for one in some))
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--hours", type=float, default=HOURS, help="event time; at least 8")
+    hours = max(options.parse_args().hours, 4.0 * LOOKBACK_HOURS)
+    begun = time.monotonic()
+    source, summary, alerts = run(hours)
+    samples, turn = source.samples, LOOKBACK_HOURS
+    every = max(1, round(hours / turn / 12))
+    places = [turn * number for number in range(1, int(hours // turn) + 1)]
+    shown = [during(samples, place - turn, place) for place in places]
+    table(
+        f"{hours:g} h of event time in {time.monotonic() - begun:.0f} s, {summary.consumed:,} records, at most "
+        f"{summary.keys_peak:,} keys, {alerts} alerts; medians of each window of {turn} h",
+        ("hours", "resident MB", "state on disk MB"),
+        [(f"{one.hours:g}", f"{one.resident:.1f}", f"{one.disk:.1f}") for one in shown[::every]],
+    )
+    after, late, end = shown[2], shown[len(shown) * 3 // 4 - 1], shown[-1]  # the window after two turnovers
+    steady = [one for one in samples if one.hours > 2 * turn]
+    slope = linear_regression([one.hours for one in steady], [one.resident for one in steady]).slope
+    table(
+        f"resident memory; goal: at the end within {GOAL:.0%} of the third window, after two turnovers",
+        (
+            "third window MB",
+            "end MB",
+            "change",
+            "in the last quarter",
+            "max of samples MB",
+            "peak MB",
+            "slope MB/h",
+        ),
+        [
+            (
+                f"{after.resident:.1f}",
+                f"{end.resident:.1f}",
+                f"{end.resident / after.resident - 1:+.1%}",
+                f"{end.resident / late.resident - 1:+.1%}",
+                f"{max(one.resident for one in samples):.1f}",
+                f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6:.1f}",
+                f"{slope:+.3f}",
+            )
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
