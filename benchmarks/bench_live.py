@@ -16,7 +16,7 @@ from live import Filled, Taken, fill, in_rounds, live, only_poll, peer, peer_rul
 
 from broker import Broker
 
-COUNTS = {"defend": 100_000, "sysmon-raw": 60_000}
+COUNTS = {"defend": 200_000, "sysmon-raw": 120_000}
 PARTITIONS = 3
 BASE = "poll + orjson.loads"
 

@@ -171,6 +171,7 @@ def main() -> None:
         }
         tasks = {
             "live, one core": on(one, lambda: live(filled, alerts)),
+            "live, one core, confluent reader": on(one, lambda: live(filled, alerts, reader="confluent")),
             f"live, {len(every)} cores": lambda: live(filled, alerts),
         }
         tasks |= {name: flink.throughput for name, flink in clusters.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import sys
 from pathlib import Path
@@ -16,8 +17,10 @@ from strategies import DataSet, data_sets
 from streamdetect.config import Settings
 from streamdetect.detect import COUNTED, Detector, Rule
 from streamdetect.detect.alerts import iso
+from streamdetect.detect.networks import Networks
 from streamdetect.events import Decoder, Event, Refusal
 from streamdetect.events.times import TimeReader
+from streamdetect.events.values import parse_address
 from streamdetect.model import MANY, Details, Partition
 
 DATA = Path(__file__).parent / "data"
@@ -421,3 +424,18 @@ def test_no_bytes_raise(noise: bytes, case: dict[str, Any], place: int, byte: in
     changed[place % len(changed)] = byte
     for raw in (noise, bytes(changed), bytes(changed[:place])):
         read_in_both_profiles(raw)
+
+
+@given(
+    st.from_regex(r"[0-9]{0,4}(\.[0-9]{0,4}){2,4}[ %\u0661x]?", fullmatch=True)
+    | st.ip_addresses(v=4).map(str)
+)
+def test_an_ipv4_address_is_what_python_takes_for_one(text: str) -> None:
+    """Canonical as it stands, or malformed: leading zeros, too many digits or octets, blanks, other digits."""
+    try:
+        expected = str(ipaddress.IPv4Address(text))
+    except ValueError:
+        expected = None
+    assert parse_address(text) == expected
+    if expected is not None:
+        assert (expected in Networks(["45.0.0.0/8"])) == expected.startswith("45.")

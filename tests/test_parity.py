@@ -14,7 +14,7 @@ from oracle import replay, to_line
 from strategies import DataSet, data_sets
 from streamdetect.detect import engine
 
-EXAMPLES = int(os.environ.get("STREAMDETECT_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("STREAMDETECT_EXAMPLES", "100"))
 THOROUGH = settings(
     max_examples=EXAMPLES,
     deadline=None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 
 _MAPPED = (
     0xFFFF << 32
@@ -43,10 +43,10 @@ class Networks:
 
 
 def _number(address: str) -> int:
-    parsed = ip_address(address)
-    if isinstance(parsed, IPv6Address):
-        return int(parsed)
-    return _MAPPED | int(parsed)
+    if ":" in address:
+        return int(IPv6Address(address))
+    a, b, c, d = map(int, address.split("."))
+    return _MAPPED | a << 24 | b << 16 | c << 8 | d
 
 
 def _range(text: str) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from ipaddress import AddressValueError, IPv6Address
 from typing import Final
 
 from streamdetect.model import MANY, Many
@@ -19,6 +19,7 @@ SURELY_A_KEYWORD: Final = _KEYWORD_LIMIT // 2  # characters: two code units each
 _PORT_TEXT: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _LONG: Final = 2**63
 _CACHE_SIZE: Final = 32_768
+_OCTETS: Final = frozenset(map(str, range(256)))  # as an IPv4 address may have them: without leading zeros
 
 
 class FloatText(float):
@@ -173,7 +174,7 @@ class AddressReader:
     """
 
     def __init__(self) -> None:
-        self.canonical: Remembered[str, str | None] = Remembered(parse_address, _CACHE_SIZE)
+        self.canonical: Remembered[str, str | None] = Remembered(_canonical, _CACHE_SIZE)
         """Canonical text of an address, or None where malformed."""
 
     def distinct(self, value: object) -> tuple[str, ...]:
@@ -186,6 +187,12 @@ class AddressReader:
         return tuple(dict.fromkeys(address for address in found if address is not None))
 
 
+def _canonical(text: str) -> str | None:
+    """The text itself where it is canonical: one object less for each address."""
+    address = parse_address(text)
+    return text if address == text else address
+
+
 def parse_address(text: str) -> str | None:
     """Canonical text of an IP address as Elasticsearch takes it; None where it would be malformed.
 
@@ -196,7 +203,8 @@ def parse_address(text: str) -> str | None:
     address, percent, zone = text.partition("%")
     try:
         if ":" not in address:
-            return None if percent else str(IPv4Address(address))
+            octets = address.split(".")
+            return text if len(octets) == 4 and not percent and _OCTETS.issuperset(octets) else None
         six = IPv6Address(address)
     except AddressValueError:
         return None
