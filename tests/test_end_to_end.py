@@ -24,7 +24,7 @@ import yaml
 from confluent_kafka import Producer
 from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]  # it has no types at all
 
-from broker import PASSWORD, USER, Broker
+from broker import PASSWORD, USER, Broker, free_ports
 from streamdetect.estate import Beacon, Plan, lines
 from streamdetect.events import Decoder, Event
 
@@ -136,14 +136,21 @@ def written(folder: Path, document: Mapping[str, Any]) -> str:
 
 
 def configured(folder: Path, broker: Broker, *topics: str, **sections: Mapping[str, Any]) -> str:
-    """A configuration file for the shared broker, with a group and a checkpoint of its own.
+    """A configuration file for the shared broker, with a group, a checkpoint and a port of its own.
 
     Partitions are idle after a second: tests write, then wait.
     """
     group = f"{folder.name}-{uuid.uuid4().hex[:8]}"
     kafka = {"bootstrap_servers": [broker.bootstrap], "topics": [*topics], "group_id": group}
     state = {"path": str(folder / "state")}
-    return written(folder, {"kafka": kafka, "time": {"idle_timeout": "1s"}, "checkpoint": state, **sections})
+    # Not the default port: where another test has it, a warning stands beside the one line of an error.
+    plain = {
+        "kafka": kafka,
+        "time": {"idle_timeout": "1s"},
+        "checkpoint": state,
+        "http": {"port": free_ports(1)[0]},
+    }
+    return written(folder, {**plain, **sections})
 
 
 def produce(
