@@ -148,7 +148,7 @@ class Detector:
         """Evaluate all ticks up to a watermark, in order; those at which nothing can change are only counted."""
         target_ms = watermark_ms - watermark_ms % self.interval_ms
         alerts: list[Alert] = []
-        while self.ticking or (self._agenda and self._agenda[0] <= target_ms):
+        while self._has_more(target_ms):
             alerts += self._slice()
         self._pass(target_ms)
         return alerts
@@ -166,12 +166,16 @@ class Detector:
         watermark_ms = self.watermark_ms()
         target_ms = NEVER if watermark_ms is None else watermark_ms - watermark_ms % self.interval_ms
         alerts: list[Alert] = []
-        if self.ticking or (self._agenda and self._agenda[0] <= target_ms):
+        if self._has_more(target_ms):
             alerts = self._slice()
-        if self.ticking or (self._agenda and self._agenda[0] <= target_ms):
+        if self._has_more(target_ms):
             return alerts, True
         self._pass(target_ms)
         return alerts, False
+
+    def _has_more(self, target_ms: int) -> bool:
+        """Whether a tick is under way, or one up to this is due."""
+        return self.ticking or bool(self._agenda and self._agenda[0] <= target_ms)
 
     def _slice(self) -> list[Alert]:
         """Begin the next tick, or go on with it."""

@@ -245,14 +245,13 @@ Event = EcsEvent | RawEvent | GenericEvent
 
 
 def _kind_fields(stream: DataStream, event: EventBlock, os: Os) -> Fields:
+    dataset = first_present(stream.dataset, event.dataset)
     return Fields(
-        dataset=first_present(stream.dataset, event.dataset),
+        dataset=dataset,
         category=list(event.category) if isinstance(event.category, tuple) else event.category,
         os_family=os.family,
         os_type=os.type,
-        sysmon=event.provider == sysmon.PROVIDER
-        or event.module == "sysmon"
-        or first_present(stream.dataset, event.dataset) == sysmon.DATASET,
+        sysmon=event.provider == sysmon.PROVIDER or event.module == "sysmon" or dataset == sysmon.DATASET,
     )
 
 

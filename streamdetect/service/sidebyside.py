@@ -8,16 +8,15 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 from streamdetect.config import Settings
-from streamdetect.detect.readers import ClockRow, last_tick_ms, watermark_ms
-from streamdetect.detect.variants import Variants, widest
 from streamdetect.model import Partition
 from streamdetect.service.collecting import collecting_rarely
 from streamdetect.service.crew import Team, team_of
-from streamdetect.service.gathering import Harvest, Stem, Tally
+from streamdetect.service.gathering import Harvest, Stem
 from streamdetect.service.pipeline import too_far_ahead, warn_of_eviction
 from streamdetect.service.replay import run_replay
 from streamdetect.service.summary import Summary
 from streamdetect.service.teamwork import SLACK_INTERVALS, read_with
+from streamdetect.service.whatif import Branch, Taker
 from streamdetect.sinks import AlertSink, DeadLetterSink
 from streamdetect.sources import Source
 
@@ -78,83 +77,57 @@ def replay(  # noqa: PLR0913 - what a replay is, and how
 
 
 class _Run:
-    """What becomes of harvests: see `teamwork.Evaluation`."""
+    """What becomes of harvests: see `teamwork.Evaluation`. A backtest's branch with a single variant."""
 
     def __init__(self, settings: Settings, alert_sink: AlertSink, dead_letter_sink: DeadLetterSink) -> None:
-        self.stem = Stem(settings, *widest([settings], tracking=False), plain=True)
         self.expected: set[Partition] = set()
-        self._tally = Tally()
-        self._alerts: dict[str, int] = {}
-        self._engine = Variants([settings])
-        self._clocks: dict[Partition, ClockRow] = {}
-        self._time = settings.time
-        self._alert_sink = alert_sink
+        self._branch = Branch([Taker(settings, alert_sink)], None, plain=True)
+        self._slack_ms = SLACK_INTERVALS * settings.time.interval_ms
         self._dead_letter_sink = dead_letter_sink
+        self._evicting = False
+
+    @property
+    def stem(self) -> Stem:
+        return self._branch.stem
 
     @property
     def consumed(self) -> int:
-        return self._tally.consumed
+        return self._branch.tally.consumed
 
     @property
     def waiting(self) -> int:
-        return self._engine.waiting
+        return self._branch.waiting
 
     def expect(self, partition: Partition) -> bool:
         if partition in self.expected:
             return False
         self.expected.add(partition)
-        self._clocks[partition] = ClockRow(partition, None, ended=False, suspect=False)
+        self._branch.expect(partition)
         return True
 
     def too_far_ahead(self, ended: Collection[Partition]) -> set[Partition]:
-        clocks_ms = {row.partition: row.now_ms for row in self._clocks.values()}
-        return too_far_ahead(clocks_ms, ended, SLACK_INTERVALS * self._time.interval_ms)
+        clocks_ms = {row.partition: row.now_ms for row in self._branch.clocks}
+        return too_far_ahead(clocks_ms, ended, self._slack_ms)
 
     def take(self, harvests: Iterable[Harvest], *, copies: bool) -> None:
         for harvest in harvests:
-            (parts,), (tally,), (clocks,) = harvest.parts, harvest.tallies, harvest.clocks
-            if copies:
-                self._engine.share_details(parts)
-            self._engine.put(parts)
-            self._tally.add(tally)
-            self._clocks |= {row.partition: row for row in clocks}
+            self._branch.take(0, harvest, copies=copies)
             if harvest.letters:
                 self._dead_letter_sink.write(harvest.letters)
-        now_ms = watermark_ms(list(self._clocks.values()), self._time.lateness_ms)
-        if now_ms is not None:
-            self._advance_to(now_ms)
+        self._branch.advance()
+        self._warn()
 
     def finish(self) -> None:
-        last_ms = last_tick_ms(list(self._clocks.values()), self._time.interval_ms)
-        if last_ms is not None:
-            self._advance_to(last_ms)
+        self._branch.finish()
+        self._warn()
 
-    def _advance_to(self, time_ms: int) -> None:
-        before = self._engine.evictions()
-        self._engine.advance_to(time_ms)
-        after = self._engine.evictions()
-        if before == [0] and after != [0]:
-            warn_of_eviction(str(after[0]))
-        (alerts,) = self._engine.take_alerts()
-        for alert in alerts:
-            self._alerts[alert.action] = self._alerts.get(alert.action, 0) + 1
-        if alerts:
-            self._alert_sink.write(alerts)
+    def _warn(self) -> None:
+        (evicted,) = self._branch.evictions
+        if evicted and not self._evicting:
+            self._evicting = True
+            warn_of_eviction(str(evicted))
 
     def summary(self, seconds: float) -> Summary:
         """The numbers, as a replay without workers has them."""
-        (engine,), (evicted,) = self._engine.engines(), self._engine.evictions()
-        tally = self._tally
-        return Summary(
-            consumed=tally.consumed,
-            counted=tally.counted,
-            late=tally.late,
-            filtered=tally.filtered(),
-            dead_lettered=tally.dead_lettered(),
-            alerts=dict(sorted(self._alerts.items())),
-            ticks=engine.ticks,
-            keys_peak=engine.keys_peak,
-            suspect_leaps=sum(row.suspect for row in self._clocks.values()),
-            evicted=evicted,
-            seconds=seconds,
-        )
+        (summary,) = self._branch.summaries(seconds)
+        return summary

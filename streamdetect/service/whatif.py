@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from streamdetect.config import NamedSettings, Settings
 from streamdetect.detect.history import FIRST
@@ -20,31 +19,44 @@ from streamdetect.sinks import AlertSink
 _READING = {"processes", "excluded_ports", "datasets", "exceptions"}
 
 
-@dataclass(slots=True)
-class Tried:
-    """One variant while it runs: where its alerts go, and what they come to."""
+class Taker:
+    """Where alerts go, and how many of each action there were."""
 
-    named: NamedSettings
-    episodes: Episodes
-    sink: AlertSink | None = None
-    alerts: dict[str, int] = field(default_factory=dict)
+    def __init__(self, settings: Settings, sink: AlertSink | None) -> None:
+        self.settings = settings
+        self._sink = sink
+        self.alerts: dict[str, int] = {}
 
     def take(self, alerts: Sequence[Alert]) -> None:
         """More alerts. Raises SinkError."""
         for alert in alerts:
             self.alerts[alert.action] = self.alerts.get(alert.action, 0) + 1
+        if alerts and self._sink is not None:
+            self._sink.write(alerts)
+
+
+class Tried(Taker):
+    """One variant while it runs: where its alerts go, and what they come to."""
+
+    def __init__(self, named: NamedSettings, episodes: Episodes, sink: AlertSink | None = None) -> None:
+        super().__init__(named.settings, sink)
+        self.named = named
+        self.episodes = episodes
+
+    def take(self, alerts: Sequence[Alert]) -> None:
+        for alert in alerts:
             self.episodes.take(alert.body)
-        if alerts and self.sink is not None:
-            self.sink.write(alerts)
+        super().take(alerts)
 
 
 class Branch:
     """The variants of one stem: parts come in, each variant's alerts go to where it keeps them."""
 
-    def __init__(self, tried: Sequence[Tried], tracks: Tracks | None) -> None:
-        variants = [one.named.settings for one in tried]
+    def __init__(self, tried: Sequence[Taker], tracks: Tracks | None, *, plain: bool = False) -> None:
+        """`plain`: for a replay (`gathering.Stem`)."""
+        variants = [one.settings for one in tried]
         hosts, processes = widest(variants, tracking=tracks is not None)
-        self.stem = Stem(variants[0], hosts, processes, timed=tracks is not None)
+        self.stem = Stem(variants[0], hosts, processes, timed=tracks is not None, plain=plain)
         self.tally = Tally()
         self.first_ms: int | None = None
         """Time of the earliest event that counts, where tracks are kept."""
@@ -73,6 +85,11 @@ class Branch:
     def waiting(self) -> int:
         """Partials that wait for their tick."""
         return self._variants.waiting
+
+    @property
+    def evictions(self) -> list[int]:
+        """How many keys each variant has given up."""
+        return self._variants.evictions()
 
     def take(self, place: int, harvest: Harvest, *, copies: bool) -> None:
         """What a worker has gathered; this stem is the `place`-th. `copies`: it comes from another process."""
@@ -133,7 +150,7 @@ class Branch:
                 seconds=seconds,
             )
             for one, engine, evicted in zip(
-                self._tried, self._variants.engines(), self._variants.evictions(), strict=True
+                self._tried, self._variants.engines(), self.evictions, strict=True
             )
         ]
 
