@@ -69,6 +69,21 @@ class Loop:
         return gaps[-1] * 1000, gaps[int(len(gaps) * 0.999)] * 1000, rate
 
 
+def committer_of(store: SqliteStore, note: Note, hears: Hears) -> Committer:
+    """The real one, with a ledger in memory."""
+    ledger = MemoryLedger()
+    ledger.claim([PARTITION])
+    return Committer(
+        store=store,
+        ledger=ledger,
+        local=LocalSinks(),
+        note=note,
+        positions={PARTITION: 0},
+        beat_seconds=60,
+        listener=hears,
+    )
+
+
 def cut(detector: Detector, number: int, note: Note) -> Cut:
     changes = detector.take_changes()
     checkpoint = Checkpoint(
@@ -110,19 +125,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, collecting_rarely():
         until = time.perf_counter() + 5
         rows.append(("none", *loop.run(lambda: time.perf_counter() < until), 0.0, 0))
-        hears, ledger = Hears(), MemoryLedger()
-        ledger.claim([PARTITION])
+        hears = Hears()
         store = SqliteStore(folder, settings.detection())
         note = Note(1, "bench", store.state, 0)
-        committer = Committer(
-            store=store,
-            ledger=ledger,
-            local=LocalSinks(),
-            note=note,
-            positions={PARTITION: 0},
-            beat_seconds=60,
-            listener=hears,
-        )
+        committer = committer_of(store, note, hears)
         for number, name in (
             (1, f"all {keys:,} keys"),
             (2, f"{CHANGED:,} keys changed"),

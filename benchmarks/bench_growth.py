@@ -21,7 +21,7 @@ from random import Random
 from statistics import median
 from typing import Any
 
-from bench_checkpoint import PARTITION, Hears, Loop, cut
+from bench_checkpoint import PARTITION, Hears, Loop, committer_of, cut
 from bench_memory import (
     LARGE,
     MEDIUM,
@@ -42,10 +42,7 @@ from streamdetect.config import Settings
 from streamdetect.detect import Detector, Lane
 from streamdetect.model import Partition
 from streamdetect.service.collecting import collecting_rarely
-from streamdetect.service.commit import Committer
-from streamdetect.service.local import LocalSinks
 from streamdetect.sinks.ledger import Note
-from streamdetect.testing import MemoryLedger
 
 PANES_A_DAY = 288
 TICKS, BUSY_TICKS, TICKS_BETWEEN, ORDINARY = 48, 12, 6, 3
@@ -122,22 +119,13 @@ def ticks(detector: Detector, lane: Lane, pane: Pane, count: int) -> list[tuple[
 
 def checkpoints(detector: Detector, lane: Lane, traffic: Traffic, settings: Settings) -> list[Json]:
     """The first checkpoint, and ordinary ones after half an hour of event time each."""
-    loop, hears, ledger = Loop(detector, lane, traffic.fast()), Hears(), MemoryLedger()
-    ledger.claim([PARTITION])
+    loop, hears = Loop(detector, lane, traffic.fast()), Hears()
     rows = []
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         store = stack.enter_context(closing(SqliteStore(folder, settings.detection())))
         note = Note(1, "bench", store.state, 0)
-        committer = Committer(
-            store=store,
-            ledger=ledger,
-            local=LocalSinks(),
-            note=note,
-            positions={PARTITION: 0},
-            beat_seconds=60,
-            listener=hears,
-        )
+        committer = committer_of(store, note, hears)
         stack.enter_context(closing(committer))
         for number in range(1, ORDINARY + 2):
             begun = time.perf_counter()

@@ -166,7 +166,7 @@ def _add_pane(panes: Panes, first_ms: int, last_ms: int, count: int, oldest_ms: 
     panes = trim(panes, oldest_ms)
     if not panes:
         return _pane(first_ms, last_ms, count)
-    packed = _ONE.pack(1, panes, 0, 1) if isinstance(panes, int) else panes
+    packed = _packed(panes)
     interval_ms = limits.interval_ms
     if _PANE.unpack_from(packed, len(packed) - _WIDTH)[0] // interval_ms >= first_ms // interval_ms:
         pane = Pane(first_ms, last_ms, count)

@@ -6,10 +6,12 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 
+from streamdetect.remembered import Remembered
+
 _MAPPED = (
     0xFFFF << 32
 )  # IPv4 addresses are compared as ::ffff:a.b.c.d, so that both kinds share one number line
-_CACHE_SIZE = 16_384
+_CACHE_SIZE = 8_192  # answers in a generation
 
 
 class Networks:
@@ -26,18 +28,14 @@ class Networks:
             else:
                 self._starts.append(start)
                 self._ends.append(end)
-        self._known: dict[str, bool] = {}
+        self._known = Remembered(self._holds, _CACHE_SIZE)
 
     def __contains__(self, address: str) -> bool:
         """`address` is canonical text."""
-        found = self._known.get(address)
-        if found is None:
-            if len(self._known) >= _CACHE_SIZE:
-                self._known.clear()
-            found = self._known[address] = self._holds(_number(address))
-        return found
+        return self._known[address]
 
-    def _holds(self, number: int) -> bool:
+    def _holds(self, address: str) -> bool:
+        number = _number(address)
         index = bisect_right(self._starts, number) - 1
         return index >= 0 and number <= self._ends[index]
 
