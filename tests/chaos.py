@@ -8,7 +8,6 @@ committed, is compared with a run that nobody disturbed.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from streamdetect.estate import Beacon, Plan, lines
 from streamdetect.events import Decoder, Event
 from streamdetect.model import Partition, Record
 from streamdetect.sources.kafka import KafkaRange
+from tools import environment
 
 START_MS = 1_772_409_600_000  # 2026-03-02T00:00:00Z
 LATENESS_MS = 120_000
@@ -218,7 +218,6 @@ class Process:
         """`driver` is a script to run in place of the command; `before` runs in the child before it."""
         self._stage = stage
         self.log = stage.folder / f"run-{uuid.uuid4().hex[:6]}.log"
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("STREAMDETECT")}
         config = config or stage.config
         command = ["-m", "streamdetect.cli", "run", "--config", config, *arguments]
         program = [*driver, config] if driver else command
@@ -227,7 +226,7 @@ class Process:
                 [sys.executable, *program],
                 stdout=subprocess.DEVNULL,
                 stderr=stream,
-                env=environ,
+                env=environment(),
                 preexec_fn=before,  # noqa: PLW1509 - the child of a test that has no threads of its own
             )
 

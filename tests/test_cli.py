@@ -28,6 +28,7 @@ from streamdetect.errors import FencedError
 from streamdetect.service.summary import Summary
 from streamdetect.sinks.packed import packed_file
 from streamdetect.testing import ManualClock
+from tools import environment
 
 COMMANDS = (
     "",
@@ -59,14 +60,13 @@ class Outcome(NamedTuple):
 
 def call(*arguments: str, stdin: bytes = b"", environ: Mapping[str, str] | None = None) -> Outcome:
     """Run the program as a process of its own."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("STREAMDETECT")}
     done = subprocess.run(
         [sys.executable, "-m", "streamdetect.cli", *arguments],
         input=stdin,
         capture_output=True,
         check=False,
         timeout=120,
-        env={**clean, **(environ or {})},
+        env={**environment(), **(environ or {})},
     )
     return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -391,7 +391,7 @@ def call_into(stdout: Any, *arguments: str, environ: Mapping[str, str] | None = 
         stderr=subprocess.PIPE,
         check=False,
         timeout=120,
-        env={**os.environ, **(environ or {})},
+        env={**environment(), **(environ or {})},
     )
     return Outcome(done.returncode, "", done.stderr.decode())
 

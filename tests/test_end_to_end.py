@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -24,9 +23,10 @@ import yaml
 from confluent_kafka import Producer
 from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]  # it has no types at all
 
-from broker import PASSWORD, USER, Broker, free_ports
+from broker import PASSWORD, USER, Broker
 from streamdetect.estate import Beacon, Plan, lines
 from streamdetect.events import Decoder, Event
+from tools import environment
 
 WAIT = 60.0
 """Seconds that a test waits for something that should come within a few, on a busy machine too."""
@@ -70,11 +70,6 @@ class Outcome(NamedTuple):
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "streamdetect.cli", *arguments]
-
-
-def environment() -> dict[str, str]:
-    """Without settings that whoever runs the tests may have."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("STREAMDETECT")}
 
 
 def call(*arguments: str) -> Outcome:
@@ -136,20 +131,14 @@ def written(folder: Path, document: Mapping[str, Any]) -> str:
 
 
 def configured(folder: Path, broker: Broker, *topics: str, **sections: Mapping[str, Any]) -> str:
-    """A configuration file for the shared broker, with a group, a checkpoint and a port of its own.
+    """A configuration file for the shared broker, with a group and a checkpoint of its own.
 
-    Partitions are idle after a second: tests write, then wait.
+    Partitions are idle after a second, and checkpoints come each second: tests write, then wait.
     """
     group = f"{folder.name}-{uuid.uuid4().hex[:8]}"
     kafka = {"bootstrap_servers": [broker.bootstrap], "topics": [*topics], "group_id": group}
-    state = {"path": str(folder / "state")}
-    # Not the default port: where another test has it, a warning stands beside the one line of an error.
-    plain = {
-        "kafka": kafka,
-        "time": {"idle_timeout": "1s"},
-        "checkpoint": state,
-        "http": {"port": free_ports(1)[0]},
-    }
+    state = {"path": str(folder / "state"), "interval": "1s"}
+    plain = {"kafka": kafka, "time": {"idle_timeout": "1s"}, "checkpoint": state}
     return written(folder, {**plain, **sections})
 
 

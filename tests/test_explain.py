@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -37,6 +36,7 @@ from streamdetect.service.courses import MOST_ROWS, Course, changes, timeline
 from streamdetect.service.explain import Explanation, Question, explain_source
 from streamdetect.service.replay import run_replay
 from streamdetect.testing import MemoryAlertSink, MemoryDeadLetterSink, MemorySource
+from tools import environment
 
 START_MS = 1_772_409_600_000  # 2026-03-02T00:00:00Z
 TICK_MS = 300_000
@@ -266,14 +266,13 @@ class Outcome(NamedTuple):
 
 def call(*arguments: str, stdin: bytes = b"") -> Outcome:
     """Run the program as a process of its own."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("STREAMDETECT")}
     done = subprocess.run(
         [sys.executable, "-m", "streamdetect.cli", *arguments],
         input=stdin,
         capture_output=True,
         check=False,
         timeout=120,
-        env=clean,
+        env=environment(),
     )
     return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped] 
 
 from broker import Broker
 from streamdetect.estate import Beacon, Plan, documents
+from tools import environment
 
 MakeTopic = Callable[..., str]
 PLAN = ["--hosts", "6", "--hours", "5.5", "--beacon", "20s,2s"]
@@ -30,9 +30,8 @@ def command(*arguments: str) -> list[str]:
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-    names = {name: value for name, value in os.environ.items() if not name.startswith("STREAMDETECT")}
     return subprocess.run(
-        command(*arguments), capture_output=True, text=True, check=False, timeout=WAIT, env=names
+        command(*arguments), capture_output=True, text=True, check=False, timeout=WAIT, env=environment()
     )
 
 

@@ -1,4 +1,4 @@
-"""Programs that a test needs and pip cannot bring along."""
+"""Programs that a test needs and pip cannot bring along, and the environment of commands that it starts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from broker import free_ports
+
 REQUIRED = "STREAMDETECT_REQUIRE_TOOLS"
 """Set to 1 where every tool must be there: a missing one then fails the test instead of skipping it."""
+
+
+def environment() -> dict[str, str]:
+    """For a command in a process of its own: without settings that whoever runs the tests may have.
+
+    It listens where nothing else does: if another test had the port, a warning would stand beside what it says.
+    """
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("STREAMDETECT")}
+    return {**plain, "STREAMDETECT__HTTP__PORT": str(free_ports(1)[0])}
 
 
 def need(*programs: str) -> None:
