@@ -100,6 +100,19 @@ def test_changes_add_up(store: CheckpointStore) -> None:
     assert store.size_bytes() > 0
 
 
+def test_many_rows_of_all_kinds_in_one_save(store: CheckpointStore) -> None:
+    """1,000 keys, each with details of its own: then 333 are replaced, 334 are forgotten and 333 stay as they were."""
+    names = [f"9.9.{index // 250}.{index % 250}" for index in range(1000)]
+    store.save(checkpoint(1, keys=[key(name, f"p{name}") for name in names]))
+    changes = [key(name, f"q{name}") for name in names[1::3]]
+    changes += [key(name, kind="forgotten") for name in names[::3]]
+    store.save(checkpoint(2, keys=sorted(changes, key=str), waiting=[waiting(5)] * 100))
+    found = loaded(store)
+    left = [key(name, f"q{name}") for name in names[1::3]] + [key(name, f"p{name}") for name in names[2::3]]
+    assert sorted(found.keys, key=str) == sorted(left, key=str)
+    assert list(found.waiting) == [waiting(5)] * 100
+
+
 def test_rows_come_in_the_order_of_an_import(store: CheckpointStore) -> None:
     """Progress first."""
     store.save(checkpoint(1, keys=[key("x")], waiting=[waiting(5)]))

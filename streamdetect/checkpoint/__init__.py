@@ -22,10 +22,10 @@ Row = dict[str, Any]
 class Checkpoint:
     """What has changed since the checkpoint before, `number` - 1.
 
-    `keys` are `key` and `forgotten` rows, `waiting` are new `waiting` rows; those of ticks up to `done_ms` that were
-    saved before are dropped. `partitions`, `pending` and `marks`
-    are whole each time: positions and clocks, what was decided but is not yet known to be published, and how long
-    each output file was before that. What is iterable may be iterated again, should a save have failed.
+    `keys` are `key` and `forgotten` rows, each key once; `waiting` are new `waiting` rows; those of ticks up to
+    `done_ms` that were saved before are dropped. `partitions`, `pending` and `marks` are whole each time: positions
+    and clocks, what was decided but is not yet known to be published, and how long each output file was before that.
+    What is iterable may be iterated again, should a save have failed.
     """
 
     number: int

@@ -19,6 +19,7 @@ import hashlib
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,15 +107,16 @@ class SqliteStore:
 
     def save(self, checkpoint: Checkpoint) -> None:
         self._check_place()
-        new_facts: set[bytes] = set()
+        facts = _NewFacts(self._connection, self._known_facts)
         with saving(self._path), self._connection as connection:
             connection.execute("BEGIN IMMEDIATE")
             check_owner(self._path.parent, self._claimed_by(), self._owner)
             groups = self._read_groups()
-            self._save_keys(checkpoint.keys, groups, new_facts)
+            self._save_keys(checkpoint.keys, groups, facts)
             if checkpoint.done_ms is not None:
                 connection.execute("DELETE FROM waiting WHERE tick <= ?", (checkpoint.done_ms,))
-            self._save_waiting(checkpoint.waiting, checkpoint.done_ms, groups, new_facts)
+            self._save_waiting(checkpoint.waiting, checkpoint.done_ms, groups, facts)
+            facts.flush()
             self._save_pending(checkpoint.pending)
             if checkpoint.number % _PRUNE_EVERY == 0:
                 self._prune()
@@ -124,7 +126,7 @@ class SqliteStore:
             with saving(self._path):
                 self._connection.executescript(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})")
         else:
-            self._known_facts |= new_facts
+            self._known_facts |= facts.new
 
     def size_bytes(self) -> int:
         files = (self._path, self._path.with_name(FILE + "-wal"))
@@ -206,31 +208,32 @@ class SqliteStore:
                     "partial": [count, first_ms, last_ms, facts[fact], hosts, processes],
                 }
 
-    def _save_keys(self, rows: Iterable[Row], groups: dict[Group, int], new_facts: set[bytes]) -> None:
-        connection = self._connection
-        batch = _Batch(connection, "INSERT OR REPLACE INTO keys VALUES", 5)
+    def _save_keys(self, rows: Iterable[Row], groups: dict[Group, int], facts: _NewFacts) -> None:
+        kept = _Batch(self._connection, "INSERT OR REPLACE INTO keys VALUES ", "(?, ?, ?, ?, ?)", ", ")
+        gone = _Batch(self._connection, "DELETE FROM keys WHERE ", "grp = ? AND address = ?", " OR ")
         for row in rows:
             number, address = self._group(row, groups), _address(row["key"][0])
             if row["kind"] == "forgotten":
-                connection.execute("DELETE FROM keys WHERE grp = ? AND address = ?", (number, address))
+                gone.add((number, address))
                 continue
-            fact = self._save_fact(row["details"], new_facts)
+            fact = facts.name(row["details"])
             body = orjson.dumps((row["panes"], row["recent"], row["episode"]))
             crc = zlib.crc32(body, zlib.crc32(_about(number, address, fact)))
-            batch.add((number, address, fact, body, crc))
-        batch.flush()
+            kept.add((number, address, fact, body, crc))
+        kept.flush()
+        gone.flush()
 
     def _save_waiting(
-        self, rows: Iterable[Row], done_ms: int | None, groups: dict[Group, int], new_facts: set[bytes]
+        self, rows: Iterable[Row], done_ms: int | None, groups: dict[Group, int], facts: _NewFacts
     ) -> None:
-        batch = _Batch(self._connection, "INSERT INTO waiting VALUES", 6)
+        batch = _Batch(self._connection, "INSERT INTO waiting VALUES ", "(?, ?, ?, ?, ?, ?)", ", ")
         for row in rows:
             tick_ms = row["tick_ms"]
             if is_done(tick_ms, done_ms):
                 continue
             number, address = self._group(row, groups), _address(row["key"][0])
             count, first_ms, last_ms, details, hosts, processes = row["partial"]
-            fact = self._save_fact(details, new_facts)
+            fact = facts.name(details)
             body = orjson.dumps((row["pane_ms"], count, first_ms, last_ms, hosts, processes))
             crc = zlib.crc32(body, zlib.crc32(_about(number, address, fact, tick_ms)))
             batch.add((tick_ms, number, address, fact, body, crc))
@@ -247,14 +250,6 @@ class SqliteStore:
             crc = zlib.crc32(body, zlib.crc32(b"%d" % number))
             self._connection.execute("INSERT INTO groups VALUES (?, ?, ?)", (number, body, crc))
         return number
-
-    def _save_fact(self, details: Any, new_facts: set[bytes]) -> bytes:
-        body = orjson.dumps(details)
-        name = _fact_id(body)
-        if name not in self._known_facts and name not in new_facts:
-            self._connection.execute("INSERT OR IGNORE INTO facts (id, body) VALUES (?, ?)", (name, body))
-            new_facts.add(name)
-        return name
 
     def _save_pending(self, rows: Iterable[Row]) -> None:
         self._connection.execute("DELETE FROM pending")
@@ -285,16 +280,17 @@ class SqliteStore:
 
 
 class _Batch:
-    """Rows for one table, many to a statement.
+    """Rows for one table, many to a statement: `head`, then `row` for each, with `between` between them.
 
     Each statement gives the interpreter away to the loop and has to wait for it again, so a row alone costs many times
     its own time.
     """
 
-    def __init__(self, connection: sqlite3.Connection, head: str, width: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, head: str, row: str, between: str) -> None:
         self._connection = connection
         self._head = head
-        self._row = f"({', '.join('?' * width)})"
+        self._row = row
+        self._between = between
         self._values: list[Any] = []
         self._rows = 0
 
@@ -306,8 +302,29 @@ class _Batch:
 
     def flush(self) -> None:
         if self._rows:
-            self._connection.execute(f"{self._head} {', '.join([self._row] * self._rows)}", self._values)
+            self._connection.execute(self._head + self._between.join([self._row] * self._rows), self._values)
         self._values, self._rows = [], 0
+
+
+class _NewFacts:
+    """The facts that a save finds and that are not known to be in the file: `new`, by their names."""
+
+    def __init__(self, connection: sqlite3.Connection, known: AbstractSet[bytes]) -> None:
+        self.new: set[bytes] = set()
+        self._known = known
+        self._batch = _Batch(connection, "INSERT OR IGNORE INTO facts (id, body) VALUES ", "(?, ?)", ", ")
+
+    def name(self, details: Any) -> bytes:
+        """By which a row refers to them; they are in the file after `flush()`."""
+        body = orjson.dumps(details)
+        name = _fact_id(body)
+        if name not in self._known and name not in self.new:
+            self.new.add(name)
+            self._batch.add((name, body))
+        return name
+
+    def flush(self) -> None:
+        self._batch.flush()
 
 
 def _about(number: int, address: bytes, fact: bytes, tick_ms: int = 0) -> bytes:
