@@ -39,7 +39,7 @@ from streamdetect.checkpoint.sqlitefile import (
 from streamdetect.errors import CheckpointError, StateError
 
 _KNOWN_FACTS: Final = 200_000
-_ROWS_A_STATEMENT: Final = 64
+_ROWS_A_STATEMENT: Final = 256
 _PRUNE_EVERY: Final = 100  # checkpoints between two searches for facts that no key shares any more
 _VACUUM_PAGES: Final = 10_000  # given back to the file system at a time: 40 MB
 
