@@ -101,12 +101,16 @@ def events_of(estate: Estate, keys: int, start_ms: int) -> Iterator[Known]:
     """Events of random keys among some, 200,000 to a second: as fast as the loop can be, so that few ticks are due."""
     rng, chosen = Random(1), Random(2).sample(range(keys), CHANGED)
     made = [estate.event(chosen[rng.randrange(CHANGED)], 0) for _ in range(CHANGED)]
-    number = 0
-    while True:
-        for event in made:
-            event.time_ms = start_ms + number // 200
-            number += 1
-            yield event
+
+    def again_and_again() -> Iterator[Known]:
+        number = 0
+        while True:
+            for event in made:
+                event.time_ms = start_ms + number // 200
+                number += 1
+                yield event
+
+    return again_and_again()
 
 
 def main() -> None:

@@ -103,7 +103,7 @@ class Estate:
         if details is None:
             details = self._details[instance] = _details(instance, name)
         text = address(key)
-        return Known(time_ms, Flow("egress", 443, text, (text,)), name, details)
+        return Known(time_ms, Flow.to("egress", 443, text, (text,)), name, details)
 
 
 def _details(instance: int, name: str) -> Facts:

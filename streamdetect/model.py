@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NewType, Protocol, cast
 
 
 class Partition(NamedTuple):
@@ -124,16 +124,52 @@ class Many:
 MANY = Many()
 
 
+Target = NewType("Target", object)
+"""A key's address as it is remembered, equal where the addresses are: a canonical IPv4 address as a number, which
+takes half the memory of its text; any other text as it is; None. Made by `target_of` alone."""
+
+
+def target_of(address: str | None) -> Target:
+    if address is None:
+        return Target(None)
+    try:
+        a, b, c, d = map(int, address.split("."))
+    except ValueError:
+        return Target(address)
+    number = Target(a << 24 | b << 16 | c << 8 | d)
+    # Not what only looks like one: 010.0.0.1, 1.2.3.256, digits of other scripts.
+    return number if address_of(number) == address else Target(address)
+
+
+def address_of(target: Target) -> str | None:
+    if isinstance(target, int):
+        return f"{target >> 24}.{target >> 16 & 255}.{target >> 8 & 255}.{target & 255}"
+    return cast("str | None", target)
+
+
 class Flow(NamedTuple):
     """Where an event went, as one profile reads it; a comparison sees one value, None or MANY.
 
-    `ip` is canonical text. `addresses` are the groups the event falls into (None: no destination.address).
+    `ip` is canonical text. `addresses` are the groups the event falls into (None: no destination.address), `targets`
+    the same as keys remember them.
     """
 
     direction: str | Many | None
     port: int | Many | None
     ip: str | Many | None
     addresses: tuple[str | None, ...]
+    targets: tuple[Target, ...]
+
+    @classmethod
+    def to(
+        cls,
+        direction: str | Many | None,
+        port: int | Many | None,
+        ip: str | Many | None,
+        addresses: tuple[str | None, ...],
+    ) -> Flow:
+        """With the targets that these addresses are."""
+        return cls(direction, port, ip, addresses, tuple(map(target_of, addresses)))
 
 
 class Kind(NamedTuple):

@@ -275,6 +275,34 @@ def attempt(folder: Path) -> Stored | None:
         store.close()
 
 
+STORED = {
+    "meta": ("name", "body", "crc"),
+    "groups": ("body", "crc"),  # an INTEGER PRIMARY KEY is in no row's header
+    "keys": ("grp", "address", "facts", "body", "crc"),
+    "waiting": ("tick", "grp", "address", "facts", "body", "crc"),
+    "facts": ("id", "body"),
+    "pending": ("body", "crc"),
+}
+
+
+@pytest.mark.parametrize("value", ["CAST(x'ff' AS TEXT)", "'a'", "1.5", "x'00'", "-1"])
+@pytest.mark.parametrize(
+    ("table", "column"), [(table, column) for table, columns in STORED.items() for column in columns]
+)
+def test_a_value_of_another_type_is_damage(tmp_path: Path, table: str, column: str, value: str) -> None:
+    """One bit in a row's header is enough to make a text of bytes, be it none."""
+    store = SqliteStore(str(tmp_path), SETTINGS)
+    store.save(checkpoint(1, keys=[key("10.0.0.1")], waiting=[waiting(5)], pending=[{"a": 1}]))
+    store.close()
+    inside = sqlite3.connect(tmp_path / FILE)
+    with inside:
+        changed = inside.execute(f"UPDATE OR IGNORE {table} SET {column} = {value}").rowcount
+    inside.close()
+    assert changed > 0
+    with pytest.raises(CheckpointError):
+        attempt(tmp_path)
+
+
 @pytest.mark.parametrize("seed", range(150))
 def test_a_flipped_bit_is_found_or_harmless(tmp_path: Path, seed: int) -> None:
     """One bit anywhere in the file: CheckpointError, or the very same content (the bit was in unused space)."""

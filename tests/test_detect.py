@@ -29,7 +29,7 @@ HOUR_MS = 60 * MINUTE_MS
 T0_MS = 1_772_409_600_000  # 2026-03-02T00:00:00Z, a tick of every interval used here
 DETAILS = Details(("h1",), ("p1",), "h1", "WS-1", "p1", 7, None, None, None, None, 443, None)
 FACTS: Facts = tuple(DETAILS)
-FLOW = Flow("egress", 443, "45.83.64.1", ("45.83.64.1",))
+FLOW = Flow.to("egress", 443, "45.83.64.1", ("45.83.64.1",))
 KIND = Kind(None, "windows", "network", "chrome.exe", "endpoint", False)
 
 
@@ -60,7 +60,7 @@ class Seen:
 
 
 def to(address: str) -> Flow:
-    return FLOW._replace(addresses=(address,), ip=address)
+    return Flow.to("egress", 443, address, (address,))
 
 
 class Ear(Listener):
@@ -337,7 +337,9 @@ def crowd(chosen: Settings, arrivals: list[Any], rng: Random | None) -> tuple[Ju
         if chosen.profile == "strict":
             kind = kind._replace(sensor=None)
         known = tuple(DETAILS._replace(processes=(instance,)))
-        detector.lane(Partition("a")).accept(Seen(time_ms, FLOW._replace(addresses=(address,)), known, kind))
+        detector.lane(Partition("a")).accept(
+            Seen(time_ms, Flow.to("egress", 443, FLOW.ip, (address,)), known, kind)
+        )
         if rng is not None and rng.random() < 0.5:
             alerts += detector.advance()
         if rng is not None and rng.random() < 0.1:
@@ -377,7 +379,7 @@ def test_the_longest_silent_go_first_and_those_near_the_thresholds_last() -> Non
         [("near", 240), ("239", 239), ("one", 1), ("two", 2), ("new", 240), ("newer", 240)]
     ):
         for index in range(events):
-            seen = FLOW._replace(addresses=(address,))
+            seen = Flow.to("egress", 443, FLOW.ip, (address,))
             lane.accept(Seen(T0_MS + pane * 5 * MINUTE_MS + index, seen))
         detector.advance_to(T0_MS + (pane + 1) * 5 * MINUTE_MS)
         alive.append([row["key"][0] for row in key_rows(detector)])

@@ -144,7 +144,7 @@ class SqliteStore:
 
     def _meta(self) -> dict[str, Any]:
         return {
-            name: checked(name.encode(), body, crc)
+            name: checked(str(name).encode(), body, crc)
             for name, body, crc in self._all("meta", "name, body, crc")
         }
 

@@ -113,7 +113,8 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        # Without a code it is the module's own: a damaged row holds a text that is none.
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise StateError(f"{path} is locked by another process. End that one, or wait for it.") from None
         raise CheckpointError(f"{path} cannot be used: {error}. {_WAY_ON}") from None
     except (sqlite3.Error, ValueError, KeyError, TypeError) as error:

@@ -31,7 +31,7 @@ from streamdetect.detect.history import History, Partial
 from streamdetect.detect.lanes import Lane
 from streamdetect.detect.rules import Judges, Rule
 from streamdetect.detect.ticks import NEVER
-from streamdetect.model import Alert, Kind, Partition
+from streamdetect.model import Alert, Kind, Partition, Target, target_of
 
 Item = TypeVar("Item")
 
@@ -264,7 +264,7 @@ class Detector:
 
         None after each slice, the alerts at the end.
         """
-        changed: dict[Group, set[str | None]] = {}
+        changed: dict[Group, set[Target]] = {}
         inboxes = self._waiting.pop(tick_ms, {})
         for pane_ms in sorted(inboxes):
             self._unsaved.pop((tick_ms, pane_ms), None)
@@ -276,60 +276,60 @@ class Detector:
                         yield None
         found_alerts: list[tuple[tuple[object, ...], int, Alert]] = []
         for group in list(self._groups.values()):
-            addresses = changed.get(group, set()) | group.take_due(tick_ms)
+            targets = changed.get(group, set()) | group.take_due(tick_ms)
             for gone in _slices(group.take_leaving(tick_ms)):
                 group.expire(gone, tick_ms)
                 yield None
-            for some_addresses in _slices(addresses):
-                for address in some_addresses:
-                    alert = self._look(group, address, tick_ms)
+            for some_targets in _slices(targets):
+                for target in some_targets:
+                    alert = self._look(group, target, tick_ms)
                     if alert is not None:
                         place = self.rules.index(group.rule)
-                        found_alerts.append((group.key(address).order(), place, alert))
+                        found_alerts.append((group.key(target).order(), place, alert))
                 yield None
         found_alerts.sort(key=lambda item: item[:2])
         self.keep_within(tick_ms)
         self.listener.evaluated(tick_ms, self.keys)
         yield [alert for _, _, alert in found_alerts]
 
-    def _fold(self, group: Group, partials: dict[str | None, Partial], tick_ms: int) -> set[str | None]:
+    def _fold(self, group: Group, partials: dict[Target, Partial], tick_ms: int) -> set[Target]:
         """Fold an inbox; gives the keys that have enough events to be true, or an open episode."""
         limits = group.rule.limits
         need = limits.need
         oldest_ms = tick_ms - limits.lookback_ms
         histories, episodes, noted = group.histories, group.episodes, group.changed
-        changed: set[str | None] = set()
-        new: list[str | None] = []
-        for address, partial in partials.items():
-            known = histories.get(address)
-            history = histories[address] = past.fold(known, partial, address, oldest_ms, limits)
+        changed: set[Target] = set()
+        new: list[Target] = []
+        for target, partial in partials.items():
+            known = histories.get(target)
+            history = histories[target] = past.fold(known, partial, target, oldest_ms, limits)
             if known is None:
-                new.append(address)
+                new.append(target)
             if noted is not None:
-                noted[address] = history
-            if past.total(history[0]) >= need or (episodes and address in episodes):
-                changed.add(address)
+                noted[target] = history
+            if past.total(history[0]) >= need or (episodes and target in episodes):
+                changed.add(target)
         if new:  # partials of one inbox lie in one pane
             group.expect(new, histories[new[0]])
         return changed
 
-    def _look(self, group: Group, address: str | None, tick_ms: int) -> Alert | None:
-        found = look(group.histories.get(address), group.episodes.get(address), tick_ms, group.rule.limits)
-        group.keep(address, found.history, found.episode)
+    def _look(self, group: Group, target: Target, tick_ms: int) -> Alert | None:
+        found = look(group.histories.get(target), group.episodes.get(target), tick_ms, group.rule.limits)
+        group.keep(target, found.history, found.episode)
         if found.again_ms is not None:
-            self._watch(group, address, found.again_ms)
-        return None if found.action is None else build(group.rule, group.key(address), tick_ms, found)
+            self._watch(group, target, found.again_ms)
+        return None if found.action is None else build(group.rule, group.key(target), tick_ms, found)
 
-    def _watch(self, group: Group, address: str | None, again_ms: int) -> None:
+    def _watch(self, group: Group, target: Target, again_ms: int) -> None:
         """Look again at a tick, unless an earlier look is planned already: looking too early does no harm."""
-        planned_ms = group.watched.get(address)
+        planned_ms = group.watched.get(target)
         if planned_ms is not None and planned_ms <= again_ms:
             return
-        group.watched[address] = again_ms
+        group.watched[target] = again_ms
         if again_ms not in group.due:
             group.due[again_ms] = set()
             self._agenda.add(again_ms)
-        group.due[again_ms].add(address)
+        group.due[again_ms].add(target)
 
     def keep_within(self, tick_ms: int) -> None:
         """Keep within `limits.max_keys`, after the looks of a tick."""
@@ -354,8 +354,8 @@ class Detector:
                 for part in parts:
                     yield from part_rows(tick_ms, pane_ms, part)
         for group in self._groups.values():
-            for address, history in group.histories.items():
-                yield saved.key_row(group.rule.id, group.key(address), history, group.episodes.get(address))
+            for target, history in group.histories.items():
+                yield saved.key_row(group.rule.id, group.key(target), history, group.episodes.get(target))
 
     def _progress_row(self) -> saved.Row:
         return {
@@ -386,15 +386,15 @@ class Detector:
 
     def _import_waiting(self, row: saved.Row) -> None:
         """A key may have several partials in a pane, saved at different times: each goes into a part of its own."""
-        group, address = self._group_of(row)
+        group, target = self._group_of(row)
         tick_ms, pane_ms = int(row["tick_ms"]), int(row["pane_ms"])
         self.inbox(tick_ms, pane_ms)
         parts = self._waiting[tick_ms][pane_ms]
-        part = next((part for part in parts if address not in part.get(group, ())), None)
+        part = next((part for part in parts if target not in part.get(group, ())), None)
         if part is None:
             part = {}
             parts.insert(0, part)
-        part.setdefault(group, {})[address] = saved.partial_of(row)
+        part.setdefault(group, {})[target] = saved.partial_of(row)
 
     def _import_progress(self, row: saved.Row) -> None:
         self.evaluated_ms = NEVER if row["evaluated_ms"] is None else row["evaluated_ms"]
@@ -404,14 +404,14 @@ class Detector:
 
     def _import_key(self, row: saved.Row) -> None:
         """A key is expected to expire when its newest pane leaves, and looked at as soon as time moves."""
-        group, address = self._group_of(row)
-        history = group.histories[address] = saved.history_of(row)
-        group.expect([address], history)
+        group, target = self._group_of(row)
+        history = group.histories[target] = saved.history_of(row)
+        group.expect([target], history)
         episode = saved.episode_of(row)
         if episode is not None:
-            group.episodes[address] = episode
+            group.episodes[target] = episode
         if episode is not None or past.total(history[0]) >= group.rule.limits.need:
-            self._watch(group, address, self.evaluated_ms + self.interval_ms)
+            self._watch(group, target, self.evaluated_ms + self.interval_ms)
 
     def replace_episodes(self, episodes: Mapping[tuple[str, Key], Episode]) -> int:
         """These are the open ones, by rule id and key, and no others: what was sent knows better than what was read.
@@ -423,31 +423,33 @@ class Detector:
         next_ms = self.evaluated_ms + self.interval_ms
         for group in self._groups.values():
             wanted = {
-                key.address: episode
+                target_of(key.address): episode
                 for (rule_id, key), episode in episodes.items()
-                if (rule_id, key) == (group.rule.id, group.key(key.address))
-                and key.address in group.histories
+                if rule_id == group.rule.id
+                and key == group.key(target_of(key.address))
+                and target_of(key.address) in group.histories
             }
             unknown += len(group.episodes.keys() - wanted.keys())
-            for address in group.episodes.keys() | wanted.keys():
-                group.keep(address, group.histories.get(address), wanted.get(address))
-                self._watch(group, address, next_ms)
+            for target in group.episodes.keys() | wanted.keys():
+                group.keep(target, group.histories.get(target), wanted.get(target))
+                self._watch(group, target, next_ms)
         return unknown
 
-    def _group_of(self, row: saved.Row) -> tuple[Group, str | None]:
+    def _group_of(self, row: saved.Row) -> tuple[Group, Target]:
         rule = next((rule for rule in self.rules if rule.id == row["rule"]), None)
         if rule is None:
             raise KeyError(row["rule"])
         key = Key(*row["key"])
         identity = (rule, key.process, key.sensor)
         group = self._groups.get(identity) or self._add_group(identity, rule, key.process, key.sensor)
-        return group, key.address
+        return group, target_of(key.address)
 
     def inspect(self, address: str | None, process: str) -> Iterator[tuple[Rule, Key, History]]:
         """What is remembered of a destination and process: one for each rule and sensor that knows it."""
+        target = target_of(address)
         for group in self._groups.values():
-            if group.process == process and address in group.histories:
-                yield group.rule, group.key(address), group.histories[address]
+            if group.process == process and target in group.histories:
+                yield group.rule, group.key(target), group.histories[target]
 
 
 def _slices(items: Iterable[Item]) -> Iterator[list[Item]]:

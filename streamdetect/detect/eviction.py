@@ -15,12 +15,14 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from heapq import nsmallest
+from operator import itemgetter
 
 from streamdetect.detect import history as past
 from streamdetect.detect.episodes import leaves_ms
 from streamdetect.detect.groups import Group
+from streamdetect.model import Target, address_of
 
-Addresses = list[str | None]
+Targets = list[Target]
 
 
 def evict(groups: Sequence[Group], excess: int, tick_ms: int, agenda: Sequence[int]) -> Counter[str]:
@@ -53,13 +55,13 @@ def _thin(groups: Sequence[Group], leaves: int, tick_ms: int, wanted: int, *, ne
     concerned = [g for g in groups if leaves in g.expiries or (near and leaves in g.spared)]
     found = {group: _settle(group, leaves, tick_ms, near=near) for group in concerned}
     lost: Counter[str] = Counter()
-    for group, addresses in _fewest(found, wanted).items():
-        _forget(group, leaves, addresses)
-        lost[group.rule.id] += len(addresses)
+    for group, targets in _fewest(found, wanted).items():
+        _forget(group, leaves, targets)
+        lost[group.rule.id] += len(targets)
     return lost
 
 
-def _settle(group: Group, leaves: int, tick_ms: int, *, near: bool) -> dict[int, Addresses]:
+def _settle(group: Group, leaves: int, tick_ms: int, *, near: bool) -> dict[int, Targets]:
     """The keys of a pane that may go, by their events in the window; what does not belong there gets its right place.
 
     A key that is near stands at a tick no later than that of its own pane, so it is met in time when such ones go too.
@@ -71,65 +73,64 @@ def _settle(group: Group, leaves: int, tick_ms: int, *, near: bool) -> dict[int,
     oldest_ms, end_ms = tick_ms - limits.lookback_ms, leaves - limits.lookback_ms
     half = (limits.need + 1) // 2
     histories, episodes = group.histories, group.episodes
-    found: dict[int, Addresses] = {}
-    stay: Addresses = []
-    for address in bucket:
-        panes = histories[address][0]
+    found: dict[int, Targets] = {}
+    stay: Targets = []
+    for target in bucket:
+        panes = histories[target][0]
         events, newest_ms = past.standing(panes, oldest_ms)
         if newest_ms >= end_ms:
-            group.expect([address], histories[address])
+            group.expect([target], histories[target])
             continue
         if events >= half and not near:
-            group.note(group.spared, leaves_ms(past.begin_ms(panes, half), limits), address)
+            group.note(group.spared, leaves_ms(past.begin_ms(panes, half), limits), target)
             continue
-        stay.append(address)
-        if address not in episodes:
-            found.setdefault(events, []).append(address)
+        stay.append(target)
+        if target not in episodes:
+            found.setdefault(events, []).append(target)
     if stay:
         group.expiries[leaves] = stay
     return found
 
 
-def _fewest(found: dict[Group, dict[int, Addresses]], wanted: int) -> dict[Group, Addresses]:
+def _fewest(found: dict[Group, dict[int, Targets]], wanted: int) -> dict[Group, Targets]:
     """The keys with the fewest events; of those with equally many, the first."""
-    fewest: dict[Group, Addresses] = {}
+    fewest: dict[Group, Targets] = {}
     for events in sorted({events for by_events in found.values() for events in by_events}):
         alike = {group: by_events[events] for group, by_events in found.items() if events in by_events}
         if sum(map(len, alike.values())) > wanted:
             alike = _first(alike, wanted)
-        for group, addresses in alike.items():
-            fewest.setdefault(group, []).extend(addresses)
-            wanted -= len(addresses)
+        for group, targets in alike.items():
+            fewest.setdefault(group, []).extend(targets)
+            wanted -= len(targets)
         if wanted == 0:
             break
     return fewest
 
 
-def _first(alike: dict[Group, Addresses], wanted: int) -> dict[Group, Addresses]:
+def _first(alike: dict[Group, Targets], wanted: int) -> dict[Group, Targets]:
     """The first so many keys; of the same key under several rules, that of the first rule."""
     groups = list(alike)
     best = [
-        (group.key(address).order(), number)
+        (group.key(target).order(), number, target)
         for number, group in enumerate(groups)
-        for address in _first_addresses(alike[group], wanted)
+        for target in _first_targets(alike[group], wanted)
     ]
-    first: dict[Group, Addresses] = {}
-    for (known, address, *_), number in nsmallest(wanted, best):
-        first.setdefault(groups[number], []).append(address if known else None)
+    first: dict[Group, Targets] = {}
+    for _, number, target in nsmallest(wanted, best, key=itemgetter(0, 1)):
+        first.setdefault(groups[number], []).append(target)
     return first
 
 
-def _first_addresses(addresses: Addresses, wanted: int) -> Addresses:
-    named = [address for address in addresses if address is not None]
-    missing = len(addresses) - len(named)  # there is one null key at most, and it is the first
-    return [None] * missing + nsmallest(wanted - missing, named)
+def _first_targets(targets: Targets, wanted: int) -> Targets:
+    """The first of one group, by their addresses; the missing one is before all."""
+    return nsmallest(wanted, targets, key=lambda target: (target is not None, address_of(target) or ""))
 
 
-def _forget(group: Group, leaves: int, addresses: Addresses) -> None:
+def _forget(group: Group, leaves: int, targets: Targets) -> None:
     """Forget keys, and take them out of their pane's entries."""
-    for address in addresses:
-        group.forget(address)
-    gone = set(addresses)
-    stay = [address for address in group.expiries.pop(leaves) if address not in gone]
+    for target in targets:
+        group.forget(target)
+    gone = set(targets)
+    stay = [target for target in group.expiries.pop(leaves) if target not in gone]
     if stay:
         group.expiries[leaves] = stay

@@ -11,16 +11,17 @@ from streamdetect.detect.alerts import Key
 from streamdetect.detect.episodes import Episode, leaves_ms
 from streamdetect.detect.history import History, Partial
 from streamdetect.detect.rules import Rule
+from streamdetect.model import Target, address_of
 
-# {group: {address: partial}} of one inclusion tick and pane
-Inbox = dict["Group", dict[str | None, Partial]]
+# {group: {target: partial}} of one inclusion tick and pane
+Inbox = dict["Group", dict[Target, Partial]]
 
 
 class ChangedKeys(NamedTuple):
     """Keys after a change: their histories, None where forgotten; and all open episodes of the group."""
 
-    histories: dict[str | None, History | None]
-    episodes: dict[str | None, Episode]
+    histories: dict[Target, History | None]
+    episodes: dict[Target, Episode]
 
 
 class Group:
@@ -49,74 +50,74 @@ class Group:
         self.process = process
         self.sensor = sensor
         self.plan = plan  # asks for a tick to be evaluated
-        self.histories: dict[str | None, History] = {}
-        self.episodes: dict[str | None, Episode] = {}
-        self.watched: dict[str | None, int] = {}
-        self.due: dict[int, set[str | None]] = {}
+        self.histories: dict[Target, History] = {}
+        self.episodes: dict[Target, Episode] = {}
+        self.watched: dict[Target, int] = {}
+        self.due: dict[int, set[Target]] = {}
         # By the tick at which their newest pane leaves.
-        self.expiries: dict[int, list[str | None]] = {}
+        self.expiries: dict[int, list[Target]] = {}
         # What an eviction found near the thresholds, by the tick at which that may end (`eviction`).
-        self.spared: dict[int, list[str | None]] = {}
+        self.spared: dict[int, list[Target]] = {}
         # Keys that changed since the last `take_changes`; None while nobody wants to know.
-        self.changed: dict[str | None, History | None] | None = None
+        self.changed: dict[Target, History | None] | None = None
 
-    def key(self, address: str | None) -> Key:
-        return Key(address, self.process, self.sensor)
+    def key(self, target: Target) -> Key:
+        return Key(address_of(target), self.process, self.sensor)
 
-    def keep(self, address: str | None, history: History | None, episode: Episode | None) -> None:
+    def keep(self, target: Target, history: History | None, episode: Episode | None) -> None:
         """A key's state after a look; without a history it is forgotten."""
         if history is None:
-            self.forget(address)
+            self.forget(target)
             return
-        self.histories[address] = history
+        self.histories[target] = history
         if episode is None:
-            self.episodes.pop(address, None)
+            self.episodes.pop(target, None)
         else:
-            self.episodes[address] = episode
+            self.episodes[target] = episode
         if self.changed is not None:
-            self.changed[address] = history
+            self.changed[target] = history
 
-    def forget(self, address: str | None) -> None:
-        self.histories.pop(address, None)
-        self.episodes.pop(address, None)
-        self.watched.pop(address, None)
+    def forget(self, target: Target) -> None:
+        self.histories.pop(target, None)
+        self.episodes.pop(target, None)
+        self.watched.pop(target, None)
         if self.changed is not None:
-            self.changed[address] = None
+            self.changed[target] = None
 
-    def expect(self, addresses: Sequence[str | None], history: History) -> None:
+    def expect(self, targets: Sequence[Target], history: History) -> None:
         """Note when keys will be forgotten if nothing more comes; the newest event of all is in that history's pane."""
         leaves = leaves_ms(past.newest_ms(history[0]), self.rule.limits)
-        self._bucket(self.expiries, leaves).extend(addresses)
+        self._bucket(self.expiries, leaves).extend(targets)
 
-    def note(self, ticks: dict[int, list[str | None]], tick_ms: int, address: str | None) -> None:
+    def note(self, ticks: dict[int, list[Target]], tick_ms: int, target: Target) -> None:
         """Put a key into `expiries` or `spared`."""
-        self._bucket(ticks, tick_ms).append(address)
+        self._bucket(ticks, tick_ms).append(target)
 
-    def _bucket(self, ticks: dict[int, list[str | None]], tick_ms: int) -> list[str | None]:
+    def _bucket(self, ticks: dict[int, list[Target]], tick_ms: int) -> list[Target]:
         bucket = ticks.get(tick_ms)
         if bucket is None:
             bucket = ticks[tick_ms] = []
             self.plan(tick_ms)
         return bucket
 
-    def take_leaving(self, tick_ms: int) -> list[str | None]:
+    def take_leaving(self, tick_ms: int) -> list[Target]:
         """Keys that a tick, or an eviction before it, has planned to let go."""
         return [*self.expiries.pop(tick_ms, ()), *self.spared.pop(tick_ms, ())]
 
-    def expire(self, addresses: Iterable[str | None], tick_ms: int) -> None:
+    def expire(self, targets: Iterable[Target], tick_ms: int) -> None:
         """Forget keys whose newest pane has left. A key with an open episode is due for a look and goes there."""
-        for address in addresses:
-            history = self.histories[address]
+        for target in targets:
+            history = self.histories[target]
             if leaves_ms(past.newest_ms(history[0]), self.rule.limits) > tick_ms:
-                self.expect([address], history)
-            elif address not in self.episodes:
-                self.forget(address)
+                self.expect([target], history)
+            elif target not in self.episodes:
+                self.forget(target)
 
-    def take_due(self, tick_ms: int) -> set[str | None]:
+    def take_due(self, tick_ms: int) -> set[Target]:
         """Keys whose planned look is now; a look that was planned anew for another tick is not one."""
-        due = {address for address in self.due.pop(tick_ms, ()) if self.watched.get(address) == tick_ms}
-        for address in due:
-            del self.watched[address]
+        due = {target for target in self.due.pop(tick_ms, ()) if self.watched.get(target) == tick_ms}
+        for target in due:
+            del self.watched[target]
         return due
 
 
@@ -140,12 +141,12 @@ class Changes(NamedTuple):
     def key_rows(self) -> Iterator[saved.Row]:
         """A `key` row for each changed key, or a `forgotten` row."""
         for group, changed in self.keys.items():
-            for address, history in changed.histories.items():
-                key = group.key(address)
+            for target, history in changed.histories.items():
+                key = group.key(target)
                 if history is None:
                     yield saved.forgotten_row(group.rule.id, key)
                 else:
-                    yield saved.key_row(group.rule.id, key, history, changed.episodes.get(address))
+                    yield saved.key_row(group.rule.id, key, history, changed.episodes.get(target))
 
     def waiting_rows(self) -> Iterator[saved.Row]:
         """A `waiting` row for each partial of the new parts."""
@@ -156,5 +157,5 @@ class Changes(NamedTuple):
 def part_rows(tick_ms: int, pane_ms: int, part: Inbox) -> Iterator[saved.Row]:
     """A `waiting` row for each partial of a part of an inbox."""
     for group, partials in part.items():
-        for address, partial in partials.items():
-            yield saved.waiting_row(group.rule.id, group.key(address), tick_ms, pane_ms, partial)
+        for target, partial in partials.items():
+            yield saved.waiting_row(group.rule.id, group.key(target), tick_ms, pane_ms, partial)

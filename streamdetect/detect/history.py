@@ -23,7 +23,7 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from streamdetect.detect.rules import Limits
-from streamdetect.model import Details, Facts, Shown
+from streamdetect.model import Details, Facts, Shown, Target, address_of
 
 Seen = tuple[tuple[str, int], ...]
 Recent = tuple[Seen, Seen]
@@ -54,14 +54,14 @@ def start_partial(time_ms: int, details: Facts) -> Partial:
     return [1, time_ms, time_ms, details, None, None]
 
 
-def add_event(partial: Partial, time_ms: int, details: Facts, address: str | None, limits: Limits) -> None:
+def add_event(partial: Partial, time_ms: int, details: Facts, target: Target, limits: Limits) -> None:
     """Add one event to a partial."""
     partial[COUNT] += 1
     known: Facts = partial[DETAILS]
     if details is not known:
         if partial[HOSTS] is not None or details[:2] != known[:2]:
             _spread(partial, time_ms, details, limits)
-        if time_ms > partial[LAST] or (time_ms == partial[LAST] and sorts_after(details, known, address)):
+        if time_ms > partial[LAST] or (time_ms == partial[LAST] and sorts_after(details, known, target)):
             partial[DETAILS] = details
     elif partial[HOSTS] is not None:
         _spread(partial, time_ms, details, limits)
@@ -96,7 +96,7 @@ def newest(seen: Iterable[tuple[str, int]], limit: int) -> Seen:
 
 
 def fold(
-    history: History | None, partial: Partial, address: str | None, oldest_ms: int, limits: Limits
+    history: History | None, partial: Partial, target: Target, oldest_ms: int, limits: Limits
 ) -> History:
     """A key's history with a partial of one pane added; panes before `oldest_ms` are let go."""
     count, first_ms, last_ms = partial[COUNT], partial[FIRST], partial[LAST]
@@ -112,7 +112,7 @@ def fold(
     ):
         recent = _merged_recent(history, partial, limits)
     known_last_ms = newest_ms(panes)
-    if last_ms < known_last_ms or (last_ms == known_last_ms and not sorts_after(details, known, address)):
+    if last_ms < known_last_ms or (last_ms == known_last_ms and not sorts_after(details, known, target)):
         details = known
     return _add_pane(panes, first_ms, last_ms, count, oldest_ms, limits), details, recent
 
@@ -265,8 +265,9 @@ def newest_ms(panes: Panes) -> int:
     return last_ms
 
 
-def sorts_after(details: Facts, other: Facts, address: str | None) -> bool:
+def sorts_after(details: Facts, other: Facts, target: Target) -> bool:
     """Of two events in the same millisecond, the one whose details sort last as JSON text is the latest (§5)."""
+    address = address_of(target)
     return details_text(details, address) > details_text(other, address)
 
 

@@ -16,7 +16,7 @@ from streamdetect.detect.episodes import Episode, leaves_ms, look
 from streamdetect.detect.history import History, Partial
 from streamdetect.detect.rules import Rule
 from streamdetect.detect.ticks import NEVER, inclusion
-from streamdetect.model import Alert, Facts
+from streamdetect.model import Alert, Facts, target_of
 
 
 class KeyedStep:
@@ -25,6 +25,7 @@ class KeyedStep:
     def __init__(self, rule: Rule, key: Key, state: dict[str, Any] | None = None) -> None:
         self._rule = rule
         self._key = key
+        self._target = target_of(key.address)
         self._history: History | None = None
         self._episode: Episode | None = None
         self._waiting: dict[int, dict[int, Partial]] = {}
@@ -47,7 +48,7 @@ class KeyedStep:
         if partial is None:
             panes[pane_ms] = past.start_partial(time_ms, details)
         else:
-            past.add_event(partial, time_ms, details, self._key.address, limits)
+            past.add_event(partial, time_ms, details, self._target, limits)
 
     def notify_at(self) -> int | None:
         """The next tick at which something may change, None when the key can be dropped."""
@@ -64,7 +65,7 @@ class KeyedStep:
         panes = self._waiting.pop(tick_ms, {})
         for pane_ms in sorted(panes):
             oldest_ms = tick_ms - limits.lookback_ms
-            self._history = past.fold(self._history, panes[pane_ms], self._key.address, oldest_ms, limits)
+            self._history = past.fold(self._history, panes[pane_ms], self._target, oldest_ms, limits)
         self._evaluated_ms = tick_ms
         found = look(self._history, self._episode, tick_ms, limits)
         self._history, self._episode, self._again_ms = found.history, found.episode, found.again_ms

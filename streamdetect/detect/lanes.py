@@ -10,7 +10,7 @@ from streamdetect.detect.clocks import PartitionClock
 from streamdetect.detect.groups import Group, Inbox
 from streamdetect.detect.rules import PROCESS_NAME, Judges
 from streamdetect.detect.ticks import NEVER, inclusion
-from streamdetect.model import Event, Facts, Partition
+from streamdetect.model import Event, Facts, Partition, Target
 
 if TYPE_CHECKING:
     from streamdetect.detect.engine import Detector
@@ -106,7 +106,7 @@ class Lane:
             return LATE
         inbox = self._inbox_for(time_ms, watermark_ms)
         for rule in counting:
-            self.put(inbox, engine.group(rule, kind), time_ms, flow.addresses, details)
+            self.put(inbox, engine.group(rule, kind), time_ms, flow.targets, details)
         return COUNTED
 
     def _inbox_for(self, time_ms: int, watermark_ms: int) -> Inbox:
@@ -128,16 +128,14 @@ class Lane:
         return inbox
 
     @staticmethod
-    def put(
-        inbox: Inbox, group: Group, time_ms: int, addresses: tuple[str | None, ...], details: Facts
-    ) -> None:
+    def put(inbox: Inbox, group: Group, time_ms: int, targets: tuple[Target, ...], details: Facts) -> None:
         """Add an event to an inbox, once for each key it falls into."""
         partials = inbox.get(group)
         if partials is None:
             partials = inbox[group] = {}
-        for address in addresses:
-            partial = partials.get(address)
+        for target in targets:
+            partial = partials.get(target)
             if partial is None:
-                partials[address] = past.start_partial(time_ms, details)
+                partials[target] = past.start_partial(time_ms, details)
             else:
-                past.add_event(partial, time_ms, details, address, group.rule.limits)
+                past.add_event(partial, time_ms, details, target, group.rule.limits)

@@ -17,7 +17,7 @@ from streamdetect.detect.groups import Group, Inbox
 from streamdetect.detect.history import Partial
 from streamdetect.detect.lanes import FUTURE, Lane
 from streamdetect.detect.rules import PROCESS_NAME
-from streamdetect.model import Event, Facts, Flow, Kind, Partition
+from streamdetect.model import Event, Facts, Flow, Kind, Partition, Target
 
 
 class PartRow(NamedTuple):
@@ -26,7 +26,7 @@ class PartRow(NamedTuple):
     rule: int
     process: str
     sensor: str | None
-    partials: dict[str | None, Partial]
+    partials: dict[Target, Partial]
 
 
 class Part(NamedTuple):
@@ -52,14 +52,12 @@ class TimedLane(Lane):
     __slots__ = ()
 
     @staticmethod
-    def put(
-        inbox: Inbox, group: Group, time_ms: int, addresses: tuple[str | None, ...], details: Facts
-    ) -> None:
+    def put(inbox: Inbox, group: Group, time_ms: int, targets: tuple[Target, ...], details: Facts) -> None:
         """As `Lane.put`, and the time behind the partial's other places."""
-        Lane.put(inbox, group, time_ms, addresses, details)
+        Lane.put(inbox, group, time_ms, targets, details)
         partials = inbox[group]
-        for address in addresses:
-            partial = partials[address]
+        for target in targets:
+            partial = partials[target]
             if len(partial) > past.TIMES:
                 partial[past.TIMES].append(time_ms)
             else:

@@ -53,11 +53,11 @@ def open_now(detector: Detector) -> list[Standing]:
     """Keys with an open episode, the longest open first."""
     found = []
     for group in detector.groups():
-        for address, episode in list(group.episodes.items()):
-            history = group.histories.get(address)
+        for target, episode in list(group.episodes.items()):
+            history = group.histories.get(target)
             if history is not None:
                 found.append(
-                    _standing(group.rule, group.key(address), history, episode, detector.evaluated_ms)
+                    _standing(group.rule, group.key(target), history, episode, detector.evaluated_ms)
                 )
     present = [standing for standing in found if standing is not None]
     return sorted(present, key=lambda one: (one.episode and one.episode.opened_ms, one.key.order()))
@@ -77,11 +77,11 @@ def _candidates(detector: Detector) -> Iterator[Standing]:
     for group in detector.groups():
         least = -(-group.rule.limits.need // _LEAST_SHARE)
         histories, episodes, total = group.histories, group.episodes, past.total
-        for address in list(histories):
-            history = histories.get(address)
-            if history is None or total(history[0]) < least or address in episodes:
+        for target in list(histories):
+            history = histories.get(target)
+            if history is None or total(history[0]) < least or target in episodes:
                 continue
-            standing = _standing(group.rule, group.key(address), history, None, detector.evaluated_ms)
+            standing = _standing(group.rule, group.key(target), history, None, detector.evaluated_ms)
             if standing is not None:
                 yield standing
 

@@ -20,7 +20,7 @@ from streamdetect.detect.episodes import Figures, objection
 from streamdetect.detect.history import COUNT, FIRST, History, Partial
 from streamdetect.detect.rules import Limits, Rule
 from streamdetect.detect.survey import span_ms
-from streamdetect.model import Details, Facts
+from streamdetect.model import Details, Facts, Target, target_of
 
 MOST_SEEN: Final = 9
 """So many hosts or processes of a key are told apart, beyond what the limits ask for: a key on two hosts is near."""
@@ -176,15 +176,16 @@ class Tracks:
     def __init__(self, most: int = 100, only: tuple[frozenset[str | None], str] | None = None) -> None:
         self._most = most
         self._only = only
+        self._asked_for = frozenset(map(target_of, () if only is None else only[0]))
         self._followed: dict[tuple[Rule, Key], _Followed] = {}
 
     def least_events(self, limits: Limits) -> int | None:
         """The fewest events in the window with which a key is followed; None where that does not matter."""
         return None if self._only is not None else max(1, -(-limits.need // _LEAST_SHARE))
 
-    def asked_for(self, process: str) -> frozenset[str | None]:
+    def asked_for(self, process: str) -> frozenset[Target]:
         """The addresses that are followed with this process whatever they have."""
-        return self._only[0] if self._only is not None and self._only[1] == process else frozenset()
+        return self._asked_for if self._only is not None and self._only[1] == process else frozenset()
 
     def folded(self, group_rule: Rule, key: Key, partial: Partial) -> None:
         """Events of one pane have been folded into a key's history, before it is looked at."""
@@ -213,7 +214,7 @@ class Tracks:
 
     def _wants(self, key: Key, figures: Figures) -> bool:
         if self._only is not None:
-            return key.address in self.asked_for(key.process)
+            return target_of(key.address) in self.asked_for(key.process)
         return figures.hosts <= MOST_SEEN and figures.processes <= MOST_SEEN
 
     @staticmethod

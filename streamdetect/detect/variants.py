@@ -25,7 +25,7 @@ from streamdetect.detect.history import DETAILS, History, Partial
 from streamdetect.detect.readers import Part
 from streamdetect.detect.rules import Limits, Rule
 from streamdetect.detect.tracks import MOST_SEEN, Tracks
-from streamdetect.model import Alert, Facts
+from streamdetect.model import Alert, Facts, Target, address_of
 
 _MOST_SHARED = 262_144  # as in the decoder
 
@@ -98,7 +98,7 @@ class Variants(Detector):
         self._lost = [_Lost() for _ in variants]
         self._alerts: list[list[Alert]] = [[] for _ in variants]
         self._found: list[list[Found]] = [[] for _ in variants]
-        self._open: dict[tuple[Group, str | None], dict[_Judge, Episode]] = {}
+        self._open: dict[tuple[Group, Target], dict[_Judge, Episode]] = {}
         self._shared: dict[Facts, Facts] = {}
         self._judges: dict[Rule, list[_Judge]] = {rule: [] for rule in self.rules}
         for number, settings in enumerate(variants):
@@ -203,20 +203,20 @@ class Variants(Detector):
             self._tracks.keep_best()
         yield []
 
-    def _fold(self, group: Group, partials: dict[str | None, Partial], tick_ms: int) -> set[str | None]:
+    def _fold(self, group: Group, partials: dict[Target, Partial], tick_ms: int) -> set[Target]:
         changed = super()._fold(group, partials, tick_ms)
         if self._tracks is not None:
             changed |= partials.keys() & self._tracks.asked_for(group.process)
-            for address in changed:
-                self._tracks.folded(group.rule, group.key(address), partials[address])
+            for target in changed:
+                self._tracks.folded(group.rule, group.key(target), partials[target])
         return changed
 
-    def _look(self, group: Group, address: str | None, tick_ms: int) -> Alert | None:
+    def _look(self, group: Group, target: Target, tick_ms: int) -> Alert | None:
         """Every judge's look. The alerts are kept by variant; here is none."""
         limits = group.rule.limits
         oldest_ms = tick_ms - limits.lookback_ms
-        history = within(group.histories.get(address), oldest_ms)
-        place = (group, address)
+        history = within(group.histories.get(target), oldest_ms)
+        place = (group, target)
         judging: list[_Judge] = list(self._open.get(place, ()))
         if history is not None:
             figures = measure(history, oldest_ms, limits)
@@ -225,19 +225,19 @@ class Variants(Detector):
             judging += [one for one in judges if one not in judging and one.is_true(figures, hours, rate)]
             if self._tracks is not None:
                 rule = judges[0].rule
-                self._tracks.looked(group.rule, rule, group.key(address), history, figures, tick_ms)
+                self._tracks.looked(group.rule, rule, group.key(target), history, figures, tick_ms)
         for judge in judging:
             self._judge(judge, place, history, tick_ms)
         still_open = self._open.get(place, {})
-        group.keep(address, history, next(iter(still_open.values()), None))
-        followed = self._tracks is not None and address in self._tracks.asked_for(group.process)
+        group.keep(target, history, next(iter(still_open.values()), None))
+        followed = self._tracks is not None and target in self._tracks.asked_for(group.process)
         again_ms = _again(history, still_open, tick_ms, limits, followed=followed)
         if again_ms is not None:
-            self._watch(group, address, again_ms)
+            self._watch(group, target, again_ms)
         return None
 
     def _judge(
-        self, judge: _Judge, place: tuple[Group, str | None], history: History | None, tick_ms: int
+        self, judge: _Judge, place: tuple[Group, Target], history: History | None, tick_ms: int
     ) -> None:
         episodes = self._open.get(place, {})
         found = look(history, episodes.get(judge), tick_ms, judge.limits)
@@ -246,9 +246,9 @@ class Variants(Detector):
         elif episodes.pop(judge, None) is not None and not episodes:
             del self._open[place]
         if found.action is not None:
-            group, address = place
-            alert = build(judge.rule, group.key(address), tick_ms, found)
-            self._found[judge.variant].append((group.key(address).order(), judge.place, alert))
+            group, target = place
+            alert = build(judge.rule, group.key(target), tick_ms, found)
+            self._found[judge.variant].append((group.key(target).order(), judge.place, alert))
 
     # -- too many keys
 
@@ -273,8 +273,8 @@ class Variants(Detector):
         """The state as this variant's engine would have it after the looks of a tick."""
         ids = {rule.id: own.id for rule, own in zip(self.rules, fork.rules, strict=True)}
         own_episodes = {
-            (judge.rule.id, tuple(group.key(address))): episode
-            for (group, address), episodes in self._open.items()
+            (judge.rule.id, tuple(group.key(target))): episode
+            for (group, target), episodes in self._open.items()
             for judge, episode in episodes.items()
             if judge.variant == number
         }
@@ -294,13 +294,13 @@ def _import(fork: Detector, parts: Sequence[Part]) -> None:
         fork.import_state(
             saved.waiting_row(
                 fork.rules[row.rule].id,
-                Key(address, row.process, row.sensor),
+                Key(address_of(target), row.process, row.sensor),
                 tick_ms,
                 pane_ms,
                 partial,
             )
             for row in rows
-            for address, partial in row.partials.items()
+            for target, partial in row.partials.items()
         )
 
 

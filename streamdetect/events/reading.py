@@ -52,7 +52,7 @@ class Reading:
     def flow(self, direction: object, found_port: object, ip: object, address: object) -> Flow:
         """Where an event went, from network.direction and destination.port, .ip and .address."""
         ips = self._addresses.distinct(ip)
-        return Flow(
+        return Flow.to(
             direction=self._direction(direction),
             port=port(found_port),
             ip=only(ips),

@@ -21,7 +21,7 @@ from streamdetect.detect.episodes import Episode
 from streamdetect.detect.history import History, Partial
 from streamdetect.detect.rules import Limits
 from streamdetect.detect.ticks import NEVER
-from streamdetect.model import Facts, Partition
+from streamdetect.model import Facts, Partition, target_of
 from streamdetect.service.differences import Comparison, Difference
 from streamdetect.service.state import Examined
 
@@ -88,7 +88,7 @@ class _View:
     def __init__(self, side: _Side, identity: Identity, oldest_ms: int, limits: Limits) -> None:
         self._history = side.histories.get(identity)
         self._waiting = side.waiting.get(identity, {})
-        self._address = identity[1].address
+        self._target = target_of(identity[1].address)
         self._oldest_ms = oldest_ms
         self._limits = limits
         self.episode = side.episodes.get(identity)
@@ -119,7 +119,7 @@ class _View:
     def _folded(self, history: History | None, partials: list[Partial]) -> History | None:
         """Parts of one pane that were saved at different times are one."""
         for partial in partials:
-            history = past.fold(history, partial, self._address, self._oldest_ms, self._limits)
+            history = past.fold(history, partial, self._target, self._oldest_ms, self._limits)
         return history
 
     def _normal(self, history: History | None, oldest_ms: int) -> _Normal | None:

@@ -19,6 +19,7 @@ from streamdetect.detect.tracks import Point, Track, verdicts
 from streamdetect.errors import UsageError
 from streamdetect.events.values import parse_address
 from streamdetect.findings.outcome import Outcome
+from streamdetect.model import target_of
 from streamdetect.service.backtest import Ways, run_backtest
 from streamdetect.service.courses import (
     Course,
@@ -178,7 +179,7 @@ class _Remembered:
         for tick_ms in sorted(tick_ms for tick_ms in self.waiting if tick_ms <= at_ms):
             oldest_ms = tick_ms - self.rule.limits.lookback_ms
             for partial in self.waiting[tick_ms]:
-                history = fold(history, partial, self.key.address, oldest_ms, self.rule.limits)
+                history = fold(history, partial, target_of(self.key.address), oldest_ms, self.rule.limits)
             if history is not None:
                 yield tick_ms, history
 
