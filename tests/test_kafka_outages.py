@@ -51,7 +51,7 @@ from streamdetect.sinks.kafka import KafkaLedger
 from streamdetect.sinks.ledger import Committed
 from streamdetect.sinks.watchdog import HungError, within
 
-RANDOM_SECONDS = float(os.environ.get("STREAMDETECT_OUTAGE_SECONDS", "45"))
+RANDOM_SECONDS = float(os.environ.get("STREAMDETECT_OUTAGE_SECONDS", "30"))
 """How long the broker is killed at random moments; more for a night."""
 
 
