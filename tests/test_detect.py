@@ -401,6 +401,24 @@ def test_a_checkpoint_hears_of_evicted_keys() -> None:
     assert ear.lost == 1
 
 
+def test_a_tick_takes_nothing_from_what_a_checkpoint_still_writes() -> None:
+    """What waits is emptied as it is folded, once nobody else reads it: here before the write, then behind it."""
+    detector, lane, _ = make()
+    detector.track_changes()
+    for pane in range(2):
+        for number in range(1_200):
+            lane.accept(Seen(T0_MS + pane * 5 * MINUTE_MS, to(f"9.9.{number // 250}.{number % 250}")))
+        changes = detector.take_changes()
+        if pane == 0:
+            detector.advance_to(T0_MS + 5 * MINUTE_MS)
+            assert len(list(changes.waiting_rows())) == 1_200
+        else:
+            changes.let_go()
+            detector.advance_to(T0_MS + 10 * MINUTE_MS)
+            assert list(changes.waiting_rows()) == []
+    assert detector.keys == 1_200
+
+
 def test_an_eviction_looks_at_no_pane_that_does_not_concern_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten panes of 100 keys, the oldest all near (2 of 4 events), and 10 new keys too many at each of two ticks."""
     rule = {"name": "small", "min_connections_per_hour": 4, "min_duration_hours": 1}

@@ -226,7 +226,7 @@ class Detector:
                 self._first_tick_ms = tick_ms
         part = self._unsaved.get((tick_ms, pane_ms))
         if part is None:
-            part = self._unsaved[tick_ms, pane_ms] = {}
+            part = self._unsaved[tick_ms, pane_ms] = Inbox()
             panes.setdefault(pane_ms, []).append(part)
         return part
 
@@ -252,6 +252,8 @@ class Detector:
         for group in keys:
             group.changed = {}
         parts, self._unsaved = self._unsaved, {}
+        for part in parts.values():
+            part.lent = True
         self._let_go()
         return Changes(self._progress_row(), [lane.row() for lane in self.lanes.values()], keys, parts)
 
@@ -271,7 +273,7 @@ class Detector:
             for part in inboxes.pop(pane_ms):
                 for group, partials in part.items():
                     found = changed.setdefault(group, set())
-                    for some in _slices(partials.items()):
+                    for some in _slices(partials.items()) if part.lent else _emptied(partials):
                         found |= self._fold(group, dict(some), tick_ms)
                         yield None
         found_alerts: list[tuple[tuple[object, ...], int, Alert]] = []
@@ -392,7 +394,7 @@ class Detector:
         parts = self._waiting[tick_ms][pane_ms]
         part = next((part for part in parts if target not in part.get(group, ())), None)
         if part is None:
-            part = {}
+            part = Inbox()
             parts.insert(0, part)
         part.setdefault(group, {})[target] = saved.partial_of(row)
 
@@ -450,6 +452,11 @@ class Detector:
         for group in self._groups.values():
             if group.process == process and target in group.histories:
                 yield group.rule, group.key(target), group.histories[target]
+
+
+def _emptied(partials: dict[Target, Partial]) -> Iterator[list[tuple[Target, Partial]]]:
+    while partials:
+        yield [partials.popitem() for _ in range(min(_SLICE, len(partials)))]
 
 
 def _slices(items: Iterable[Item]) -> Iterator[list[Item]]:

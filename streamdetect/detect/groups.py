@@ -13,8 +13,19 @@ from streamdetect.detect.history import History, Partial
 from streamdetect.detect.rules import Rule
 from streamdetect.model import Target, address_of
 
-# {group: {target: partial}} of one inclusion tick and pane
-Inbox = dict["Group", dict[Target, Partial]]
+
+class Inbox(dict["Group", dict[Target, Partial]]):
+    """{group: {target: partial}} of one inclusion tick and pane, or a part of it.
+
+    `lent` while somebody else reads it, maybe in another thread. One that is not is emptied while it is folded: what a
+    large one holds, given up at once, would stop the loop.
+    """
+
+    __slots__ = ("lent",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lent = False
 
 
 class ChangedKeys(NamedTuple):
@@ -133,10 +144,12 @@ class Changes(NamedTuple):
     parts: dict[tuple[int, int], Inbox]
 
     def let_go(self) -> None:
-        """Free it piece by piece: a dict of a million keys given up at once would stop every thread."""
+        """It has been written. Free it piece by piece: a million keys given up at once would stop every thread."""
         for changed in self.keys.values():
             while changed.histories:
                 changed.histories.popitem()
+        for part in self.parts.values():
+            part.lent = False
 
     def key_rows(self) -> Iterator[saved.Row]:
         """A `key` row for each changed key, or a `forgotten` row."""

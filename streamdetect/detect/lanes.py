@@ -48,7 +48,7 @@ class Lane:
     def let_go(self) -> None:
         """The inbox at hand takes no more events."""
         # The inbox that the last event went to, and its pane: the next event nearly always goes there too.
-        self._inbox: Inbox = {}
+        self._inbox = Inbox()
         self._low_ms = self._high_ms = NEVER
 
     def row(self) -> saved.Row:
@@ -120,7 +120,7 @@ class Lane:
             engine.listener.late_arrival(self.partition)
         place = inclusion(time_ms, watermark_ms, evaluated_ms, interval_ms, engine.lookback_ms)
         if place is None:
-            return {}
+            return Inbox()
         tick_ms, pane_ms = place
         inbox = engine.inbox(tick_ms, pane_ms)
         if tick_ms == pane_ms + interval_ms:

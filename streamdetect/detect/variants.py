@@ -20,7 +20,7 @@ from streamdetect.detect import saved
 from streamdetect.detect.alerts import Key, build
 from streamdetect.detect.engine import Detector, Listener
 from streamdetect.detect.episodes import Episode, Figures, leaves_ms, look, measure, within
-from streamdetect.detect.groups import Group
+from streamdetect.detect.groups import Group, Inbox
 from streamdetect.detect.history import DETAILS, History, Partial
 from streamdetect.detect.readers import Part
 from streamdetect.detect.rules import Limits, Rule
@@ -135,10 +135,10 @@ class Variants(Detector):
             return
         for tick_ms, pane_ms, rows in parts:
             self.inbox(tick_ms, pane_ms)
-            inbox = {
-                self._group(self.rules[rule], process, sensor): partials
-                for rule, process, sensor, partials in rows
-            }
+            inbox = Inbox()
+            inbox.lent = True  # other variants may take the same partials
+            for rule, process, sensor, partials in rows:
+                inbox[self._group(self.rules[rule], process, sensor)] = partials
             self._waiting[tick_ms][pane_ms].append(inbox)
 
     @property
