@@ -13,7 +13,7 @@ help:
 	@echo "make test    all tests, with a real Kafka broker (Java and Kafka come with pip)"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
-	@echo "make bench   the benchmarks; make bench-flink: the one against Flink SQL, which installs 850 MB"
+	@echo "make bench   the benchmarks, results to benchmarks/results.md; make bench-flink: the one against Flink SQL, which installs 850 MB"
 	@echo "make fuzz    a million mutated and random records; half an hour"
 	@echo "make chaos   kill the run 200 times against a real broker, for each kind of sink; half an hour"
 	@echo "make lock    pin the image's packages anew, with Python 3.11"
@@ -53,7 +53,9 @@ format: $(VENV)/installed-test
 	$(BIN)/ruff format
 
 bench: $(VENV)/installed-test
-	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@rm -f benchmarks/results.md
+	@for script in benchmarks/bench_*.py; do \
+	  echo "== $$script"; BENCH_RESULTS=benchmarks/results.md $(BIN)/python "$$script" || exit 1; done
 
 # Apart: it installs 850 MB.
 bench-flink: $(VENV)/installed-test

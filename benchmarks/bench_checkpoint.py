@@ -153,9 +153,11 @@ def main() -> None:
         if stored is not None:
             restored.import_state(stored.rows())
         restore_seconds = time.perf_counter() - begun
+        if restored.keys != keys:
+            raise SystemExit(f"{restored.keys:,} keys are restored, not {keys:,}")
     base = rows[0][3]
     table(
-        f"checkpoints with {keys:,} live keys; ratio: events a second to those without a checkpoint",
+        f"checkpoints of {keys:,} keys, restored in {restore_seconds:.1f} s; ratio: events a second to those without",
         ("checkpoint", "ratio", "longest stop ms", "99.9 % ms", "save s", "MB on disk"),
         [
             (
@@ -169,7 +171,6 @@ def main() -> None:
             for name, longest, usual, rate, seconds, size in rows
         ],
     )
-    print(f"restore: {restore_seconds:.1f} s for {restored.keys:,} keys")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import date
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -18,6 +21,8 @@ from streamdetect.estate import Beacon, Plan, lines  # noqa: E402 - found by the
 HOUR_MS = 3_600_000
 MONDAY_8_MS = 1_772_409_600_000 + 8 * HOUR_MS
 ROUNDS = 3
+RESULTS = os.environ.get("BENCH_RESULTS")
+"""The page that results go to as well, if any."""
 
 
 def pin() -> int:
@@ -61,7 +66,7 @@ def in_turns(
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows in columns: the first to the left, the others to the right."""
+    """Print rows in columns, the first to the left, the others to the right; `make bench` keeps them in a page too."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     print(f"\n{title}")
     for row in (head, ["-" * width for width in widths], *rows):
@@ -69,3 +74,22 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         print("  " + "  ".join(cells).rstrip())
     sys.stdout.flush()
+    if RESULTS is not None:
+        _keep(Path(RESULTS), title, head, rows)
+
+
+def _keep(page: Path, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """As Markdown, behind what is there."""
+    begun = page.exists()
+    with page.open("a") as stream:
+        if not begun:
+            packages = ("kafka-python", "confluent-kafka", "orjson", "msgspec")
+            versions = ", ".join(f"{name} {version(name)}" for name in packages)
+            print(
+                f"# Results of `make bench`\n\nWritten by it on {date.today()}: {os.cpu_count()} shared cores, Python "  # noqa: DTZ011 - where it ran
+                f"{platform.python_version()}, {versions}. What they mean: [performance](../docs/performance.md).",
+                file=stream,
+            )
+        print(f"\n**{title}**\n", file=stream)
+        for row in (head, ["---"] * len(head), *rows):
+            print(f"| {' | '.join(row)} |", file=stream)
