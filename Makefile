@@ -40,8 +40,9 @@ $(VENV)/installed-test: pyproject.toml $(BIN)/python
 demo: $(VENV)/installed
 	@$(BIN)/python scripts/demo.py
 
+# One worker more than cores: many tests wait for a broker.
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 15
+	$(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder --durations 15
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check

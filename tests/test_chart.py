@@ -417,14 +417,14 @@ def test_a_standby_waits_for_nobodys_start_and_lives_elsewhere() -> None:
 
 
 def test_a_stop_has_the_time_to_save() -> None:
-    """20 s without Kafka and 45 s for a million changed keys (benchmarks/README.md)."""
-    assert pod("minimal")["terminationGracePeriodSeconds"] >= 20 + 45
+    """20 s without Kafka and 58 s for a million changed keys beside a busy loop (benchmarks/results.md)."""
+    assert pod("minimal")["terminationGracePeriodSeconds"] >= 20 + 58
 
 
 def test_the_memory_holds_the_keys() -> None:
-    """The request holds the default `limits.max_keys` at 291 bytes and 100 MB, and the limit twice that."""
+    """The request holds the default `limits.max_keys` at 260 bytes and 220 MB, and the limit twice that."""
     keys = load_settings(None, ("kafka.topics=[a]",), environ={}).limits.max_keys
-    needed = keys * 291 + 100_000_000
+    needed = keys * 260 + 220_000_000
     memory = {name: given["memory"] for name, given in DEFAULTS["resources"].items()}
     assert all(given.endswith("Gi") for given in memory.values())
     assert int(memory["requests"][:-2]) << 30 >= needed

@@ -333,3 +333,17 @@ def scraped() -> Iterator[tuple[str, frozenset[str], str]]:
         if family.name.startswith("streamdetect_"):
             labels = frozenset(family.samples[0].labels) - {"le"}
             yield family.name + ("_total" if family.type == "counter" else ""), labels, family.type
+
+
+def test_the_budget_is_what_the_benchmark_wrote() -> None:
+    """The stages in docs/performance.md are those of benchmarks/results.md, and so are README's bytes a key."""
+    results = (ROOT / "benchmarks/results.md").read_text().splitlines()
+    page = (ROOT / "docs/performance.md").read_text()
+    told = re.findall(r"^\| [a-z][^|]* \| -?[\d.]+x \| -?[\d,]+ \|$", page, re.MULTILINE)
+    assert len(told) == 2 * 10
+    assert set(told) <= set(results)
+    (one, many) = re.findall(
+        r"takes (\d+) bytes at a million of them, (\d+) with 60,000", (ROOT / "README.md").read_text()
+    )[0]
+    sizes = [line.split(" | ")[2:4] for line in results if line.startswith("| 1,000,000 | 1 | ")]
+    assert [["600", one], ["60,000", many]] == sizes[:2]
