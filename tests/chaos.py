@@ -150,6 +150,8 @@ class Stage:
         producer = Producer(
             {
                 "bootstrap.servers": self.broker.bootstrap,
+                # It may outlive a broker, and what it says on stderr would be taken for what a later test says.
+                "log_level": 0,
                 "enable.idempotence": True,
                 "message.max.bytes": 8_000_000,
             }

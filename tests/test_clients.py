@@ -199,7 +199,7 @@ def test_records_of_an_aborted_transaction_are_not_shown(
     """With the shipped configuration a client sees what was committed, and without it what was not."""
     need("kcat")
     topic = make_topic()
-    producer = Producer({"bootstrap.servers": broker.bootstrap, "transactional.id": topic})
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "log_level": 0, "transactional.id": topic})
     producer.init_transactions(WAIT)
     for value, end in ((b"aborted", producer.abort_transaction), (b"sent", producer.commit_transaction)):
         producer.begin_transaction()

@@ -250,7 +250,9 @@ def test_nothing_is_lost_by_holding(broker: Broker, monkeypatch: pytest.MonkeyPa
     topic, rng = broker.make_topic(partitions=3), Random(11)
     packed = {"linger.ms": 20, "batch.size": 10_000}
     # Else records that are sent again, as may happen on a topic just made, come behind later ones.
-    producer = Producer({"bootstrap.servers": broker.bootstrap, "enable.idempotence": True, **packed})
+    producer = Producer(
+        {"bootstrap.servers": broker.bootstrap, "log_level": 0, "enable.idempotence": True, **packed}
+    )
     for number in range(9_000):
         producer.produce(topic, b"%d" % number, partition=number % 3)
     assert producer.flush(WAIT) == 0

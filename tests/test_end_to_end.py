@@ -149,6 +149,7 @@ def produce(
     producer = Producer(
         {
             "bootstrap.servers": broker.bootstrap,
+            "log_level": 0,
             "compression.type": compression,
             # Else records that are sent again, as may happen on a topic just made, come behind later ones.
             "enable.idempotence": True,

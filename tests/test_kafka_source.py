@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -146,6 +147,7 @@ def test_every_compression_of_two_producers(
                 "bootstrap.servers": broker.bootstrap,
                 "compression.type": compression or "none",
                 "linger.ms": 50,
+                "log_level": 0,
             }
         )
         for number, text in enumerate(texts):
@@ -187,7 +189,7 @@ def test_nothing_is_invented_for_records_that_have_less(
     producer.send(topic, None, key=b"k", partition=0).get(WAIT)
     (second,) = read(source, 1)
     assert (second.values, second.keys) == ([None], [b"k"])
-    other = ConfluentProducer({"bootstrap.servers": broker.bootstrap})
+    other = ConfluentProducer({"bootstrap.servers": broker.bootstrap, "log_level": 0})
     other.produce(topic, None, headers=[("empty", None), ("full", b"x")])
     other.flush(WAIT)
     (third,) = read(source, 1)
@@ -283,6 +285,27 @@ def test_range_ends_behind_markers(
     source = opened(KafkaRange(settings(broker), [topic]))
     assert values(read_out(source)) == ["a", "b", "c", "d"]
     assert source.poll((), 0) == []
+
+
+def test_range_whose_last_offset_is_a_marker_when_more_comes(
+    broker: Broker, make_topic: MakeTopic, opened: Any, settings: Configure
+) -> None:
+    """Records that come before the marker was passed lie behind the end: all of a batch is cut off."""
+    topic = make_topic()
+    with closing(
+        KafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=f"writer-{topic}")
+    ) as writer:
+        writer.init_transactions()
+        writer.begin_transaction()
+        produce(writer, topic, ["a"])
+        writer.commit_transaction()
+        source = opened(KafkaRange(settings(broker), [topic]))
+        assert values(read(source, 1)) == ["a"]
+        writer.begin_transaction()
+        produce(writer, topic, ["b"])
+        writer.commit_transaction()
+    assert read_out(source) == []
+    assert source.progress() == (2, 2)
 
 
 def test_range_of_nothing_but_aborted_records(
@@ -623,7 +646,12 @@ def test_broker_killed_in_mid_stream(opened: Any, settings: Configure) -> None:
         confirmed: list[int] = []
         stop = threading.Event()
         writer = ConfluentProducer(
-            {"bootstrap.servers": own.bootstrap, "enable.idempotence": True, "reconnect.backoff.max.ms": 200}
+            {
+                "bootstrap.servers": own.bootstrap,
+                "log_level": 0,
+                "enable.idempotence": True,
+                "reconnect.backoff.max.ms": 200,
+            }
         )
 
         def confirm(error: object, _: object) -> None:
@@ -872,7 +900,7 @@ def test_a_partition_held_in_the_middle_of_a_batch_goes_on(
     """A is held after its first batch, B is read to its end, then A must go on: kafka-python parks A's records."""
     topic = broker.make_topic(partitions=2)
     producer = ConfluentProducer(
-        {"bootstrap.servers": broker.bootstrap, "linger.ms": 100, "enable.idempotence": True}
+        {"bootstrap.servers": broker.bootstrap, "log_level": 0, "linger.ms": 100, "enable.idempotence": True}
     )
     for index in range(100_000):
         producer.produce(topic, b"%06d" % index, partition=index % 2)

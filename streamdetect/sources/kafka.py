@@ -546,7 +546,8 @@ class KafkaRange:
             return []
         self._reader.hold({*hold, *self._done})
         batches = [self._cut(batch) for batch in self._reader.poll(timeout_ms)]
-        self._read |= {batch.partition: batch.offsets[-1] + 1 for batch in batches}
+        # Of one that begins behind the end nothing is left.
+        self._read |= {batch.partition: batch.offsets[-1] + 1 for batch in batches if len(batch)}
         self._done |= self._finished(batches)
         return [batch for batch in batches if len(batch)]
 
