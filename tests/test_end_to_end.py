@@ -138,8 +138,7 @@ def configured(folder: Path, broker: Broker, *topics: str, **sections: Mapping[s
     group = f"{folder.name}-{uuid.uuid4().hex[:8]}"
     kafka = {"bootstrap_servers": [broker.bootstrap], "topics": [*topics], "group_id": group}
     state = {"path": str(folder / "state"), "interval": "1s"}
-    plain = {"kafka": kafka, "time": {"idle_timeout": "1s"}, "checkpoint": state}
-    return written(folder, {**plain, **sections})
+    return written(folder, {"kafka": kafka, "time": {"idle_timeout": "1s"}, "checkpoint": state, **sections})
 
 
 def produce(

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 
+from streamdetect.model import target_of
 from streamdetect.remembered import Remembered
 
 _MAPPED = (
@@ -41,10 +42,8 @@ class Networks:
 
 
 def _number(address: str) -> int:
-    if ":" in address:
-        return int(IPv6Address(address))
-    a, b, c, d = map(int, address.split("."))
-    return _MAPPED | a << 24 | b << 16 | c << 8 | d
+    target = target_of(address)
+    return _MAPPED | target if isinstance(target, int) else int(IPv6Address(address))
 
 
 def _range(text: str) -> tuple[int, int]:

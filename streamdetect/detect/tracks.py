@@ -214,7 +214,8 @@ class Tracks:
 
     def _wants(self, key: Key, figures: Figures) -> bool:
         if self._only is not None:
-            return target_of(key.address) in self.asked_for(key.process)
+            addresses, process = self._only
+            return key.process == process and key.address in addresses
         return figures.hosts <= MOST_SEEN and figures.processes <= MOST_SEEN
 
     @staticmethod
