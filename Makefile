@@ -68,7 +68,7 @@ fuzz: $(VENV)/installed-test
 chaos: $(VENV)/installed-test
 	$(BIN)/python scripts/run_chaos.py --kills 200 --sink kafka
 	$(BIN)/python scripts/run_chaos.py --kills 200 --sink file
-	STREAMDETECT_EXAMPLES=500 $(BIN)/python -m pytest tests/test_commit.py
+	STREAMDETECT_EXAMPLES=500 $(BIN)/python -m pytest tests/service/live/test_commit.py
 
 LOCK = CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-annotate --no-header

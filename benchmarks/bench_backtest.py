@@ -11,8 +11,8 @@ from pathlib import Path
 from common import in_turns, pin, table, write_records
 
 from streamdetect.config import NamedSettings, Settings, varied
-from streamdetect.service.backtest import Ways, run_backtest
-from streamdetect.service.replay import run_replay
+from streamdetect.service.bounded.replay import run_replay
+from streamdetect.service.bounded.variant_replay import ReplayOptions, run_backtest
 from streamdetect.sinks.files import NullSink
 from streamdetect.sources.files import FileSource
 
@@ -35,7 +35,7 @@ def replay(paths: Sequence[Path]) -> None:
 
 def backtest(paths: Sequence[Path], variants: Sequence[NamedSettings], jobs: int = 1) -> None:
     with closing(FileSource(list(map(str, paths)))) as source:
-        run_backtest(variants=variants, source=source, ways=Ways(jobs=jobs))
+        run_backtest(variants=variants, source=source, ways=ReplayOptions(jobs=jobs))
 
 
 def main() -> None:

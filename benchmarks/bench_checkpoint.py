@@ -21,15 +21,15 @@ from common import MONDAY_8_MS, table
 from streamdetect.checkpoint import Checkpoint
 from streamdetect.checkpoint.sqlite import SqliteStore
 from streamdetect.config import Settings
-from streamdetect.detect import Detector, Lane
+from streamdetect.detect import Detector, PartitionProcessor
 from streamdetect.model import Partition
-from streamdetect.service.collecting import collecting_rarely
-from streamdetect.service.commit import CommitListener, Committer, Cut
-from streamdetect.service.live import Rows
-from streamdetect.service.local import LocalSinks
+from streamdetect.service.gc import collecting_rarely
+from streamdetect.service.live.commit import CommitListener, Committer, Cut
+from streamdetect.service.live.local_sinks import LocalSinks
+from streamdetect.service.live.loop import Rows
 from streamdetect.sinks import Outputs
-from streamdetect.sinks.ledger import Note
-from streamdetect.testing import MemoryLedger
+from streamdetect.sinks.transactional import CommitMetadata
+from streamdetect.testing import MemoryTransactionalSink
 
 PARTITION = Partition("events")
 TURN = 100
@@ -50,8 +50,8 @@ class Hears(CommitListener):
 class Loop:
     """Turns of events, and the time between them."""
 
-    def __init__(self, detector: Detector, lane: Lane, events: Iterator[Known]) -> None:
-        self._detector, self._lane, self._events = detector, lane, events
+    def __init__(self, detector: Detector, processor: PartitionProcessor, events: Iterator[Known]) -> None:
+        self._detector, self._lane, self._events = detector, processor, events
 
     def run(self, goes_on: Callable[[], bool]) -> tuple[float, float, float]:
         """Longest stop and its 99.9th percentile in ms, events a second."""
@@ -69,9 +69,9 @@ class Loop:
         return gaps[-1] * 1000, gaps[int(len(gaps) * 0.999)] * 1000, rate
 
 
-def committer_of(store: SqliteStore, note: Note, hears: Hears) -> Committer:
+def committer_of(store: SqliteStore, note: CommitMetadata, hears: Hears) -> Committer:
     """The real one, with a ledger in memory."""
-    ledger = MemoryLedger()
+    ledger = MemoryTransactionalSink()
     ledger.claim([PARTITION])
     return Committer(
         store=store,
@@ -84,7 +84,7 @@ def committer_of(store: SqliteStore, note: Note, hears: Hears) -> Committer:
     )
 
 
-def cut(detector: Detector, number: int, note: Note) -> Cut:
+def cut(detector: Detector, number: int, note: CommitMetadata) -> Cut:
     changes = detector.take_changes()
     checkpoint = Checkpoint(
         number,
@@ -118,20 +118,20 @@ def main() -> None:
     settings = Settings()
     detector, estate = Detector(settings), Estate()
     detector.track_changes()
-    lane = detector.lane(PARTITION)
+    processor = detector.processor(PARTITION)
     for number in range(keys):
-        lane.accept(estate.event(number, MONDAY_8_MS + number * SPREAD_MS // keys))
+        processor.accept(estate.event(number, MONDAY_8_MS + number * SPREAD_MS // keys))
         if number % 256 == 0:
             detector.advance()
     detector.advance_to(MONDAY_8_MS + SPREAD_MS)
-    loop = Loop(detector, lane, events_of(estate, keys, MONDAY_8_MS + SPREAD_MS))
+    loop = Loop(detector, processor, events_of(estate, keys, MONDAY_8_MS + SPREAD_MS))
     rows = []
     with tempfile.TemporaryDirectory() as folder, collecting_rarely():
         until = time.perf_counter() + 5
         rows.append(("none", *loop.run(lambda: time.perf_counter() < until), 0.0, 0))
         hears = Hears()
         store = SqliteStore(folder, settings.detection())
-        note = Note(1, "bench", store.state, 0)
+        note = CommitMetadata(1, "bench", store.state, 0)
         committer = committer_of(store, note, hears)
         for number, name in (
             (1, f"all {keys:,} keys"),
@@ -144,7 +144,7 @@ def main() -> None:
             rows.append((name, *measured, hears.seconds, hears.size_bytes))
         committer.close()
         store.close()
-        del loop, detector, lane, estate
+        del loop, detector, processor, estate
         gc.collect()
         begun = time.perf_counter()
         again = SqliteStore(folder, settings.detection())

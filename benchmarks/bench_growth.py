@@ -39,10 +39,10 @@ from common import MONDAY_8_MS, table
 
 from streamdetect.checkpoint.sqlite import SqliteStore
 from streamdetect.config import Settings
-from streamdetect.detect import Detector, Lane
+from streamdetect.detect import Detector, PartitionProcessor
 from streamdetect.model import Partition
-from streamdetect.service.collecting import collecting_rarely
-from streamdetect.sinks.ledger import Note
+from streamdetect.service.gc import collecting_rarely
+from streamdetect.sinks.transactional import CommitMetadata
 
 PANES_A_DAY = 288
 TICKS, BUSY_TICKS, TICKS_BETWEEN, ORDINARY = 48, 12, 6, 3
@@ -98,13 +98,15 @@ class Traffic:
                 yield event
 
 
-def ticks(detector: Detector, lane: Lane, pane: Pane, count: int) -> list[tuple[float, float]]:
+def ticks(
+    detector: Detector, processor: PartitionProcessor, pane: Pane, count: int
+) -> list[tuple[float, float]]:
     """(ms of a whole tick, ms of its longest slice) on the wall, for ticks cut as a live run cuts them."""
     found: list[tuple[float, float]] = []
     evaluated_ms = detector.evaluated_ms
     while len(found) < count:
         for number, event in enumerate(pane()):
-            lane.accept(event)
+            processor.accept(event)
             if number % 100 == 0:
                 slices, more = [], True
                 while more:
@@ -117,14 +119,16 @@ def ticks(detector: Detector, lane: Lane, pane: Pane, count: int) -> list[tuple[
     return found
 
 
-def checkpoints(detector: Detector, lane: Lane, traffic: Traffic, settings: Settings) -> list[Json]:
+def checkpoints(
+    detector: Detector, processor: PartitionProcessor, traffic: Traffic, settings: Settings
+) -> list[Json]:
     """The first checkpoint, and ordinary ones after half an hour of event time each."""
-    loop, hears = Loop(detector, lane, traffic.fast()), Hears()
+    loop, hears = Loop(detector, processor, traffic.fast()), Hears()
     rows = []
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         store = stack.enter_context(closing(SqliteStore(folder, settings.detection())))
-        note = Note(1, "bench", store.state, 0)
+        note = CommitMetadata(1, "bench", store.state, 0)
         committer = committer_of(store, note, hears)
         stack.enter_context(closing(committer))
         for number in range(1, ORDINARY + 2):
@@ -136,7 +140,7 @@ def checkpoints(detector: Detector, lane: Lane, traffic: Traffic, settings: Sett
             committer.check()
             figures = {"cut": cut_ms, "longest": longest, "usual": usual}
             rows.append({**figures, "save": hears.seconds, "bytes": hears.size_bytes})
-            ticks(detector, lane, traffic.pane, TICKS_BETWEEN)
+            ticks(detector, processor, traffic.pane, TICKS_BETWEEN)
     return rows
 
 
@@ -145,17 +149,17 @@ def measure(keys: int) -> Json:
     settings = Settings()
     detector, estate = Detector(settings), Estate()
     detector.track_changes()
-    lane = detector.lane(Partition(*PARTITION))
+    processor = detector.processor(Partition(*PARTITION))
     with collecting_rarely():
-        fill(detector, lane, estate, Load(keys))
+        fill(detector, processor, estate, Load(keys))
         traffic = Traffic(estate, keys)
-        stops = ticks(detector, lane, traffic.pane, TICKS)
-        loop = Loop(detector, lane, traffic.fast())
+        stops = ticks(detector, processor, traffic.pane, TICKS)
+        loop = Loop(detector, processor, traffic.fast())
         until = time.perf_counter() + 5
         alone = loop.run(lambda: time.perf_counter() < until)
-        rows = checkpoints(detector, lane, traffic, settings)
+        rows = checkpoints(detector, processor, traffic, settings)
         resident = rss_bytes()
-        busy_stops = ticks(detector, lane, traffic.busy_pane, BUSY_TICKS)
+        busy_stops = ticks(detector, processor, traffic.busy_pane, BUSY_TICKS)
     return {
         "keys": detector.keys,
         "ticks": stops,

@@ -24,8 +24,8 @@ from statistics import median
 from common import HOUR_MS, MONDAY_8_MS, pin, table
 
 from streamdetect.config import Settings
-from streamdetect.detect import Detector, Lane
-from streamdetect.model import Details, Facts, Flow, Kind, Partition
+from streamdetect.detect import Detector, PartitionProcessor
+from streamdetect.model import ContextTuple, EventContext, EventKind, Flow, Partition
 
 HOSTS = 20_000
 PROCESSES = ("chrome.exe", "msedge.exe", "svchost.exe")
@@ -37,7 +37,7 @@ EVENTS, TOUCHED, ROUNDS = 200_000, 10_000, 3
 SMALL, MEDIUM, LARGE, HUGE = 10_000, 100_000, 1_000_000, 5_000_000
 BUSY, MOST_FED = 10_000, 50_000_000
 KINDS = {
-    name: Kind("endpoint.events.network", "windows", "network", name, "endpoint", sysmon=False)
+    name: EventKind("endpoint.events.network", "windows", "network", name, "endpoint", sysmon=False)
     for name in PROCESSES
 }
 
@@ -66,7 +66,7 @@ class Known:
 
     __slots__ = ("_details", "_flow", "process_name", "time_ms")
 
-    def __init__(self, time_ms: int, flow: Flow, process_name: str, details: Facts) -> None:
+    def __init__(self, time_ms: int, flow: Flow, process_name: str, details: ContextTuple) -> None:
         self.time_ms = time_ms
         self.process_name = process_name
         self._flow = flow
@@ -75,10 +75,10 @@ class Known:
     def flow(self) -> Flow:
         return self._flow
 
-    def kind(self) -> Kind:
+    def kind(self) -> EventKind:
         return KINDS[self.process_name]
 
-    def details(self, flow: Flow, kind: Kind) -> Facts:
+    def details(self, flow: Flow, kind: EventKind) -> ContextTuple:
         del flow, kind
         return self._details
 
@@ -95,7 +95,7 @@ class Estate:
 
     def __init__(self, instances: int = INSTANCES) -> None:
         self._instances = instances
-        self._details: dict[int, Facts] = {}
+        self._details: dict[int, ContextTuple] = {}
 
     def event(self, key: int, time_ms: int) -> Known:
         instance = key % self._instances
@@ -107,11 +107,11 @@ class Estate:
         return Known(time_ms, Flow.to("egress", 443, text, (text,)), name, details)
 
 
-def _details(instance: int, name: str) -> Facts:
+def _details(instance: int, name: str) -> ContextTuple:
     host = f"070a98ea-087a-5164-3e11-{instance // len(PROCESSES):012x}"
     entity = f"MjhhYzNmYzctY2ZiNS1hN2YxLWVjNGEtYWM3OGNjZjVkMGZmLTEyMjkyLTEz{instance:024x}"
     return tuple(
-        Details(
+        EventContext(
             hosts=(host,),
             processes=(entity.lower(),),
             host_id=host,
@@ -133,12 +133,12 @@ def rss_bytes() -> int:
         return int(stream.read().split()[1]) * 4096
 
 
-def fill(detector: Detector, lane: Lane, estate: Estate, load: Load) -> None:
+def fill(detector: Detector, processor: PartitionProcessor, estate: Estate, load: Load) -> None:
     """Every key gets its events one round after another, all of it evenly over 23 hours."""
     total, number = load.keys * load.events, 0
     for _ in range(load.events):
         for key in range(load.keys):
-            lane.accept(estate.event(key, MONDAY_8_MS + number * SPREAD_MS // total))
+            processor.accept(estate.event(key, MONDAY_8_MS + number * SPREAD_MS // total))
             number += 1
             if number % 256 == 0:
                 detector.advance()
@@ -158,19 +158,19 @@ def restore(detector: Detector, estate: Estate, load: Load) -> None:
         detector.import_state([row | {"recent": None, "episode": None}])
 
 
-def engine(keys: int) -> tuple[Detector, Lane]:
+def engine(keys: int) -> tuple[Detector, PartitionProcessor]:
     detector = Detector(Settings.model_validate({"limits": {"max_keys": max(keys, 2_000_000)}}))
-    return detector, detector.lane(Partition("events"))
+    return detector, detector.processor(Partition("events"))
 
 
 def held(load: Load) -> float:
     """Bytes of a key, in a process of its own."""
-    detector, lane = engine(load.keys)
+    detector, processor = engine(load.keys)
     estate = Estate(load.instances)
     gc.collect()
     empty = rss_bytes()
     if load.keys * load.events <= MOST_FED:
-        fill(detector, lane, estate, load)
+        fill(detector, processor, estate, load)
     else:
         restore(detector, estate, load)
     gc.collect()
@@ -185,12 +185,12 @@ def arrivals(keys: int, touched: Iterator[int], start_ms: int, minutes: int) -> 
         yield next(touched) % keys, start_ms + number * minutes * 60_000 // EVENTS
 
 
-def feed(detector: Detector, lane: Lane, events: list[Known], end_ms: int) -> float:
+def feed(detector: Detector, processor: PartitionProcessor, events: list[Known], end_ms: int) -> float:
     """CPU seconds to take these events, with a look at the watermark after every 1,000, and all of their ticks."""
     begun = time.process_time()
     for place in range(0, len(events), 1000):
         for event in events[place : place + 1000]:
-            lane.accept(event)
+            processor.accept(event)
         detector.advance()
     detector.advance_to(end_ms)
     return time.process_time() - begun
@@ -201,9 +201,9 @@ def timed(keys: int) -> None:
 
     A quarter of an hour of event time each. Ends with the input, after CPU ms of a full garbage collection.
     """
-    detector, lane = engine(keys)
+    detector, processor = engine(keys)
     estate = Estate()
-    fill(detector, lane, estate, Load(keys))
+    fill(detector, processor, estate, Load(keys))
     rng, end_ms = Random(1), MONDAY_8_MS + SPREAD_MS
     chosen = rng.sample(range(keys), TOUCHED)
     same = iter(lambda: chosen[rng.randrange(TOUCHED)], None)
@@ -216,7 +216,7 @@ def timed(keys: int) -> None:
         for touched in (same, any_key):
             events = [estate.event(key, at) for key, at in arrivals(keys, touched, end_ms, 15)]
             end_ms += 15 * 60_000
-            found.append(feed(detector, lane, events, end_ms) / EVENTS * 1e6)
+            found.append(feed(detector, processor, events, end_ms) / EVENTS * 1e6)
             del events
         print(json.dumps(found), flush=True)
 

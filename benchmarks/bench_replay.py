@@ -28,7 +28,7 @@ from common import HOUR_MS, MONDAY_8_MS, ROOT, table, write_records
 from environments import PEERS, python_with
 
 from streamdetect.config import Settings
-from streamdetect.service.replay import run_replay
+from streamdetect.service.bounded.replay import run_replay
 from streamdetect.sinks.files import NullSink
 from streamdetect.sources.files import FileSource
 

@@ -26,13 +26,13 @@ from streamdetect.checkpoint import Checkpoint
 from streamdetect.checkpoint.sqlite import SqliteStore
 from streamdetect.config import Settings
 from streamdetect.model import Batch, Partition
-from streamdetect.service.live import run_live
+from streamdetect.service.live.dependencies import Dependencies
+from streamdetect.service.live.loop import run_live
 from streamdetect.service.summary import Summary
-from streamdetect.service.surroundings import Surroundings
 from streamdetect.sinks import Outputs
-from streamdetect.sinks.ledger import Note
+from streamdetect.sinks.transactional import CommitMetadata
 from streamdetect.sources import Bounds
-from streamdetect.testing import MemoryLedger, MemoryLock
+from streamdetect.testing import MemoryLock, MemoryTransactionalSink
 
 LOOKBACK_HOURS = 2
 HOURS = 48
@@ -58,7 +58,7 @@ class Sample(NamedTuple):
     disk: float
 
 
-class Forgetful(MemoryLedger):
+class Forgetful(MemoryTransactionalSink):
     """Takes alerts, counts them, and keeps none."""
 
     taken = 0
@@ -67,7 +67,7 @@ class Forgetful(MemoryLedger):
         self,
         outputs: Outputs,
         positions: Mapping[Partition, int],
-        note: Note,
+        note: CommitMetadata,
         patience: Callable[[], bool] = lambda: True,
     ) -> None:
         super().commit(outputs, positions, note, patience)
@@ -189,7 +189,7 @@ def run(hours: float) -> tuple[Churn, Summary, int]:
         )
         ledger = Forgetful()
         with closing(Churn(hours, Path(folder))) as source:
-            around = Surroundings(
+            around = Dependencies(
                 source=source,
                 ledger=ledger,
                 lock=MemoryLock(),

@@ -20,7 +20,7 @@ from streamdetect.detect import Detector
 from streamdetect.events import Decoder, Refusal
 from streamdetect.events.typed import DOCUMENT
 from streamdetect.model import Partition
-from streamdetect.service.replay import run_replay
+from streamdetect.service.bounded.replay import run_replay
 from streamdetect.sinks.files import NullSink
 from streamdetect.sources.files import FileSource
 
@@ -76,13 +76,13 @@ def judge(settings: Settings, *, details: bool) -> Work:
 def accept(settings: Settings, *, ticks: bool) -> Work:
     """Clock, inclusion tick and inbox; with `ticks` also their evaluation."""
     decode, detector = Decoder(settings.profile, settings.limits.max_record_bytes).decode, Detector(settings)
-    lane, number = detector.lane(Partition("events")), 0
+    processor, number = detector.processor(Partition("events")), 0
 
     def work(raw: bytes) -> None:
         nonlocal number
         event = decode(raw)
         if not isinstance(event, Refusal):
-            lane.accept(event)
+            processor.accept(event)
         number += 1
         if ticks and number % TICK_RECORDS == 0:
             detector.advance()

@@ -14,9 +14,9 @@ from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
-from streamdetect.estate import Beacon, Plan, lines  # noqa: E402 - found by the path above
+from streamdetect.synthetic import Beacon, Scenario, lines  # noqa: E402 - found by the path above
 
 HOUR_MS = 3_600_000
 MONDAY_8_MS = 1_772_409_600_000 + 8 * HOUR_MS
@@ -44,7 +44,7 @@ def write_records(path: Path, count: int, shape: str, hosts: int) -> None:
 
 def _lines(shape: str, start_ms: int, hosts: int) -> Iterator[bytes]:
     beacons = (Beacon(25_000, 5_000), Beacon(20_000, 2_000))
-    return lines(Plan(hosts=hosts, hours=24, start_ms=start_ms, beacons=beacons, shape=shape))
+    return lines(Scenario(hosts=hosts, hours=24, start_ms=start_ms, beacons=beacons, shape=shape))
 
 
 def in_turns(

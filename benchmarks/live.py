@@ -26,11 +26,11 @@ from broker import Broker, free_ports
 from streamdetect.cli.run import surroundings
 from streamdetect.config import KafkaSettings, RuleSettings, Settings
 from streamdetect.model import Batch, Partition
-from streamdetect.service.listening import RunListener
-from streamdetect.service.live import run_live
-from streamdetect.service.vitals import Vitals
-from streamdetect.service.watching import watched
-from streamdetect.service.web import serving
+from streamdetect.service.live.listener import RunListener
+from streamdetect.service.live.loop import run_live
+from streamdetect.service.status.http import serving
+from streamdetect.service.status.stalls import watched
+from streamdetect.service.status.state import RunStatus
 from streamdetect.sources.kafka import KafkaSource
 
 HOSTS = 300
@@ -191,7 +191,7 @@ def live(filled: Filled, alerts: str, *, watch: bool = False, reader: str = "kaf
 @contextlib.contextmanager
 def _watching(settings: Settings) -> Iterator[RunListener]:
     """What `cli.run` puts beside the loop, and somebody who asks for the metrics."""
-    vitals, done = Vitals(settings), threading.Event()
+    vitals, done = RunStatus(settings), threading.Event()
 
     def scrape() -> None:
         while not done.wait(SCRAPE_SECONDS):

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("tests", "")]
+sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("tests/support", "")]
 
 from fuzzing import Failure, Tally, fuzz  # noqa: E402 - found by the path above
 

@@ -16,11 +16,11 @@ from streamdetect.config import NamedSettings, load_expectations, varied
 from streamdetect.errors import UsageError
 from streamdetect.findings.outcome import Outcome
 from streamdetect.model import Alert
-from streamdetect.report import html, plain, records
-from streamdetect.report.records import Record
-from streamdetect.service.backtesting import MOST_NEAR, Against, Asked
-from streamdetect.service.backtesting import backtest as run
-from streamdetect.sinks.packed import packed_file
+from streamdetect.report import dataframes, html, plain
+from streamdetect.report.dataframes import TableRow
+from streamdetect.service.bounded.backtest import MOST_NEAR, BacktestRequest, Baseline
+from streamdetect.service.bounded.backtest import backtest as run
+from streamdetect.sinks.atomic_file import packed_file
 from streamdetect.sources.files import FileSource
 
 AnyPath = str | os.PathLike[str]
@@ -40,34 +40,34 @@ class Backtest:
         return [json.loads(body) for body in self._alerts]
 
     @property
-    def episodes(self) -> list[Record]:
+    def episodes(self) -> list[TableRow]:
         """Every episode of every variant; `variant` is `base` for the settings as they are."""
-        return records.episode_records(self.outcome)
+        return dataframes.episode_records(self.outcome)
 
     @property
-    def variants(self) -> list[Record]:
+    def variants(self) -> list[TableRow]:
         """One row for each set of settings, the base first."""
-        return records.variant_records(self.outcome)
+        return dataframes.variant_records(self.outcome)
 
     @property
-    def near(self) -> list[Record]:
+    def near(self) -> list[TableRow]:
         """Keys without an episode in the base, the nearest first, with what each condition lacked."""
-        return records.near_records(self.outcome)
+        return dataframes.near_records(self.outcome)
 
     @property
-    def diff(self) -> list[Record]:
+    def diff(self) -> list[TableRow]:
         """What differs: the base against what it was compared with, and each variant against the base."""
-        return records.diff_records(self.outcome)
+        return dataframes.diff_records(self.outcome)
 
     @property
-    def expectations(self) -> list[Record]:
+    def expectations(self) -> list[TableRow]:
         """Each expectation under each variant."""
-        return records.verdict_records(self.outcome)
+        return dataframes.verdict_records(self.outcome)
 
     @property
-    def volumes(self) -> list[Record]:
+    def volumes(self) -> list[TableRow]:
         """Records by hour of event time and what became of them."""
-        return records.volume_records(self.outcome)
+        return dataframes.volume_records(self.outcome)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -143,20 +143,20 @@ def backtest(  # noqa: PLR0913 - what can be asked for, by name
         files=[os.fspath(path) for path in variants],
         required_for="replay",
     )
-    compared = Against()
+    compared = Baseline()
     if against_config is not None:
         name = os.fspath(against_config)
-        compared = Against(
+        compared = Baseline(
             name, variants=[NamedSettings(name, {"file": name}, varied(name, sets)[0].settings)]
         )
     elif against is not None:
-        compared = Against(os.fspath(against), path=os.fspath(against))
+        compared = Baseline(os.fspath(against), path=os.fspath(against))
     expectations = None if expect is None else load_expectations(os.fspath(expect))
     chosen = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     _check(chosen, near, jobs)
     largest = max(one.settings.limits.max_record_bytes for one in [*named, *compared.variants])
     kept = _Kept()
-    asked = Asked(named, compared, expectations, {named[0].name: kept}, jobs, near)
+    asked = BacktestRequest(named, compared, expectations, {named[0].name: kept}, jobs, near)
     with closing(FileSource([os.fspath(path) for path in chosen], max_record_bytes=largest)) as source:
         outcome = run(asked, source, size=source.progress()[1], progress=progress)
     if outcome.problem is not None:

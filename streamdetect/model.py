@@ -87,27 +87,27 @@ REFUSAL_REASONS = ("not_json", "not_an_object", "too_large", "no_time", "future_
 ALERT_ACTIONS = ("opened", "updated", "resolved")
 
 
-Shown = str | tuple[str, ...] | None
+ContextValue = str | tuple[str, ...] | None
 
 
-class Details(NamedTuple):
+class EventContext(NamedTuple):
     """What an alert says of an event beyond its key, and the ids its hosts and processes are compared by.
 
     Shown values are as they arrived: a text, several distinct ones as a sorted tuple, None where missing.
-    `ip` is None where it equals the key's address. They travel as `Facts`, one object for all events of a process
+    `ip` is None where it equals the key's address. They travel as `ContextTuple`, one object for all events of a process
     instance to a port.
     """
 
     hosts: tuple[str, ...]
     processes: tuple[str, ...]
-    host_id: Shown
-    host_name: Shown
-    entity_id: Shown
+    host_id: ContextValue
+    host_name: ContextValue
+    entity_id: ContextValue
     pid: int | None
-    executable: Shown
-    user_name: Shown
-    user_domain: Shown
-    domain: Shown
+    executable: ContextValue
+    user_name: ContextValue
+    user_domain: ContextValue
+    domain: ContextValue
     port: int
     ip: str | None
 
@@ -124,24 +124,24 @@ class Many:
 MANY = Many()
 
 
-Target = NewType("Target", object)
+AddressKey = NewType("AddressKey", object)
 """A key's address as it is remembered, equal where the addresses are: a canonical IPv4 address as a number, which
-takes half the memory of its text; any other text as it is; None. Made by `target_of` alone."""
+takes half the memory of its text; any other text as it is; None. Made by `address_key_of` alone."""
 
 
-def target_of(address: str | None) -> Target:
+def address_key_of(address: str | None) -> AddressKey:
     if address is None:
-        return Target(None)
+        return AddressKey(None)
     try:
         a, b, c, d = map(int, address.split("."))
     except ValueError:
-        return Target(address)
-    number = Target(a << 24 | b << 16 | c << 8 | d)
+        return AddressKey(address)
+    number = AddressKey(a << 24 | b << 16 | c << 8 | d)
     # Not what only looks like one: 010.0.0.1, 1.2.3.256, digits of other scripts.
-    return number if address_of(number) == address else Target(address)
+    return number if address_of(number) == address else AddressKey(address)
 
 
-def address_of(target: Target) -> str | None:
+def address_of(target: AddressKey) -> str | None:
     if isinstance(target, int):
         return f"{target >> 24}.{target >> 16 & 255}.{target >> 8 & 255}.{target & 255}"
     return cast("str | None", target)
@@ -158,7 +158,7 @@ class Flow(NamedTuple):
     port: int | Many | None
     ip: str | Many | None
     addresses: tuple[str | None, ...]
-    targets: tuple[Target, ...]
+    targets: tuple[AddressKey, ...]
 
     @classmethod
     def to(
@@ -169,10 +169,10 @@ class Flow(NamedTuple):
         addresses: tuple[str | None, ...],
     ) -> Flow:
         """With the targets that these addresses are."""
-        return cls(direction, port, ip, addresses, tuple(map(target_of, addresses)))
+        return cls(direction, port, ip, addresses, tuple(map(address_key_of, addresses)))
 
 
-class Kind(NamedTuple):
+class EventKind(NamedTuple):
     """What sort of event it is, and of which process; a comparison sees one value, None or MANY.
 
     `sysmon` says that a Sysmon sensor saw it; `sensor` is part of the key in `resilient` and None in `strict`.
@@ -186,9 +186,9 @@ class Kind(NamedTuple):
     sysmon: bool
 
 
-# Details as an exact tuple, which Python's garbage collector leaves alone; `Details._make` gives them their names back.
+# Details as an exact tuple, which Python's garbage collector leaves alone; `EventContext._make` gives them their names back.
 # The first two places are what hosts and processes are compared by.
-Facts = tuple[Any, ...]
+ContextTuple = tuple[Any, ...]
 
 
 class Event(Protocol):
@@ -206,10 +206,10 @@ class Event(Protocol):
     def flow(self) -> Flow:
         """Where it went."""
 
-    def kind(self) -> Kind:
+    def kind(self) -> EventKind:
         """What it is."""
 
-    def details(self, flow: Flow, kind: Kind) -> Facts:
+    def details(self, flow: Flow, kind: EventKind) -> ContextTuple:
         """What an alert shows of an event that counts, beyond its key; `flow` and `kind` are the event's own."""
 
     def host(self) -> str | None:

@@ -12,9 +12,9 @@ from threading import RLock
 
 from streamdetect.errors import FencedError, SinkError
 from streamdetect.model import Alert, Batch, DeadLetter, Partition
-from streamdetect.service.listening import RunListener
+from streamdetect.service.live.listener import RunListener
 from streamdetect.sinks import Outputs
-from streamdetect.sinks.ledger import Committed, Note
+from streamdetect.sinks.transactional import CommitMetadata, Committed
 from streamdetect.sources import Bounds
 
 
@@ -175,7 +175,7 @@ class CrashingListener(RunListener):
                 raise Crash
 
 
-class MemoryLedger:
+class MemoryTransactionalSink:
     """A ledger in memory. `opened_again` is the same as another process would open it; who claims last, owns it.
 
     `crash_before` and `crash_after` count commits from 1: the process dies around that one.
@@ -190,8 +190,8 @@ class MemoryLedger:
         self._turn = RLock()
         self._shared: dict[str, object] = {"committed": Committed(), "owner": None}
 
-    def opened_again(self) -> MemoryLedger:
-        other = MemoryLedger()
+    def opened_again(self) -> MemoryTransactionalSink:
+        other = MemoryTransactionalSink()
         other.alerts, other.letters = self.alerts, self.letters
         other._shared, other._turn = self._shared, self._turn
         return other
@@ -214,7 +214,7 @@ class MemoryLedger:
         self,
         outputs: Outputs,
         positions: Mapping[Partition, int],
-        note: Note,
+        note: CommitMetadata,
         patience: Callable[[], bool] = lambda: True,
     ) -> None:
         del patience

@@ -10,27 +10,28 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from broker import Broker
+from paths import ROOT
 
 LONGEST = (
-    "test_failures",
-    "test_parity",
-    "test_kafka_source",
-    "test_end_to_end",
-    "test_kafka_outages",
-    "test_oracle",
-    "test_chaos",
-    "test_commit",
-    "test_image",
-    "test_backtest",
-    "test_explain",
+    "end_to_end/test_failures.py",
+    "parity/test_parity.py",
+    "sources/test_kafka.py",
+    "end_to_end/test_commands.py",
+    "sinks/test_outages.py",
+    "parity/test_oracle.py",
+    "end_to_end/test_chaos.py",
+    "service/live/test_commit.py",
+    "deploy/test_image.py",
+    "service/bounded/test_backtest.py",
+    "service/inspect/test_explain.py",
 )
-"""Files that take longest, the longest first: a worker that begins one of them last would be waited for."""
+"""Slowest test files, the slowest first: a worker that starts one of them last would delay the whole run."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, everything else as it was."""
-    places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+    """Run the slowest files first; keep the order of the rest."""
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(autouse=True)

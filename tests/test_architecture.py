@@ -1,18 +1,21 @@
-"""The floor plan of docs/design.md: imports point down, rooms on one floor do not know each other, one door each."""
+"""The floor plan of docs/design.md, checked: imports point down, no module cycles, one door for each library."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "streamdetect"
+from paths import ROOT
+
+PACKAGE = ROOT / "streamdetect"
 FLOORS = {
     "errors": 0,
     "model": 0,
-    "remembered": 0,
+    "cache": 0,
     "config": 0,
     "detect": 1,
     "events": 2,
@@ -21,20 +24,28 @@ FLOORS = {
     "sources": 3,
     "sinks": 3,
     "checkpoint": 3,
-    "estate": 3,
+    "synthetic": 3,
     "report": 3,
     "service": 4,
     "testing": 5,
     "api": 5,
     "cli": 5,
+    "__main__": 6,
 }
-# On the ground floor, words come before settings.
-GROUND = {"config": {"errors", "model"}, "model": set(), "errors": set(), "remembered": set()}
+GROUND = {"config": {"errors", "model"}, "model": set(), "errors": set(), "cache": set()}
+"""On the ground floor, `config` may import `model` and `errors`."""
+WINGS: dict[str, set[str]] = {
+    "live": set(),
+    "bounded": set(),
+    "inspect": {"bounded", "live"},
+    "status": {"live"},
+}
+"""Wings of `service/`, and the other wings that each may import."""
 DOORS = {
     "kafka": {"broker", "sources", "sinks"},
     "confluent_kafka": {"sources"},
     "msgspec": {"events"},
-    "orjson": {"events", "estate", "sinks", "checkpoint"},
+    "orjson": {"events", "synthetic", "checkpoint"},
     "sqlite3": {"checkpoint"},
     "sortedcontainers": {"detect"},
     "pydantic": {"config"},
@@ -47,17 +58,29 @@ DOORS = {
     "markupsafe": {"report"},
     "pygal": {"report"},
     "zstandard": {"sources", "sinks"},
-    "isal": {"sources", "sinks"},
+    "isal": {"sources"},
 }
 PURE_MUST_NOT = {"time", "datetime", "logging", "os", "io", "pathlib", "random", "socket", "threading", "sys"}
+
+
+def module_name(path: Path) -> str:
+    """`streamdetect.detect.engine`; a package is named like its `__init__`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+def wing(path: Path) -> str | None:
+    """The wing of a module of `service/`, None for a module at its top level."""
+    parts = path.relative_to(PACKAGE).parts
+    return parts[1] if parts[0] == "service" and len(parts) == 3 else None
+
+
 def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it."""
+    """Every name that a file imports, wherever in it, type-checking blocks included."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -66,17 +89,19 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if room(path) != "__init__")
+ALL_FILES = sorted(PACKAGE.rglob("*.py"))
+FILES = [path for path in ALL_FILES if room(path) != "__init__"]
+MODULES = {module_name(path) for path in ALL_FILES}
 
 
 def test_every_room_has_a_floor() -> None:
     """A new room is put on a floor before it is used."""
-    assert {room(path) for path in FILES} == set(FLOORS)
+    assert {room(path) for path in FILES} - {"__main__"} == set(FLOORS) - {"__main__"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_down(path: Path) -> None:
-    """A room imports itself and rooms on lower floors, nothing else of the house."""
+    """A room imports itself and rooms on lower floors, no other room of the package."""
     here = room(path)
     for name in imports(path):
         parts = name.split(".")
@@ -88,13 +113,40 @@ def test_imports_point_down(path: Path) -> None:
             assert FLOORS[parts[1]] < FLOORS[here], f"{here} imports {name}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_each_library_has_its_doors(path: Path) -> None:
-    """A third-party library is imported only in the rooms that are its door."""
+@pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if room(path) == "service"],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_wings_keep_apart(path: Path) -> None:
+    """A wing of `service/` imports itself, the top level of `service/`, and the wings that WINGS allows it."""
+    here = wing(path)
+    allowed = set() if here is None else {here} | WINGS[here]
     for name in imports(path):
-        library = name.split(".")[0]
-        if library in DOORS:
-            assert room(path) in DOORS[library], f"{room(path)} imports {library}"
+        parts = name.split(".")
+        if parts[:2] == ["streamdetect", "service"] and len(parts) > 2 and parts[2] in WINGS:
+            assert parts[2] in allowed, f"{path.relative_to(PACKAGE)} imports {name}"
+
+
+def test_no_module_cycles() -> None:
+    """No two modules import each other, directly or through others; blocks for type checkers count too."""
+    graph = {
+        module_name(path): {name for name in imports(path) if name in MODULES and name != "streamdetect"}
+        - {module_name(path)}
+        for path in ALL_FILES
+        if path.name != "__init__.py"
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"these modules import each other: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_each_library_has_its_doors(library: str) -> None:
+    """A third-party library is imported in each room that is its door, and in no other."""
+    users = {room(path) for path in FILES if library in {name.split(".")[0] for name in imports(path)}}
+    assert users == DOORS[library]
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "detect").rglob("*.py")), ids=lambda path: path.name)
@@ -104,6 +156,6 @@ def test_detection_is_pure(path: Path) -> None:
 
 
 def test_each_package_opens_with_its_rule() -> None:
-    """The docstring of a room says what belongs there."""
-    for init in PACKAGE.glob("*/__init__.py"):
+    """The docstring of a room or wing says what belongs there."""
+    for init in PACKAGE.glob("*/**/__init__.py"):
         assert len(ast.get_docstring(ast.parse(init.read_text())) or "") > 80, init

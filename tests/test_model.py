@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from streamdetect.model import address_of, target_of
+from streamdetect.model import address_key_of, address_of
 
 LIKE_ADDRESSES = st.from_regex(r"[-+ _]?[0-9]{1,4}(\.[-+ _]?[0-9]{1,4}){2,4}\s?", fullmatch=True)
 
@@ -23,7 +23,7 @@ LIKE_ADDRESSES = st.from_regex(r"[-+ _]?[0-9]{1,4}(\.[-+ _]?[0-9]{1,4}){2,4}\s?"
 @example("1.1.1." + "1" * 5_000)
 def test_every_address_comes_back_from_its_target(address: str | None) -> None:
     """So that no two addresses share a target: what only looks like an IPv4 address stays the text it is."""
-    target = target_of(address)
+    target = address_key_of(address)
     assert address_of(target) == address
     if isinstance(target, int):
         assert str(IPv4Address(int(target))) == address
@@ -32,5 +32,5 @@ def test_every_address_comes_back_from_its_target(address: str | None) -> None:
 @given(st.ip_addresses(v=4))
 def test_an_ipv4_address_is_remembered_as_its_number(address: IPv4Address) -> None:
     """32 bytes instead of 64."""
-    target: object = target_of(str(address))
+    target: object = address_key_of(str(address))
     assert target == int(address)

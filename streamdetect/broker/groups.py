@@ -30,7 +30,7 @@ class Position(NamedTuple):
     metadata: str
 
 
-class GroupPositions:
+class ConsumerGroupOffsets:
     """Reads the positions of `kafka.group_id`; never joins it.
 
     `stable` waits for open transactions: right after its own producer was initialised that is the only right answer.

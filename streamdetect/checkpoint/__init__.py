@@ -15,7 +15,7 @@ from typing import Any, Protocol
 __all__ = ["Checkpoint", "CheckpointStore", "Row", "Stored"]
 
 Row = dict[str, Any]
-"""Plain JSON data, as `streamdetect.detect.saved` makes it."""
+"""Plain JSON data, as `streamdetect.detect.serde` makes it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,8 @@ _ROWS_A_STATEMENT: Final = 256
 _PRUNE_EVERY: Final = 100  # checkpoints between two searches for facts that no key shares any more
 _VACUUM_PAGES: Final = 10_000  # given back to the file system at a time: 40 MB
 
-Facts = dict[bytes, tuple[Any, ...]]
-Group = tuple[str, str, str | None]
+Contexts = dict[bytes, tuple[Any, ...]]
+KeyGroupId = tuple[str, str, str | None]
 
 
 class SqliteStore:
@@ -107,7 +107,7 @@ class SqliteStore:
 
     def save(self, checkpoint: Checkpoint) -> None:
         self._check_place()
-        facts = _NewFacts(self._connection, self._known_facts)
+        facts = _NewContexts(self._connection, self._known_facts)
         with saving(self._path), self._connection as connection:
             connection.execute("BEGIN IMMEDIATE")
             check_owner(self._path.parent, self._claimed_by(), self._owner)
@@ -172,13 +172,13 @@ class SqliteStore:
                 raise ValueError("a row's checksum does not fit")
             yield name, _tuple(orjson.loads(body))
 
-    def _read_groups(self) -> dict[Group, int]:
+    def _read_groups(self) -> dict[KeyGroupId, int]:
         return {
             tuple(checked(b"%d" % number, body, crc)): number
             for number, body, crc in self._all("groups", "id, body, crc")
         }
 
-    def _keys(self, facts: Facts) -> Iterator[Row]:
+    def _keys(self, facts: Contexts) -> Iterator[Row]:
         with reading(self._path):
             groups = {number: group for group, number in self._read_groups().items()}
             for number, address, fact, body, crc in self._all("keys", "grp, address, facts, body, crc"):
@@ -192,7 +192,7 @@ class SqliteStore:
                     "episode": episode,
                 }
 
-    def _waiting(self, facts: Facts) -> Iterator[Row]:
+    def _waiting(self, facts: Contexts) -> Iterator[Row]:
         with reading(self._path):
             groups = {number: group for group, number in self._read_groups().items()}
             columns = "tick, grp, address, facts, body, crc"
@@ -208,7 +208,7 @@ class SqliteStore:
                     "partial": [count, first_ms, last_ms, facts[fact], hosts, processes],
                 }
 
-    def _save_keys(self, rows: Iterable[Row], groups: dict[Group, int], facts: _NewFacts) -> None:
+    def _save_keys(self, rows: Iterable[Row], groups: dict[KeyGroupId, int], facts: _NewContexts) -> None:
         kept = _Batch(self._connection, "INSERT OR REPLACE INTO keys VALUES ", "(?, ?, ?, ?, ?)", ", ")
         gone = _Batch(self._connection, "DELETE FROM keys WHERE ", "grp = ? AND address = ?", " OR ")
         for row in rows:
@@ -224,7 +224,7 @@ class SqliteStore:
         gone.flush()
 
     def _save_waiting(
-        self, rows: Iterable[Row], done_ms: int | None, groups: dict[Group, int], facts: _NewFacts
+        self, rows: Iterable[Row], done_ms: int | None, groups: dict[KeyGroupId, int], facts: _NewContexts
     ) -> None:
         batch = _Batch(self._connection, "INSERT INTO waiting VALUES ", "(?, ?, ?, ?, ?, ?)", ", ")
         for row in rows:
@@ -239,7 +239,7 @@ class SqliteStore:
             batch.add((tick_ms, number, address, fact, body, crc))
         batch.flush()
 
-    def _group(self, row: Row, groups: dict[Group, int]) -> int:
+    def _group(self, row: Row, groups: dict[KeyGroupId, int]) -> int:
         """The number of a row's group, which is written if it is new."""
         _, process, sensor = row["key"]
         group = (row["rule"], process, sensor)
@@ -306,7 +306,7 @@ class _Batch:
         self._values, self._rows = [], 0
 
 
-class _NewFacts:
+class _NewContexts:
     """The facts that a save finds and that are not known to be in the file: `new`, by their names."""
 
     def __init__(self, connection: sqlite3.Connection, known: AbstractSet[bytes]) -> None:
@@ -337,7 +337,7 @@ def _address(address: str | None) -> bytes:
     return b"" if address is None else b"=" + address.encode()
 
 
-def _named(group: Group, address: bytes) -> Row:
+def _named(group: KeyGroupId, address: bytes) -> Row:
     rule, process, sensor = group
     return {"rule": rule, "key": [address[1:].decode() if address else None, process, sensor]}
 

@@ -29,10 +29,10 @@ from streamdetect.findings.outcome import Outcome
 from streamdetect.report import html, plain
 from streamdetect.report.junit import junit
 from streamdetect.report.words import visible
-from streamdetect.service.backtesting import MOST_NEAR, Against, Asked, backtest
+from streamdetect.service.bounded.backtest import MOST_NEAR, BacktestRequest, Baseline, backtest
 from streamdetect.service.summary import Summary
+from streamdetect.sinks.atomic_file import packed_file
 from streamdetect.sinks.files import FileAlertSink, make_folder
-from streamdetect.sinks.packed import packed_file
 
 FORMATS: dict[str, Callable[[Outcome], str]] = {
     "json": plain.json_text,
@@ -154,7 +154,7 @@ def command(  # noqa: PLR0913 - one for each option
         )
         sinks = {name: stack.enter_context(closing(FileAlertSink(path))) for name, path in files.items()}
         meter = stack.enter_context(Meter(quiet=verbosity().quiet))
-        asked = Asked(
+        asked = BacktestRequest(
             variants=named, against=compared, expectations=expectations, sinks=sinks, jobs=jobs, near=near
         )
         size = None if read.from_kafka else done()[1]
@@ -172,17 +172,17 @@ def command(  # noqa: PLR0913 - one for each option
 
 def _against(
     path: str | None, config: str | None, topic: str | None, sets: Sequence[str], profile: str | None
-) -> Against:
+) -> Baseline:
     if sum(given is not None for given in (path, config, topic)) > 1:
         raise UsageError(
             "--against, --against-config and --against-topic exclude each other. Compare with one."
         )
     if config is not None:
         settings = varied(config, sets, profile=profile)[0].settings
-        return Against(config, variants=(NamedSettings(config, {"file": config}, settings),))
+        return Baseline(config, variants=(NamedSettings(config, {"file": config}, settings),))
     if topic is not None:
-        return Against(topic, topic=topic)
-    return Against(path or "", path=path)
+        return Baseline(topic, topic=topic)
+    return Baseline(path or "", path=path)
 
 
 def _largest_record(variants: Sequence[NamedSettings]) -> int:

@@ -24,9 +24,9 @@ from streamdetect.config import load_settings
 from streamdetect.errors import UsageError
 from streamdetect.report.html import key_page
 from streamdetect.report.words import moment, span, visible
-from streamdetect.service.courses import Course, Timeline
-from streamdetect.service.explain import Explanation, Question, explain_checkpoint, explain_source
-from streamdetect.sinks.packed import packed_file
+from streamdetect.service.inspect.explain import ExplainQuery, Explanation, explain_checkpoint, explain_source
+from streamdetect.service.inspect.timeline import Timeline, TimelineTable
+from streamdetect.sinks.atomic_file import packed_file
 from streamdetect.sources.files import FileSource
 
 HEAD = ("tick (UTC)", "events", "hours", "rate", "hosts", "procs", "what fails")
@@ -87,7 +87,7 @@ def command(  # noqa: PLR0913 - one for each option
         )
     settings = load_settings(config_path, sets, profile=profile, required_for="replay")
     logs.configure(settings.log, verbosity())
-    asked = Question(destination=destination, process=process, at_ms=at_ms)
+    asked = ExplainQuery(destination=destination, process=process, at_ms=at_ms)
     if checkpoint is not None:
         given = config_path is not None or sets or profile is not None
         with closing(SqliteStore(checkpoint, None)) as store:
@@ -118,7 +118,7 @@ def explanation_text(found: Explanation, interval_ms: int, console: Console | No
     return "\n\n".join([*parts, *map(_lines, found.remarks)])
 
 
-def _lines(text: str, course: Course | None = None) -> str:
+def _lines(text: str, course: Timeline | None = None) -> str:
     """The text with nothing in it that a terminal would obey, but for the ends of its lines.
 
     Those in the names of a course are in its title, the first line, and end none.
@@ -131,7 +131,7 @@ def _lines(text: str, course: Course | None = None) -> str:
     return "\n".join(map(visible, lines))
 
 
-def _timeline(course: Course, shown: Timeline, interval_ms: int, console: Console) -> str:
+def _timeline(course: Timeline, shown: TimelineTable, interval_ms: int, console: Console) -> str:
     every = (
         "every tick"
         if shown.stride == 1
@@ -156,6 +156,6 @@ def _timeline(course: Course, shown: Timeline, interval_ms: int, console: Consol
     return table_text(title, HEAD, rows, console)
 
 
-def _seen(course: Course, count: int, limit: int) -> int | str:
+def _seen(course: Timeline, count: int, limit: int) -> int | str:
     """A number; with a plus where it may be more."""
     return count if course.counted(count, limit) == str(count) else f"{count}+"

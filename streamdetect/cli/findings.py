@@ -8,8 +8,8 @@ from rich.console import Console
 
 from streamdetect.cli.tables import table_text
 from streamdetect.findings.outcome import Outcome
-from streamdetect.report.records import (
-    Record,
+from streamdetect.report.dataframes import (
+    TableRow,
     diff_records,
     episode_records,
     near_records,
@@ -105,12 +105,12 @@ def _shift(seconds: object) -> str | None:
     return shift(round(seconds * 1000)) if isinstance(seconds, (int, float)) else None
 
 
-def _lacked(row: Record) -> str:
+def _lacked(row: TableRow) -> str:
     missing = [value for name, value in row.items() if name.endswith("_missing") and value is not None]
     return "; ".join(map(str, missing))
 
 
-def _table(title: str, names: Sequence[str], rows: Sequence[Record], console: Console) -> str:
+def _table(title: str, names: Sequence[str], rows: Sequence[TableRow], console: Console) -> str:
     shown = [[row[name] for name in names] for row in rows[:MOST_ROWS]]
     text = table_text(title, [_heading(name) for name in names], shown, console)
     left = len(rows) - MOST_ROWS

@@ -13,19 +13,19 @@ from streamdetect.cli.output import Meter, note
 from streamdetect.cli.signals import stopping
 from streamdetect.config import LogSettings, format_duration, load_settings
 from streamdetect.errors import UsageError
-from streamdetect.estate import (
+from streamdetect.sinks.atomic_file import packed_file
+from streamdetect.synthetic import (
     SHAPES,
     Beacon,
     Placement,
-    Plan,
+    Scenario,
     keyed_records,
     lines,
     parse_beacon,
     placements,
 )
-from streamdetect.sinks.packed import packed_file
 
-_DEFAULT = Plan()
+_DEFAULT = Scenario()
 _ASK_EVERY = 256
 
 
@@ -106,39 +106,39 @@ def command(  # noqa: PLR0913 - what can be asked for, by name
     if output is not None and config_path is not None:
         raise UsageError("--config is for --topic: a file needs no configuration.")
     try:
-        plan = Plan(hosts=hosts, hours=hours, start_ms=start, beacons=beacons, seed=seed, shape=shape)
+        scenario = Scenario(hosts=hosts, hours=hours, start_ms=start, beacons=beacons, seed=seed, shape=shape)
     except ValueError as error:
         raise UsageError(f"{error}.") from None
     if output is not None:
         logs.configure(LogSettings(), verbosity())
-        written = _into_file(plan, output)
+        written = _into_file(scenario, output)
     else:
-        written = _into_topic(plan, config_path, str(topic))
+        written = _into_topic(scenario, config_path, str(topic))
     if not verbosity().quiet:
-        _tell(plan, written)
+        _tell(scenario, written)
 
 
-def _into_file(plan: Plan, output: str) -> int:
-    with _counting(plan) as count, packed_file(output) as stream:
-        return count(stream.write(line) for line in lines(plan))
+def _into_file(scenario: Scenario, output: str) -> int:
+    with _counting(scenario) as count, packed_file(output) as stream:
+        return count(stream.write(line) for line in lines(scenario))
 
 
-def _into_topic(plan: Plan, config_path: str | None, topic: str) -> int:
+def _into_topic(scenario: Scenario, config_path: str | None, topic: str) -> int:
     settings = load_settings(config_path)
     logs.configure(settings.log, verbosity())
     from streamdetect.sinks.publisher import Publisher  # noqa: PLC0415 - a file needs no Kafka client
 
-    with _counting(plan) as count, Publisher(settings.kafka, topic) as publisher:
-        return count(publisher.send_all(keyed_records(plan)))
+    with _counting(scenario) as count, Publisher(settings.kafka, topic) as publisher:
+        return count(publisher.send_all(keyed_records(scenario)))
 
 
 @contextmanager
-def _counting(plan: Plan) -> Iterator[Callable[[Iterable[object]], int]]:
+def _counting(scenario: Scenario) -> Iterator[Callable[[Iterable[object]], int]]:
     """A function that takes all steps, shows how far it is, and says how many there were.
 
     Asked to stop, it gives up, and with it the file goes.
     """
-    expected = plan.hosts * plan.hours * plan.events_per_host_hour
+    expected = scenario.hosts * scenario.hours * scenario.events_per_host_hour
     with Meter(quiet=verbosity().quiet) as meter, stopping() as stop:
 
         def count(steps: Iterable[object]) -> int:
@@ -153,9 +153,9 @@ def _counting(plan: Plan) -> Iterator[Callable[[Iterable[object]], int]]:
         yield count
 
 
-def _tell(plan: Plan, written: int) -> None:
-    note(f"{written:,} events of {plan.hosts} hosts")
-    for placement in placements(plan):
+def _tell(scenario: Scenario, written: int) -> None:
+    note(f"{written:,} events of {scenario.hosts} hosts")
+    for placement in placements(scenario):
         note(f"  beacon: {_beacon_text(placement)}")
 
 

@@ -22,11 +22,11 @@ from streamdetect.cli.signals import stopping
 from streamdetect.cli.summary import summary_text
 from streamdetect.config import Settings, load_settings
 from streamdetect.errors import AlertOpened
-from streamdetect.service import sidebyside
+from streamdetect.service.bounded import parallel_replay
 from streamdetect.service.summary import Summary
 from streamdetect.sinks import AlertSink, DeadLetterSink
+from streamdetect.sinks.atomic_file import packed_file
 from streamdetect.sinks.files import FileAlertSink, FileDeadLetterSink, NullSink, StdoutAlertSink
-from streamdetect.sinks.packed import packed_file
 
 
 @click.command(
@@ -81,12 +81,12 @@ def command(  # noqa: PLR0913 - one for each option
         alert_sink = stack.enter_context(closing(_alert_sink(output, meter)))
         dead_letter_sink = stack.enter_context(closing(_dead_letter_sink(settings)))
         stop = stack.enter_context(stopping())
-        summary = sidebyside.replay(
+        summary = parallel_replay.replay(
             settings=settings,
             source=source,
             alert_sink=alert_sink,
             dead_letter_sink=dead_letter_sink,
-            jobs=sidebyside.jobs_for(jobs, source, done()[1] if not read.from_kafka else None),
+            jobs=parallel_replay.jobs_for(jobs, source, done()[1] if not read.from_kafka else None),
             progress=lambda consumed: meter.tell(consumed, *done()),
             stop=stop,
         )

@@ -18,7 +18,7 @@ from streamdetect.config import Settings, load_settings
 from streamdetect.errors import ConfigError, KafkaError, UsageError
 
 if TYPE_CHECKING:
-    from streamdetect.service.surroundings import Surroundings
+    from streamdetect.service.live.dependencies import Dependencies
     from streamdetect.sinks import AlertSink, DeadLetterSink
 
 
@@ -58,12 +58,12 @@ def command(
         settings = load_settings(config_path, sets, profile=profile, required_for="run")
         logs.configure(settings.log, verbosity())
         # Help needs no engine; and while all of this is imported, a signal is heard already.
-        from streamdetect.service import live as live_service  # noqa: PLC0415
-        from streamdetect.service.vitals import Vitals  # noqa: PLC0415
-        from streamdetect.service.watching import watched  # noqa: PLC0415
-        from streamdetect.service.web import serving  # noqa: PLC0415
+        from streamdetect.service.live import loop  # noqa: PLC0415
+        from streamdetect.service.status.http import serving  # noqa: PLC0415
+        from streamdetect.service.status.stalls import stall_monitor  # noqa: PLC0415
+        from streamdetect.service.status.state import RunStatus  # noqa: PLC0415
 
-        vitals = Vitals(settings)
+        vitals = RunStatus(settings)
         stack.enter_context(serving(settings.http, vitals))
         try:
             around = surroundings(settings, stack)
@@ -71,8 +71,8 @@ def command(
             if stop():  # nothing was begun
                 return
             raise
-        stack.enter_context(watched(vitals))
-        summary = live_service.run_live(
+        stack.enter_context(stall_monitor(vitals))
+        summary = loop.run_live(
             settings=settings,
             around=around,
             stop=stop,
@@ -83,15 +83,15 @@ def command(
         note(summary_text(summary))
 
 
-def surroundings(settings: Settings, stack: ExitStack) -> Surroundings:
+def surroundings(settings: Settings, stack: ExitStack) -> Dependencies:
     """The real ones; `stack` closes them. The directory first: it is what most often is wrong, and costs nothing."""
     from streamdetect.checkpoint.lock import DirectoryLock  # noqa: PLC0415 - help needs none of these
     from streamdetect.checkpoint.sqlite import SqliteStore  # noqa: PLC0415
     from streamdetect.checkpoint.sqlitefile import reset  # noqa: PLC0415
-    from streamdetect.service.local import LocalSinks  # noqa: PLC0415
-    from streamdetect.service.surroundings import Surroundings  # noqa: PLC0415
-    from streamdetect.sinks.kafka import KafkaLedger  # noqa: PLC0415
-    from streamdetect.sources import sent  # noqa: PLC0415
+    from streamdetect.service.live.dependencies import Dependencies  # noqa: PLC0415
+    from streamdetect.service.live.local_sinks import LocalSinks  # noqa: PLC0415
+    from streamdetect.sinks.kafka import KafkaTransactionalSink  # noqa: PLC0415
+    from streamdetect.sources import readback  # noqa: PLC0415
     from streamdetect.sources.kafka import KafkaRange, KafkaSource  # noqa: PLC0415
 
     _check_outputs(settings)
@@ -99,12 +99,12 @@ def surroundings(settings: Settings, stack: ExitStack) -> Surroundings:
     lock = stack.enter_context(closing(DirectoryLock(settings.checkpoint.path)))
     alerts = settings.alerts.topic if settings.alerts.sink == "kafka" else None
     letters = settings.dead_letters.topic if settings.dead_letters.sink == "kafka" else None
-    ledger = stack.enter_context(closing(KafkaLedger(kafka, alerts, letters)))
+    ledger = stack.enter_context(closing(KafkaTransactionalSink(kafka, alerts, letters)))
     alert_sink, letter_sink = _alert_sink(settings), _letter_sink(settings)
     for sink in (alert_sink, letter_sink):
         if sink is not None:
             stack.callback(sink.close)
-    return Surroundings(
+    return Dependencies(
         source=stack.enter_context(closing(KafkaSource(kafka, exclude=written))),
         ledger=ledger,
         lock=lock,
@@ -112,12 +112,12 @@ def surroundings(settings: Settings, stack: ExitStack) -> Surroundings:
         reset_store=lambda: reset(settings.checkpoint.path),
         window=lambda start_ms, ends: KafkaRange(kafka, start=start_ms, end=ends, exclude=written),
         local=LocalSinks(alert_sink, letter_sink),
-        sent_alerts=partial(sent.alerts_in_topic, kafka, alerts)
+        sent_alerts=partial(readback.alerts_in_topic, kafka, alerts)
         if alerts is not None
-        else partial(sent.alerts_in_file, settings.alerts.path),
-        sent_letters=partial(sent.letters_in_topic, kafka, letters)
+        else partial(readback.alerts_in_file, settings.alerts.path),
+        sent_letters=partial(readback.letters_in_topic, kafka, letters)
         if letters is not None
-        else partial(sent.letters_in_file, settings.dead_letters.path),
+        else partial(readback.letters_in_file, settings.dead_letters.path),
     )
 
 

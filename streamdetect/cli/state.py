@@ -18,12 +18,12 @@ from streamdetect.cli.output import Meter, emit
 from streamdetect.cli.tables import table_text
 from streamdetect.config import Settings, load_settings
 from streamdetect.errors import UsageError
-from streamdetect.sinks.packed import packed_file
+from streamdetect.sinks.atomic_file import packed_file
 from streamdetect.sources import Source
 from streamdetect.sources.files import FileSource
 
 if TYPE_CHECKING:
-    from streamdetect.service.state import Examined
+    from streamdetect.service.inspect.describe import VerifiedCheckpoint
 
 _DIRECTORY = click.argument("directory", type=click.Path(), metavar="DIR")
 
@@ -50,10 +50,10 @@ def command() -> None:
 @common_options
 def show(directory: str, form: str) -> None:
     """Show what the checkpoint in DIR holds: settings, partitions, keys, what waits, open episodes, sizes."""
-    from streamdetect.service import state as state_service  # noqa: PLC0415 - help needs no engine
+    from streamdetect.service.inspect import describe  # noqa: PLC0415 - help needs no engine
 
     with closing(SqliteStore(directory, None)) as store:
-        found = state_service.describe(store)
+        found = describe.describe(store)
     emit(json.dumps(found, indent=2, ensure_ascii=False) if form == "json" else _shown(found, Console()))
 
 
@@ -79,7 +79,8 @@ def verify(directory: str, paths: tuple[str, ...], from_kafka: bool, config_path
     """
     if from_kafka and paths:
         raise UsageError("PATHs and --from-kafka exclude each other. Name files, or read Kafka.")
-    from streamdetect.service import rederive, state  # noqa: PLC0415 - help needs no engine
+    from streamdetect.service.inspect import describe as state  # noqa: PLC0415 - help needs no engine
+    from streamdetect.service.inspect.verify import kafka_start_ms, rederive  # noqa: PLC0415 - as above
 
     settings = load_settings(config_path)
     logs.configure(settings.log, verbosity())
@@ -89,22 +90,22 @@ def verify(directory: str, paths: tuple[str, ...], from_kafka: bool, config_path
     if not paths and not from_kafka:
         return
     with ExitStack() as stack:
-        start_ms = rederive.kafka_start_ms(examined) if from_kafka else None
+        start_ms = kafka_start_ms(examined) if from_kafka else None
         source, read = _records(examined, settings, paths, start_ms)
         stack.enter_context(closing(source))
         meter = stack.enter_context(Meter(quiet=verbosity().quiet))
-        compared = rederive.rederive(
+        compared = rederive(
             examined, source, start_ms=start_ms, progress=lambda records: meter.tell(records, *read())
         )
     emit(compared.verdict())
 
 
 def _records(
-    examined: Examined, settings: Settings, paths: tuple[str, ...], start_ms: int | None
+    examined: VerifiedCheckpoint, settings: Settings, paths: tuple[str, ...], start_ms: int | None
 ) -> tuple[Source, Callable[[], tuple[int, int | None]]]:
     """What the checkpoint was made from, and a function that says how much of how much was read."""
     if paths:
-        from streamdetect.service.rederive import FilePartitions  # noqa: PLC0415 - help needs no engine
+        from streamdetect.service.inspect.verify import FilePartitions  # noqa: PLC0415 - help needs no engine
 
         files = FileSource(paths, max_record_bytes=settings.limits.max_record_bytes)
         return FilePartitions(files, examined.offsets), files.progress
@@ -131,10 +132,10 @@ def _records(
 @common_options
 def export(directory: str, output: str) -> None:
     """Write every row of the checkpoint in DIR as a line of JSON, in an order that depends on nothing but the rows."""
-    from streamdetect.service import state as state_service  # noqa: PLC0415 - help needs no engine
+    from streamdetect.service.inspect import describe  # noqa: PLC0415 - help needs no engine
 
     with closing(SqliteStore(directory, None)) as store:
-        lines = state_service.export_lines(store)
+        lines = describe.export_lines(store)
     if Path(output).resolve().parent == Path(directory).resolve():
         raise UsageError(
             f"{output} is in the checkpoint's directory, which is only read. Name another place."

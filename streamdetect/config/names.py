@@ -20,19 +20,25 @@ from streamdetect.config.settings import Settings
 from streamdetect.config.units import DURATION_MARK
 
 SettingPath = tuple[str | int, ...]
-Kind = Literal["section", "list", "mapping", "text", "secret", "duration", "value"]
+ValueKind = Literal["section", "list", "mapping", "text", "secret", "duration", "value"]
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
     """What may stand at a path: its kind, and for sections and lists the model or the entries' annotation."""
 
-    kind: Kind
+    kind: ValueKind
     inner: Any = None
 
 
 ROOT = Shape("section", Settings)
-_KINDS: dict[Any, Kind] = {tuple: "list", dict: "mapping", Literal: "text", str: "text", SecretStr: "secret"}
+_KINDS: dict[Any, ValueKind] = {
+    tuple: "list",
+    dict: "mapping",
+    Literal: "text",
+    str: "text",
+    SecretStr: "secret",
+}
 
 
 def fields(section: type[Section]) -> dict[str, FieldInfo]:

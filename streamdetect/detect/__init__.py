@@ -9,9 +9,19 @@ The door of sortedcontainers.
 """
 
 from streamdetect.detect.engine import Detector, Listener
-from streamdetect.detect.groups import Changes
 from streamdetect.detect.keyed import KeyedStep
-from streamdetect.detect.lanes import COUNTED, FUTURE, LATE, Lane
+from streamdetect.detect.keystate import Changes
+from streamdetect.detect.partitions import COUNTED, FUTURE, LATE, PartitionProcessor
 from streamdetect.detect.rules import Rule
 
-__all__ = ["COUNTED", "FUTURE", "LATE", "Changes", "Detector", "KeyedStep", "Lane", "Listener", "Rule"]
+__all__ = [
+    "COUNTED",
+    "FUTURE",
+    "LATE",
+    "Changes",
+    "Detector",
+    "KeyedStep",
+    "Listener",
+    "PartitionProcessor",
+    "Rule",
+]

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from streamdetect import __version__
-from streamdetect.detect import history as past
-from streamdetect.detect.episodes import Figures, Look
+from streamdetect.detect import windows
+from streamdetect.detect.episodes import Evaluation, Figures
 from streamdetect.detect.rules import Limits, Rule
 from streamdetect.model import Alert
 
@@ -42,7 +42,7 @@ def alert_id(episode: UUID, action: str, tick_ms: int) -> UUID:
     return uuid5(episode, _compact([action, tick_ms]))
 
 
-def build(rule: Rule, key: Key, tick_ms: int, found: Look) -> Alert:
+def build(rule: Rule, key: Key, tick_ms: int, found: Evaluation) -> Alert:
     """The alert that a look asked for."""
     action = found.action or ""
     episode = episode_id(rule.id, key, found.opened_ms)
@@ -54,8 +54,8 @@ def build(rule: Rule, key: Key, tick_ms: int, found: Look) -> Alert:
     return Alert(str(own_id), str(episode), rule.id, action, tick_ms, body)
 
 
-def _document(rule: Rule, key: Key, tick_ms: int, found: Look) -> dict[str, dict[str, object]]:
-    shown = {} if found.history is None else past.shown_details(found.history[1], key.address)
+def _document(rule: Rule, key: Key, tick_ms: int, found: Evaluation) -> dict[str, dict[str, object]]:
+    shown = {} if found.history is None else windows.shown_details(found.history[1], key.address)
     document: dict[str, object] = {
         "@timestamp": iso(tick_ms),
         "ecs": {"version": "8.17.0"},
@@ -83,7 +83,7 @@ def _document(rule: Rule, key: Key, tick_ms: int, found: Look) -> dict[str, dict
     return document  # type: ignore[return-value]  # the blocks that build() adds to are objects
 
 
-def _event(rule: Rule, found: Look) -> dict[str, object]:
+def _event(rule: Rule, found: Evaluation) -> dict[str, object]:
     event: dict[str, object] = {
         "kind": "alert",
         "category": ["network"],
@@ -102,7 +102,7 @@ def _event(rule: Rule, found: Look) -> dict[str, object]:
     return event
 
 
-def _message(key: Key, found: Look, host: dict[str, object]) -> str:
+def _message(key: Key, found: Evaluation, host: dict[str, object]) -> str:
     where = _text(host.get("name") or host.get("id") or "unknown host")
     whither = "unknown destination" if key.address is None else key.address
     if found.action == "resolved":
@@ -114,9 +114,9 @@ def _message(key: Key, found: Look, host: dict[str, object]) -> str:
     )
 
 
-def _arithmetic(rule: Rule, key: Key, tick_ms: int, found: Look) -> dict[str, object]:
+def _arithmetic(rule: Rule, key: Key, tick_ms: int, found: Evaluation) -> dict[str, object]:
     limits = rule.limits
-    panes = [] if found.history is None else past.unpack_panes(found.history[0])
+    panes = [] if found.history is None else windows.unpack_panes(found.history[0])
     block: dict[str, object] = {
         "action": found.action,
         "reason": found.reason,

@@ -21,17 +21,16 @@ from typing import TypeVar
 from sortedcontainers import SortedSet  # type: ignore[import-untyped]  # it has no type hints
 
 from streamdetect.config import Settings
-from streamdetect.detect import history as past
-from streamdetect.detect import saved
+from streamdetect.detect import serde, windows
 from streamdetect.detect.alerts import Key, build
-from streamdetect.detect.episodes import Episode, look
+from streamdetect.detect.episodes import EpisodeState, look
 from streamdetect.detect.eviction import evict
-from streamdetect.detect.groups import ChangedKeys, Changes, Group, Inbox, part_rows
-from streamdetect.detect.history import History, Partial
-from streamdetect.detect.lanes import Lane
-from streamdetect.detect.rules import Judges, Rule
+from streamdetect.detect.keystate import ChangedKeys, Changes, KeyGroup, PendingPane, part_rows
+from streamdetect.detect.partitions import PartitionProcessor
+from streamdetect.detect.rules import ProcessRules, Rule
 from streamdetect.detect.ticks import NEVER
-from streamdetect.model import Alert, Kind, Partition, Target, target_of
+from streamdetect.detect.windows import PreAggregate, WindowState
+from streamdetect.model import AddressKey, Alert, EventKind, Partition, address_key_of
 
 Item = TypeVar("Item")
 
@@ -57,7 +56,7 @@ class Listener:
 class Detector:
     """Partitions and their events in, alerts out. Not thread-safe."""
 
-    lane_type: type[Lane] = Lane
+    processor_type: type[PartitionProcessor] = PartitionProcessor
 
     def __init__(self, settings: Settings, listener: Listener | None = None) -> None:
         self.settings = settings
@@ -70,28 +69,28 @@ class Detector:
         self.max_jump_ms = time.max_future_jump_ms
         self.rules = tuple(Rule(rule, settings) for rule in settings.rules if rule.enabled)
         names = sorted({name for rule in self.rules for name in rule.processes})
-        self.judges: dict[object, Judges] = {
-            name: Judges([rule for rule in self.rules if name in rule.processes]) for name in names
+        self.judges: dict[object, ProcessRules] = {
+            name: ProcessRules([rule for rule in self.rules if name in rule.processes]) for name in names
         }
-        self.lanes: dict[Partition, Lane] = {}
+        self.processors: dict[Partition, PartitionProcessor] = {}
         self.evaluated_ms = NEVER
         self.ticks = 0
         self.keys_peak = 0
-        self._groups: dict[tuple[Rule, object, str | None], Group] = {}
+        self._groups: dict[tuple[Rule, object, str | None], KeyGroup] = {}
         # {tick: {pane: parts}}: events are added to the last part; a saved part is never changed again.
-        self._waiting: dict[int, dict[int, list[Inbox]]] = {}
-        self._unsaved: dict[tuple[int, int], Inbox] = {}
+        self._waiting: dict[int, dict[int, list[PendingPane]]] = {}
+        self._unsaved: dict[tuple[int, int], PendingPane] = {}
         self._tracking = False
         self._agenda = SortedSet()  # ticks at which something is waiting, due, or may expire
         self._first_tick_ms: int | None = None
         self._tick: Iterator[list[Alert] | None] | None = None
 
-    def lane(self, partition: Partition) -> Lane:
+    def processor(self, partition: Partition) -> PartitionProcessor:
         """The lane of a partition, made when it is first asked for."""
-        lane = self.lanes.get(partition)
-        if lane is None:
-            lane = self.lanes[partition] = self.lane_type(self, partition)
-        return lane
+        processor = self.processors.get(partition)
+        if processor is None:
+            processor = self.processors[partition] = self.processor_type(self, partition)
+        return processor
 
     @property
     def keys(self) -> int:
@@ -101,14 +100,14 @@ class Detector:
     @property
     def suspect_leaps(self) -> int:
         """Partitions with a run of wild clocks that is not believed yet."""
-        return sum(lane.clock.run is not None for lane in self.lanes.values())
+        return sum(processor.clock.run is not None for processor in self.processors.values())
 
     @property
     def first_tick_ms(self) -> int | None:
         """The first tick at which an event counts, None before any has come."""
         return self._first_tick_ms
 
-    def groups(self) -> list[Group]:
+    def groups(self) -> list[KeyGroup]:
         """All groups of keys."""
         return list(self._groups.values())
 
@@ -124,10 +123,11 @@ class Detector:
 
         With every partition idle it is the newest of theirs (docs/design.md, decision 7).
         """
-        holding = [lane.watermark_ms for lane in self.lanes.values() if not lane.idle]
+        holding = [processor.watermark_ms for processor in self.processors.values() if not processor.idle]
         if not holding:
             return max(
-                (w for lane in self.lanes.values() if (w := lane.watermark_ms) is not None), default=None
+                (w for processor in self.processors.values() if (w := processor.watermark_ms) is not None),
+                default=None,
             )
         known = [w for w in holding if w is not None]
         return min(known) if len(known) == len(holding) else None
@@ -140,7 +140,8 @@ class Detector:
     def finish(self) -> list[Alert]:
         """The input has ended: ticks up to the first one greater than the newest partition clock (§4)."""
         newest_ms = max(
-            (now for lane in self.lanes.values() if (now := lane.clock.now_ms) is not None), default=None
+            (now for processor in self.processors.values() if (now := processor.clock.now_ms) is not None),
+            default=None,
         )
         return [] if newest_ms is None else self.advance_to(newest_ms + self.interval_ms)
 
@@ -201,7 +202,7 @@ class Detector:
         since_ms = max(self.evaluated_ms, self._first_tick_ms - self.interval_ms)
         return self.ticks + max(0, tick_ms - since_ms) // self.interval_ms
 
-    def group(self, rule: Rule, kind: Kind) -> Group:
+    def group(self, rule: Rule, kind: EventKind) -> KeyGroup:
         """The group of keys that a counting event belongs to."""
         identity = (rule, kind.process_name, kind.sensor)
         group = self._groups.get(identity)
@@ -211,12 +212,12 @@ class Detector:
 
     def _add_group(
         self, identity: tuple[Rule, object, str | None], rule: Rule, process: str, sensor: str | None
-    ) -> Group:
-        group = self._groups[identity] = Group(rule, process, sensor, self._agenda.add)
+    ) -> KeyGroup:
+        group = self._groups[identity] = KeyGroup(rule, process, sensor, self._agenda.add)
         group.changed = {} if self._tracking else None
         return group
 
-    def inbox(self, tick_ms: int, pane_ms: int) -> Inbox:
+    def inbox(self, tick_ms: int, pane_ms: int) -> PendingPane:
         """The inbox of an inclusion tick and a pane."""
         panes = self._waiting.get(tick_ms)
         if panes is None:
@@ -226,7 +227,7 @@ class Detector:
                 self._first_tick_ms = tick_ms
         part = self._unsaved.get((tick_ms, pane_ms))
         if part is None:
-            part = self._unsaved[tick_ms, pane_ms] = Inbox()
+            part = self._unsaved[tick_ms, pane_ms] = PendingPane()
             panes.setdefault(pane_ms, []).append(part)
         return part
 
@@ -255,18 +256,20 @@ class Detector:
         for part in parts.values():
             part.lent = True
         self._let_go()
-        return Changes(self._progress_row(), [lane.row() for lane in self.lanes.values()], keys, parts)
+        return Changes(
+            self._progress_row(), [processor.row() for processor in self.processors.values()], keys, parts
+        )
 
     def _let_go(self) -> None:
-        for lane in self.lanes.values():
-            lane.let_go()
+        for processor in self.processors.values():
+            processor.let_go()
 
     def _evaluate(self, tick_ms: int) -> Iterator[list[Alert] | None]:
         """One tick: fold what has waited for it, then look at every key that may have changed its mind.
 
         None after each slice, the alerts at the end.
         """
-        changed: dict[Group, set[Target]] = {}
+        changed: dict[KeyGroup, set[AddressKey]] = {}
         inboxes = self._waiting.pop(tick_ms, {})
         for pane_ms in sorted(inboxes):
             self._unsaved.pop((tick_ms, pane_ms), None)
@@ -294,35 +297,37 @@ class Detector:
         self.listener.evaluated(tick_ms, self.keys)
         yield [alert for _, _, alert in found_alerts]
 
-    def _fold(self, group: Group, partials: dict[Target, Partial], tick_ms: int) -> set[Target]:
+    def _fold(
+        self, group: KeyGroup, partials: dict[AddressKey, PreAggregate], tick_ms: int
+    ) -> set[AddressKey]:
         """Fold an inbox; gives the keys that have enough events to be true, or an open episode."""
         limits = group.rule.limits
         need = limits.need
         oldest_ms = tick_ms - limits.lookback_ms
         histories, episodes, noted = group.histories, group.episodes, group.changed
-        changed: set[Target] = set()
-        new: list[Target] = []
+        changed: set[AddressKey] = set()
+        new: list[AddressKey] = []
         for target, partial in partials.items():
             known = histories.get(target)
-            history = histories[target] = past.fold(known, partial, target, oldest_ms, limits)
+            history = histories[target] = windows.fold(known, partial, target, oldest_ms, limits)
             if known is None:
                 new.append(target)
             if noted is not None:
                 noted[target] = history
-            if past.total(history[0]) >= need or (episodes and target in episodes):
+            if windows.total(history[0]) >= need or (episodes and target in episodes):
                 changed.add(target)
         if new:  # partials of one inbox lie in one pane
             group.expect(new, histories[new[0]])
         return changed
 
-    def _look(self, group: Group, target: Target, tick_ms: int) -> Alert | None:
+    def _look(self, group: KeyGroup, target: AddressKey, tick_ms: int) -> Alert | None:
         found = look(group.histories.get(target), group.episodes.get(target), tick_ms, group.rule.limits)
         group.keep(target, found.history, found.episode)
         if found.again_ms is not None:
             self._watch(group, target, found.again_ms)
         return None if found.action is None else build(group.rule, group.key(target), tick_ms, found)
 
-    def _watch(self, group: Group, target: Target, again_ms: int) -> None:
+    def _watch(self, group: KeyGroup, target: AddressKey, again_ms: int) -> None:
         """Look again at a tick, unless an earlier look is planned already: looking too early does no harm."""
         planned_ms = group.watched.get(target)
         if planned_ms is not None and planned_ms <= again_ms:
@@ -346,20 +351,20 @@ class Detector:
         for rule_id, keys in evict(groups, excess, tick_ms, self._agenda).items():
             self.listener.evicted(rule_id, keys)
 
-    def export_state(self) -> Iterator[saved.Row]:
+    def export_state(self) -> Iterator[serde.Row]:
         """The whole state as rows of plain JSON data, one for each partition, inbox entry and key."""
         yield self._progress_row()
-        for lane in self.lanes.values():
-            yield lane.row()
+        for processor in self.processors.values():
+            yield processor.row()
         for tick_ms, panes in self._waiting.items():
             for pane_ms, parts in panes.items():
                 for part in parts:
                     yield from part_rows(tick_ms, pane_ms, part)
         for group in self._groups.values():
             for target, history in group.histories.items():
-                yield saved.key_row(group.rule.id, group.key(target), history, group.episodes.get(target))
+                yield serde.key_row(group.rule.id, group.key(target), history, group.episodes.get(target))
 
-    def _progress_row(self) -> saved.Row:
+    def _progress_row(self) -> serde.Row:
         return {
             "kind": "progress",
             "evaluated_ms": None if self.evaluated_ms == NEVER else self.evaluated_ms,
@@ -368,7 +373,7 @@ class Detector:
             "keys_peak": self.keys_peak,
         }
 
-    def import_state(self, rows: Iterable[saved.Row]) -> None:
+    def import_state(self, rows: Iterable[serde.Row]) -> None:
         """Take up an exported state, its `progress` row first. The detector must be new and have the same settings.
 
         Raises KeyError for a row of a rule that is not enabled here, ValueError for an unknown kind of row.
@@ -378,7 +383,7 @@ class Detector:
             if kind == "progress":
                 self._import_progress(row)
             elif kind == "partition":
-                saved.restore_partition(row, self.lane(saved.partition_of(row)))
+                serde.restore_partition(row, self.processor(serde.partition_of(row)))
             elif kind == "waiting":
                 self._import_waiting(row)
             elif kind == "key":
@@ -386,7 +391,7 @@ class Detector:
             else:
                 raise ValueError(f"unknown kind of state: {kind!r}")
 
-    def _import_waiting(self, row: saved.Row) -> None:
+    def _import_waiting(self, row: serde.Row) -> None:
         """A key may have several partials in a pane, saved at different times: each goes into a part of its own."""
         group, target = self._group_of(row)
         tick_ms, pane_ms = int(row["tick_ms"]), int(row["pane_ms"])
@@ -394,28 +399,28 @@ class Detector:
         parts = self._waiting[tick_ms][pane_ms]
         part = next((part for part in parts if target not in part.get(group, ())), None)
         if part is None:
-            part = Inbox()
+            part = PendingPane()
             parts.insert(0, part)
-        part.setdefault(group, {})[target] = saved.partial_of(row)
+        part.setdefault(group, {})[target] = serde.partial_of(row)
 
-    def _import_progress(self, row: saved.Row) -> None:
+    def _import_progress(self, row: serde.Row) -> None:
         self.evaluated_ms = NEVER if row["evaluated_ms"] is None else row["evaluated_ms"]
         self.ticks, self.keys_peak = row["ticks"], row["keys_peak"]
         if row["first_tick_ms"] is not None:
             self._first_tick_ms = row["first_tick_ms"]
 
-    def _import_key(self, row: saved.Row) -> None:
+    def _import_key(self, row: serde.Row) -> None:
         """A key is expected to expire when its newest pane leaves, and looked at as soon as time moves."""
         group, target = self._group_of(row)
-        history = group.histories[target] = saved.history_of(row)
+        history = group.histories[target] = serde.history_of(row)
         group.expect([target], history)
-        episode = saved.episode_of(row)
+        episode = serde.episode_of(row)
         if episode is not None:
             group.episodes[target] = episode
-        if episode is not None or past.total(history[0]) >= group.rule.limits.need:
+        if episode is not None or windows.total(history[0]) >= group.rule.limits.need:
             self._watch(group, target, self.evaluated_ms + self.interval_ms)
 
-    def replace_episodes(self, episodes: Mapping[tuple[str, Key], Episode]) -> int:
+    def replace_episodes(self, episodes: Mapping[tuple[str, Key], EpisodeState]) -> int:
         """These are the open ones, by rule id and key, and no others: what was sent knows better than what was read.
 
         Every key concerned is looked at when time moves. An episode of a key without events is dropped. Gives how many
@@ -425,11 +430,11 @@ class Detector:
         next_ms = self.evaluated_ms + self.interval_ms
         for group in self._groups.values():
             wanted = {
-                target_of(key.address): episode
+                address_key_of(key.address): episode
                 for (rule_id, key), episode in episodes.items()
                 if rule_id == group.rule.id
-                and key == group.key(target_of(key.address))
-                and target_of(key.address) in group.histories
+                and key == group.key(address_key_of(key.address))
+                and address_key_of(key.address) in group.histories
             }
             unknown += len(group.episodes.keys() - wanted.keys())
             for target in group.episodes.keys() | wanted.keys():
@@ -437,24 +442,24 @@ class Detector:
                 self._watch(group, target, next_ms)
         return unknown
 
-    def _group_of(self, row: saved.Row) -> tuple[Group, Target]:
+    def _group_of(self, row: serde.Row) -> tuple[KeyGroup, AddressKey]:
         rule = next((rule for rule in self.rules if rule.id == row["rule"]), None)
         if rule is None:
             raise KeyError(row["rule"])
         key = Key(*row["key"])
         identity = (rule, key.process, key.sensor)
         group = self._groups.get(identity) or self._add_group(identity, rule, key.process, key.sensor)
-        return group, target_of(key.address)
+        return group, address_key_of(key.address)
 
-    def inspect(self, address: str | None, process: str) -> Iterator[tuple[Rule, Key, History]]:
+    def inspect(self, address: str | None, process: str) -> Iterator[tuple[Rule, Key, WindowState]]:
         """What is remembered of a destination and process: one for each rule and sensor that knows it."""
-        target = target_of(address)
+        target = address_key_of(address)
         for group in self._groups.values():
             if group.process == process and target in group.histories:
                 yield group.rule, group.key(target), group.histories[target]
 
 
-def _emptied(partials: dict[Target, Partial]) -> Iterator[list[tuple[Target, Partial]]]:
+def _emptied(partials: dict[AddressKey, PreAggregate]) -> Iterator[list[tuple[AddressKey, PreAggregate]]]:
     while partials:
         yield [partials.popitem() for _ in range(min(_SLICE, len(partials)))]
 

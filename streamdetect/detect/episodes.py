@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from streamdetect.detect import history as past
-from streamdetect.detect.history import History
+from streamdetect.detect import windows
 from streamdetect.detect.rules import Limits
+from streamdetect.detect.windows import WindowState
 
 _HOUR_MS = 3_600_000
 _HALF_HOUR_MS = 1_800_000
 
 
-class Episode(NamedTuple):
+class EpisodeState(NamedTuple):
     """A run of ticks at which a key's condition is true."""
 
     opened_ms: int
@@ -47,15 +47,15 @@ NO_EVENTS = Figures(0, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Evaluation:
     """What a look at a key found.
 
     `history` is None when the key is forgotten. `action` is that of the alert to send, if any, and `again_ms` the next
     tick at which something may change without a new event, if any before the key expires.
     """
 
-    history: History | None
-    episode: Episode | None
+    history: WindowState | None
+    episode: EpisodeState | None
     figures: Figures
     action: str | None = None
     reason: str | None = None
@@ -63,7 +63,9 @@ class Look:
     again_ms: int | None = None
 
 
-def look(history: History | None, episode: Episode | None, tick_ms: int, limits: Limits) -> Look:
+def look(
+    history: WindowState | None, episode: EpisodeState | None, tick_ms: int, limits: Limits
+) -> Evaluation:
     """Evaluate one key at a tick whose events have all been folded."""
     oldest_ms = tick_ms - limits.lookback_ms
     history = within(history, oldest_ms)
@@ -71,7 +73,7 @@ def look(history: History | None, episode: Episode | None, tick_ms: int, limits:
     reason = objection(figures, limits)
     if reason is not None:
         if episode is not None:
-            return Look(
+            return Evaluation(
                 history,
                 None,
                 figures,
@@ -80,41 +82,41 @@ def look(history: History | None, episode: Episode | None, tick_ms: int, limits:
                 episode.opened_ms,
                 _again(history, None, tick_ms, limits),
             )
-        return Look(history, None, figures, again_ms=_again(history, None, tick_ms, limits))
+        return Evaluation(history, None, figures, again_ms=_again(history, None, tick_ms, limits))
     action = None
     if episode is None:
-        action, episode = "opened", Episode(tick_ms, tick_ms)
+        action, episode = "opened", EpisodeState(tick_ms, tick_ms)
     elif tick_ms - episode.alerted_ms >= limits.renotify_ms:
-        action, episode = "updated", Episode(episode.opened_ms, tick_ms)
+        action, episode = "updated", EpisodeState(episode.opened_ms, tick_ms)
     again_ms = _again(history, episode, tick_ms, limits)
-    return Look(history, episode, figures, action, None, episode.opened_ms, again_ms)
+    return Evaluation(history, episode, figures, action, None, episode.opened_ms, again_ms)
 
 
-def within(history: History | None, oldest_ms: int) -> History | None:
+def within(history: WindowState | None, oldest_ms: int) -> WindowState | None:
     """The history without panes before the window; None when nothing is left."""
     if history is None:
         return None
     panes, details, recent = history
-    if past.newest_ms(panes) < oldest_ms:
+    if windows.newest_ms(panes) < oldest_ms:
         return None
-    trimmed = past.trim(panes, oldest_ms)
+    trimmed = windows.trim(panes, oldest_ms)
     return history if trimmed is panes else (trimmed, details, recent)
 
 
-def measure(history: History, oldest_ms: int, limits: Limits) -> Figures:
+def measure(history: WindowState, oldest_ms: int, limits: Limits) -> Figures:
     """The aggregates of a history whose panes are all in the window (§2)."""
     panes = history[0]
-    hosts, processes = past.seen(history)
+    hosts, processes = windows.seen(history)
     return Figures(
-        events=past.total(panes),
-        first_ms=past.oldest_ms(panes),
-        last_ms=past.newest_ms(panes),
+        events=windows.total(panes),
+        first_ms=windows.oldest_ms(panes),
+        last_ms=windows.newest_ms(panes),
         hosts=_distinct(hosts, oldest_ms, limits.max_hosts),
         processes=_distinct(processes, oldest_ms, limits.max_processes),
     )
 
 
-def _distinct(seen: past.Seen, oldest_ms: int, limit: int) -> int:
+def _distinct(seen: windows.Seen, oldest_ms: int, limit: int) -> int:
     return min(sum(last_ms >= oldest_ms for _, last_ms in seen), limit + 1)
 
 
@@ -142,7 +144,9 @@ def leaves_ms(time_ms: int, limits: Limits) -> int:
     return time_ms - time_ms % limits.interval_ms + limits.interval_ms + limits.lookback_ms
 
 
-def _again(history: History | None, episode: Episode | None, tick_ms: int, limits: Limits) -> int | None:
+def _again(
+    history: WindowState | None, episode: EpisodeState | None, tick_ms: int, limits: Limits
+) -> int | None:
     """The next tick at which the condition may change, or renotify is due, though no event comes.
 
     Too few events, or nobody known: only an event can change that. Too many hosts or processes: not before the
@@ -151,10 +155,10 @@ def _again(history: History | None, episode: Episode | None, tick_ms: int, limit
     if history is None:
         return None
     panes = history[0]
-    if episode is None and past.total(panes) < limits.need:
+    if episode is None and windows.total(panes) < limits.need:
         return None
     oldest_ms = tick_ms - limits.lookback_ms
-    hosts, processes = past.seen(history)
+    hosts, processes = windows.seen(history)
     blocked = [
         min(leaves_ms(last_ms, limits) for _, last_ms in seen)
         for seen, limit in ((hosts, limits.max_hosts), (processes, limits.max_processes))
@@ -162,7 +166,7 @@ def _again(history: History | None, episode: Episode | None, tick_ms: int, limit
     ]
     if blocked:
         return max(blocked)
-    moments = [leaves_ms(past.oldest_ms(panes), limits)]
+    moments = [leaves_ms(windows.oldest_ms(panes), limits)]
     moments += [
         leaves_ms(last_ms, limits)
         for seen in (hosts, processes)

@@ -4,9 +4,9 @@ The longest silent go first, by the pane of their newest event; of one pane thos
 then in key order, then in the order of the rules. Keys *near* the thresholds, with at least half of the events they
 need, go only when all others are gone; keys with an open episode never.
 
-`Group.expiries` holds the keys by the pane of their newest event, but for entries that new events have outrun. So panes
+`KeyGroup.expiries` holds the keys by the pane of their newest event, but for entries that new events have outrun. So panes
 are gone through from the oldest on until enough is found. An outrun entry is moved on. A key that is near is put into
-`Group.spared`, where no eviction meets it again before the tick at which it may have ceased to be near.
+`KeyGroup.spared`, where no eviction meets it again before the tick at which it may have ceased to be near.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from collections.abc import Iterator, Sequence
 from heapq import nsmallest
 from operator import itemgetter
 
-from streamdetect.detect import history as past
+from streamdetect.detect import windows
 from streamdetect.detect.episodes import leaves_ms
-from streamdetect.detect.groups import Group
-from streamdetect.model import Target, address_of
+from streamdetect.detect.keystate import KeyGroup
+from streamdetect.model import AddressKey, address_of
 
-Targets = list[Target]
+Targets = list[AddressKey]
 
 
-def evict(groups: Sequence[Group], excess: int, tick_ms: int, agenda: Sequence[int]) -> Counter[str]:
+def evict(groups: Sequence[KeyGroup], excess: int, tick_ms: int, agenda: Sequence[int]) -> Counter[str]:
     """Give up as many keys, or all that have no open episode; tells how many of each rule.
 
     `groups` stand in the order of their rules. `tick_ms` has been evaluated, and `agenda` is all that is planned later.
@@ -50,7 +50,7 @@ def _in_order(agenda: Sequence[int]) -> Iterator[int]:
         place = bisect_right(agenda, tick_ms)
 
 
-def _thin(groups: Sequence[Group], leaves: int, tick_ms: int, wanted: int, *, near: bool) -> Counter[str]:
+def _thin(groups: Sequence[KeyGroup], leaves: int, tick_ms: int, wanted: int, *, near: bool) -> Counter[str]:
     """Give up keys of the pane that leaves at a tick: as many as wanted, or all that may go."""
     concerned = [g for g in groups if leaves in g.expiries or (near and leaves in g.spared)]
     found = {group: _settle(group, leaves, tick_ms, near=near) for group in concerned}
@@ -61,7 +61,7 @@ def _thin(groups: Sequence[Group], leaves: int, tick_ms: int, wanted: int, *, ne
     return lost
 
 
-def _settle(group: Group, leaves: int, tick_ms: int, *, near: bool) -> dict[int, Targets]:
+def _settle(group: KeyGroup, leaves: int, tick_ms: int, *, near: bool) -> dict[int, Targets]:
     """The keys of a pane that may go, by their events in the window; what does not belong there gets its right place.
 
     A key that is near stands at a tick no later than that of its own pane, so it is met in time when such ones go too.
@@ -77,12 +77,12 @@ def _settle(group: Group, leaves: int, tick_ms: int, *, near: bool) -> dict[int,
     stay: Targets = []
     for target in bucket:
         panes = histories[target][0]
-        events, newest_ms = past.standing(panes, oldest_ms)
+        events, newest_ms = windows.standing(panes, oldest_ms)
         if newest_ms >= end_ms:
             group.expect([target], histories[target])
             continue
         if events >= half and not near:
-            group.note(group.spared, leaves_ms(past.begin_ms(panes, half), limits), target)
+            group.note(group.spared, leaves_ms(windows.begin_ms(panes, half), limits), target)
             continue
         stay.append(target)
         if target not in episodes:
@@ -92,9 +92,9 @@ def _settle(group: Group, leaves: int, tick_ms: int, *, near: bool) -> dict[int,
     return found
 
 
-def _fewest(found: dict[Group, dict[int, Targets]], wanted: int) -> dict[Group, Targets]:
+def _fewest(found: dict[KeyGroup, dict[int, Targets]], wanted: int) -> dict[KeyGroup, Targets]:
     """The keys with the fewest events; of those with equally many, the first."""
-    fewest: dict[Group, Targets] = {}
+    fewest: dict[KeyGroup, Targets] = {}
     for events in sorted({events for by_events in found.values() for events in by_events}):
         alike = {group: by_events[events] for group, by_events in found.items() if events in by_events}
         if sum(map(len, alike.values())) > wanted:
@@ -107,7 +107,7 @@ def _fewest(found: dict[Group, dict[int, Targets]], wanted: int) -> dict[Group, 
     return fewest
 
 
-def _first(alike: dict[Group, Targets], wanted: int) -> dict[Group, Targets]:
+def _first(alike: dict[KeyGroup, Targets], wanted: int) -> dict[KeyGroup, Targets]:
     """The first so many keys; of the same key under several rules, that of the first rule."""
     groups = list(alike)
     best = [
@@ -115,7 +115,7 @@ def _first(alike: dict[Group, Targets], wanted: int) -> dict[Group, Targets]:
         for number, group in enumerate(groups)
         for target in _first_targets(alike[group], wanted)
     ]
-    first: dict[Group, Targets] = {}
+    first: dict[KeyGroup, Targets] = {}
     for _, number, target in nsmallest(wanted, best, key=itemgetter(0, 1)):
         first.setdefault(groups[number], []).append(target)
     return first
@@ -126,7 +126,7 @@ def _first_targets(targets: Targets, wanted: int) -> Targets:
     return nsmallest(wanted, targets, key=lambda target: (target is not None, address_of(target) or ""))
 
 
-def _forget(group: Group, leaves: int, targets: Targets) -> None:
+def _forget(group: KeyGroup, leaves: int, targets: Targets) -> None:
     """Forget keys, and take them out of their pane's entries."""
     for target in targets:
         group.forget(target)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamdetect.detect import history as past
-from streamdetect.detect import saved
+from streamdetect.detect import serde, windows
 from streamdetect.detect.alerts import Key, build
-from streamdetect.detect.episodes import Episode, leaves_ms, look
-from streamdetect.detect.history import History, Partial
+from streamdetect.detect.episodes import EpisodeState, leaves_ms, look
 from streamdetect.detect.rules import Rule
 from streamdetect.detect.ticks import NEVER, inclusion
-from streamdetect.model import Alert, Facts, target_of
+from streamdetect.detect.windows import PreAggregate, WindowState
+from streamdetect.model import Alert, ContextTuple, address_key_of
 
 
 class KeyedStep:
@@ -25,16 +24,16 @@ class KeyedStep:
     def __init__(self, rule: Rule, key: Key, state: dict[str, Any] | None = None) -> None:
         self._rule = rule
         self._key = key
-        self._target = target_of(key.address)
-        self._history: History | None = None
-        self._episode: Episode | None = None
-        self._waiting: dict[int, dict[int, Partial]] = {}
+        self._target = address_key_of(key.address)
+        self._history: WindowState | None = None
+        self._episode: EpisodeState | None = None
+        self._waiting: dict[int, dict[int, PreAggregate]] = {}
         self._again_ms: int | None = None
         self._evaluated_ms: int | None = None
         if state is not None:
             self._restore(state)
 
-    def on_event(self, time_ms: int, watermark_ms: int | None, details: Facts) -> None:
+    def on_event(self, time_ms: int, watermark_ms: int | None, details: ContextTuple) -> None:
         """Take an event that counts; `watermark_ms` is its partition's before it, None before the first event."""
         limits = self._rule.limits
         watermark_ms = NEVER if watermark_ms is None else watermark_ms
@@ -46,9 +45,9 @@ class KeyedStep:
         panes = self._waiting.setdefault(tick_ms, {})
         partial = panes.get(pane_ms)
         if partial is None:
-            panes[pane_ms] = past.start_partial(time_ms, details)
+            panes[pane_ms] = windows.start_partial(time_ms, details)
         else:
-            past.add_event(partial, time_ms, details, self._target, limits)
+            windows.add_event(partial, time_ms, details, self._target, limits)
 
     def notify_at(self) -> int | None:
         """The next tick at which something may change, None when the key can be dropped."""
@@ -56,7 +55,7 @@ class KeyedStep:
         if self._again_ms is not None:
             moments.append(self._again_ms)
         elif self._history is not None:
-            moments.append(leaves_ms(past.newest_ms(self._history[0]), self._rule.limits))
+            moments.append(leaves_ms(windows.newest_ms(self._history[0]), self._rule.limits))
         return min(moments, default=None)
 
     def on_notify(self, tick_ms: int) -> list[Alert]:
@@ -65,7 +64,7 @@ class KeyedStep:
         panes = self._waiting.pop(tick_ms, {})
         for pane_ms in sorted(panes):
             oldest_ms = tick_ms - limits.lookback_ms
-            self._history = past.fold(self._history, panes[pane_ms], self._target, oldest_ms, limits)
+            self._history = windows.fold(self._history, panes[pane_ms], self._target, oldest_ms, limits)
         self._evaluated_ms = tick_ms
         found = look(self._history, self._episode, tick_ms, limits)
         self._history, self._episode, self._again_ms = found.history, found.episode, found.again_ms
@@ -79,9 +78,9 @@ class KeyedStep:
             "again_ms": self._again_ms,
             "key": None
             if self._history is None
-            else saved.key_row(rule_id, self._key, self._history, self._episode),
+            else serde.key_row(rule_id, self._key, self._history, self._episode),
             "waiting": [
-                saved.waiting_row(rule_id, self._key, tick_ms, pane_ms, partial)
+                serde.waiting_row(rule_id, self._key, tick_ms, pane_ms, partial)
                 for tick_ms, panes in self._waiting.items()
                 for pane_ms, partial in panes.items()
             ],
@@ -90,6 +89,6 @@ class KeyedStep:
     def _restore(self, state: dict[str, Any]) -> None:
         self._evaluated_ms, self._again_ms = state["evaluated_ms"], state["again_ms"]
         if state["key"] is not None:
-            self._history, self._episode = saved.history_of(state["key"]), saved.episode_of(state["key"])
+            self._history, self._episode = serde.history_of(state["key"]), serde.episode_of(state["key"])
         for row in state["waiting"]:
-            self._waiting.setdefault(row["tick_ms"], {})[row["pane_ms"]] = saved.partial_of(row)
+            self._waiting.setdefault(row["tick_ms"], {})[row["pane_ms"]] = serde.partial_of(row)

@@ -6,8 +6,8 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 
-from streamdetect.model import target_of
-from streamdetect.remembered import Remembered
+from streamdetect.cache import Cache
+from streamdetect.model import address_key_of
 
 _MAPPED = (
     0xFFFF << 32
@@ -29,7 +29,7 @@ class Networks:
             else:
                 self._starts.append(start)
                 self._ends.append(end)
-        self._known = Remembered(self._holds, _CACHE_SIZE)
+        self._known = Cache(self._holds, _CACHE_SIZE)
 
     def __contains__(self, address: str) -> bool:
         """`address` is canonical text."""
@@ -42,7 +42,7 @@ class Networks:
 
 
 def _number(address: str) -> int:
-    target = target_of(address)
+    target = address_key_of(address)
     return _MAPPED | target if isinstance(target, int) else int(IPv6Address(address))
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from streamdetect.cache import Cache
 from streamdetect.config import RuleException, RuleSettings, Settings
 from streamdetect.detect.networks import Networks
-from streamdetect.model import Details, Facts, Flow, Kind
-from streamdetect.remembered import Remembered
+from streamdetect.model import ContextTuple, EventContext, EventKind, Flow
 
 # Why a record is filtered: the field whose condition failed, or an exception of the rule.
 PROCESS_NAME = "process.name"
@@ -94,7 +94,7 @@ class Rule:
             return ADDRESS
         return None
 
-    def objection_to_kind(self, kind: Kind) -> str | None:
+    def objection_to_kind(self, kind: EventKind) -> str | None:
         """Why an event of a kind does not count; None where the rest decides."""
         if kind.process_name not in self.processes:
             return PROCESS_NAME
@@ -106,17 +106,17 @@ class Rule:
             return DATASET
         return None
 
-    def objection(self, flow: Flow, kind: Kind) -> str | None:
+    def objection(self, flow: Flow, kind: EventKind) -> str | None:
         """Why the event does not count for this rule, or None where it counts."""
         return self.objection_to_kind(kind) or self.objection_to_flow(flow)
 
-    def excepts(self, flow: Flow, kind: Kind, facts: Facts) -> bool:
+    def excepts(self, flow: Flow, kind: EventKind, facts: ContextTuple) -> bool:
         """Whether one of the rule's exceptions matches an event that would count."""
-        details = Details._make(facts)
+        details = EventContext._make(facts)
         return any(exclusion.matches(flow, kind, details) for exclusion in self.exceptions)
 
 
-class Judges:
+class ProcessRules:
     """Rules that want one process name, and what they said of flows and kinds before.
 
     `of_flow[flow]` and `of_kind[kind]` are the reason why none of them counts such an event, None where one may.
@@ -125,16 +125,16 @@ class Judges:
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = rules
         self._only = None if len(rules) > 1 or rules[0].exceptions else (rules[0],)
-        self.of_flow = Remembered(self._of_flow, _REMEMBERED)
-        self.of_kind = Remembered(self._of_kind, _REMEMBERED)
+        self.of_flow = Cache(self._of_flow, _REMEMBERED)
+        self.of_kind = Cache(self._of_kind, _REMEMBERED)
 
     def _of_flow(self, flow: Flow) -> str | None:
         return _all_object([rule.objection_to_flow(flow) for rule in self._rules])
 
-    def _of_kind(self, kind: Kind) -> str | None:
+    def _of_kind(self, kind: EventKind) -> str | None:
         return _all_object([rule.objection_to_kind(kind) for rule in self._rules])
 
-    def counting(self, flow: Flow, kind: Kind, details: Facts) -> Sequence[Rule] | str:
+    def counting(self, flow: Flow, kind: EventKind, details: ContextTuple) -> Sequence[Rule] | str:
         """The rules that count an event to whose flow and kind not all object; else why none of them does."""
         if self._only is not None:
             return self._only
@@ -172,7 +172,7 @@ class Exclusion:
         self._process = None if exception.process is None else self._comparable(exception.process)
         self._host = None if exception.host is None else self._comparable(exception.host)
 
-    def matches(self, flow: Flow, kind: Kind, details: Details) -> bool:
+    def matches(self, flow: Flow, kind: EventKind, details: EventContext) -> bool:
         """Whether every field given matches."""
         if self._process is not None and kind.process_name != self._process:
             return False
@@ -185,7 +185,7 @@ class Exclusion:
             return True
         return self._network is not None and isinstance(flow.ip, str) and flow.ip in self._network
 
-    def _names(self, details: Details) -> set[str]:
+    def _names(self, details: EventContext) -> set[str]:
         shown = details.host_name
         names = (shown,) if isinstance(shown, str) else shown or ()
         return {*details.hosts, *(self._comparable(name) for name in names)}

@@ -15,17 +15,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from streamdetect.config import Settings
-from streamdetect.detect import history as past
-from streamdetect.detect import saved
+from streamdetect.detect import serde, windows
 from streamdetect.detect.alerts import Key, build
 from streamdetect.detect.engine import Detector, Listener
-from streamdetect.detect.episodes import Episode, Figures, leaves_ms, look, measure, within
-from streamdetect.detect.groups import Group, Inbox
-from streamdetect.detect.history import DETAILS, History, Partial
-from streamdetect.detect.readers import Part
+from streamdetect.detect.episodes import EpisodeState, Figures, leaves_ms, look, measure, within
+from streamdetect.detect.keystate import KeyGroup, PendingPane
+from streamdetect.detect.near_misses import MOST_SEEN, KeyTracker
+from streamdetect.detect.preaggregate import PaneRows
 from streamdetect.detect.rules import Limits, Rule
-from streamdetect.detect.tracks import MOST_SEEN, Tracks
-from streamdetect.model import Alert, Facts, Target, address_of
+from streamdetect.detect.windows import DETAILS, PreAggregate, WindowState
+from streamdetect.model import AddressKey, Alert, ContextTuple, address_of
 
 _MOST_SHARED = 262_144  # as in the decoder
 
@@ -90,7 +89,7 @@ class Variants(Detector):
     `variants` must read alike. `tracks`, if any, follows the keys of the first of them.
     """
 
-    def __init__(self, variants: Sequence[Settings], tracks: Tracks | None = None) -> None:
+    def __init__(self, variants: Sequence[Settings], tracks: KeyTracker | None = None) -> None:
         super().__init__(variants[0])
         self._variants = variants
         self._tracks = tracks
@@ -98,8 +97,8 @@ class Variants(Detector):
         self._lost = [_Lost() for _ in variants]
         self._alerts: list[list[Alert]] = [[] for _ in variants]
         self._found: list[list[Found]] = [[] for _ in variants]
-        self._open: dict[tuple[Group, Target], dict[_Judge, Episode]] = {}
-        self._shared: dict[Facts, Facts] = {}
+        self._open: dict[tuple[KeyGroup, AddressKey], dict[_Judge, EpisodeState]] = {}
+        self._shared: dict[ContextTuple, ContextTuple] = {}
         self._judges: dict[Rule, list[_Judge]] = {rule: [] for rule in self.rules}
         for number, settings in enumerate(variants):
             own = [Rule(rule, settings) for rule in settings.rules if rule.enabled]
@@ -127,7 +126,7 @@ class Variants(Detector):
 
     # -- what comes in
 
-    def put(self, parts: Sequence[Part]) -> None:
+    def put(self, parts: Sequence[PaneRows]) -> None:
         """Take parts that a reader has gathered, of ticks that are still to come."""
         if self._forks:
             for fork in self._forks:
@@ -135,7 +134,7 @@ class Variants(Detector):
             return
         for tick_ms, pane_ms, rows in parts:
             self.inbox(tick_ms, pane_ms)
-            inbox = Inbox()
+            inbox = PendingPane()
             inbox.lent = True  # other variants may take the same partials
             for rule, process, sensor, partials in rows:
                 inbox[self._group(self.rules[rule], process, sensor)] = partials
@@ -154,7 +153,7 @@ class Variants(Detector):
             for partials in part.values()
         )
 
-    def share_details(self, parts: Sequence[Part]) -> None:
+    def share_details(self, parts: Sequence[PaneRows]) -> None:
         """Details that come from another process are copies: keep one of each, as the decoder does."""
         shared = self._shared
         if len(shared) > _MOST_SHARED:
@@ -164,7 +163,7 @@ class Variants(Detector):
                 for partial in row.partials.values():
                     partial[DETAILS] = shared.setdefault(partial[DETAILS], partial[DETAILS])
 
-    def _group(self, rule: Rule, process: str, sensor: str | None) -> Group:
+    def _group(self, rule: Rule, process: str, sensor: str | None) -> KeyGroup:
         identity = (rule, process, sensor)
         return self._groups.get(identity) or self._add_group(identity, rule, process, sensor)
 
@@ -203,7 +202,9 @@ class Variants(Detector):
             self._tracks.keep_best()
         yield []
 
-    def _fold(self, group: Group, partials: dict[Target, Partial], tick_ms: int) -> set[Target]:
+    def _fold(
+        self, group: KeyGroup, partials: dict[AddressKey, PreAggregate], tick_ms: int
+    ) -> set[AddressKey]:
         changed = super()._fold(group, partials, tick_ms)
         if self._tracks is not None:
             changed |= partials.keys() & self._tracks.asked_for(group.process)
@@ -211,7 +212,7 @@ class Variants(Detector):
                 self._tracks.folded(group.rule, group.key(target), partials[target])
         return changed
 
-    def _look(self, group: Group, target: Target, tick_ms: int) -> Alert | None:
+    def _look(self, group: KeyGroup, target: AddressKey, tick_ms: int) -> Alert | None:
         """Every judge's look. The alerts are kept by variant; here is none."""
         limits = group.rule.limits
         oldest_ms = tick_ms - limits.lookback_ms
@@ -237,7 +238,7 @@ class Variants(Detector):
         return None
 
     def _judge(
-        self, judge: _Judge, place: tuple[Group, Target], history: History | None, tick_ms: int
+        self, judge: _Judge, place: tuple[KeyGroup, AddressKey], history: WindowState | None, tick_ms: int
     ) -> None:
         episodes = self._open.get(place, {})
         found = look(history, episodes.get(judge), tick_ms, judge.limits)
@@ -269,7 +270,7 @@ class Variants(Detector):
         fork.keep_within(tick_ms)
         return fork
 
-    def _rows(self, number: int, fork: Detector, tick_ms: int) -> Iterator[saved.Row]:
+    def _rows(self, number: int, fork: Detector, tick_ms: int) -> Iterator[serde.Row]:
         """The state as this variant's engine would have it after the looks of a tick."""
         ids = {rule.id: own.id for rule, own in zip(self.rules, fork.rules, strict=True)}
         own_episodes = {
@@ -288,11 +289,11 @@ class Variants(Detector):
             yield row
 
 
-def _import(fork: Detector, parts: Sequence[Part]) -> None:
+def _import(fork: Detector, parts: Sequence[PaneRows]) -> None:
     """Parts into an engine that takes only rows of state."""
     for tick_ms, pane_ms, rows in parts:
         fork.import_state(
-            saved.waiting_row(
+            serde.waiting_row(
                 fork.rules[row.rule].id,
                 Key(address_of(target), row.process, row.sensor),
                 tick_ms,
@@ -305,8 +306,8 @@ def _import(fork: Detector, parts: Sequence[Part]) -> None:
 
 
 def _again(
-    history: History | None,
-    episodes: dict[_Judge, Episode],
+    history: WindowState | None,
+    episodes: dict[_Judge, EpisodeState],
     tick_ms: int,
     limits: Limits,
     *,
@@ -318,13 +319,13 @@ def _again(
     """
     if history is None:
         return None
-    if not episodes and not followed and past.total(history[0]) < limits.need:
+    if not episodes and not followed and windows.total(history[0]) < limits.need:
         return None
     oldest_ms = tick_ms - limits.lookback_ms
-    moments = [leaves_ms(past.oldest_ms(history[0]), limits)]
+    moments = [leaves_ms(windows.oldest_ms(history[0]), limits)]
     moments += [
         leaves_ms(last_ms, limits)
-        for seen in past.seen(history)
+        for seen in windows.seen(history)
         for _, last_ms in seen
         if last_ms >= oldest_ms
     ]

@@ -9,6 +9,6 @@ are of 64 bits, and so are the ticks and panes around its times.
 """
 
 from streamdetect.events.decoder import Decoder, Refusal
-from streamdetect.events.seen import Event
+from streamdetect.events.event import Event
 
 __all__ = ["Decoder", "Event", "Refusal"]

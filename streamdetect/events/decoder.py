@@ -10,16 +10,16 @@ from typing import cast
 
 import msgspec
 
+from streamdetect.cache import Cache
 from streamdetect.events import generic, jsontext
+from streamdetect.events.event import EcsEvent, EcsTables, Event, GenericEvent, RawEvent, RawTables
 from streamdetect.events.generic import Fields
 from streamdetect.events.jsontext import NotJsonError, may_be_deep, problem_with
-from streamdetect.events.lookup import may_be_dotted
-from streamdetect.events.reading import Reading
-from streamdetect.events.seen import EcsEvent, EcsTables, Event, GenericEvent, RawEvent, RawTables
+from streamdetect.events.paths import may_be_dotted
+from streamdetect.events.profile import ProfileReader
 from streamdetect.events.times import TimeReader
 from streamdetect.events.typed import DOCUMENT, Document, EventData, raw_sysmon
 from streamdetect.events.values import SURELY_A_KEYWORD, FloatText, has_float
-from streamdetect.remembered import Remembered
 
 _KNOWN_NAMES = 4_096
 
@@ -36,11 +36,11 @@ class Decoder:
 
     def __init__(self, profile: str, max_record_bytes: int) -> None:
         resilient = profile == "resilient"
-        self.reading = Reading(resilient=resilient)
+        self.reading = ProfileReader(resilient=resilient)
         self._max_record_bytes = max_record_bytes
         self._surely_shallow = jsontext.surely_shallow()
         self._times = TimeReader(resilient=resilient)
-        self._names: Remembered[str, str] = Remembered(self.reading.name_of, _KNOWN_NAMES)
+        self._names: Cache[str, str] = Cache(self.reading.name_of, _KNOWN_NAMES)
         self._ecs = EcsTables(self.reading)
         self._raw = RawTables(self.reading)
         self._typed: Callable[[bytes], Document] = msgspec.json.Decoder(DOCUMENT).decode

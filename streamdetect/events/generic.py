@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from streamdetect.events import sysmon
-from streamdetect.events.lookup import Finder
+from streamdetect.events.paths import Finder
 from streamdetect.events.values import first_present
 
 JsonObject = dict[str, object]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from streamdetect.events import jsontext
-from streamdetect.events.lookup import Finder
+from streamdetect.events.paths import Finder
 from streamdetect.events.times import read_utc_time
 from streamdetect.events.values import flatten, has_float, is_missing, text_of
 

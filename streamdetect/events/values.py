@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from ipaddress import AddressValueError, IPv6Address
 from typing import Final
 
+from streamdetect.cache import Cache
 from streamdetect.model import MANY, Many
-from streamdetect.remembered import Remembered
 
 _KEYWORD_LIMIT: Final = 1024  # ignore_above, in UTF-16 code units
 SURELY_A_KEYWORD: Final = _KEYWORD_LIMIT // 2  # characters: two code units each at most
@@ -174,7 +174,7 @@ class AddressReader:
     """
 
     def __init__(self) -> None:
-        self.canonical: Remembered[str, str | None] = Remembered(_canonical, _CACHE_SIZE)
+        self.canonical: Cache[str, str | None] = Cache(_canonical, _CACHE_SIZE)
         """Canonical text of an address, or None where malformed."""
 
     def distinct(self, value: object) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamdetect.config import Settings
-from streamdetect.detect.tracks import Track
+from streamdetect.detect.near_misses import TrackedKey
 from streamdetect.errors import StreamdetectError
 from streamdetect.findings.diff import Diff
 from streamdetect.findings.episodes import Episode, KeyName
@@ -26,7 +26,7 @@ class Volume:
 
 
 @dataclass(slots=True)
-class Reading:
+class InputSummary:
     """What was read. `shapes` counts records by who wrote them (`events.shapes`).
 
     `first_ms` is the time of the earliest event that counts, `last_ms` the newest partition clock: wild ones are in
@@ -72,11 +72,11 @@ class Outcome:
     """
 
     settings: Settings
-    reading: Reading
+    reading: InputSummary
     base: Variant
     variants: Sequence[Variant]
-    near: Sequence[Track]
-    tracks: Mapping[KeyName, Track]
+    near: Sequence[TrackedKey]
+    tracks: Mapping[KeyName, TrackedKey]
     first_tick_ms: int | None
     last_tick_ms: int | None
     seconds: float

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from streamdetect.findings.diff import Diff
 from streamdetect.findings.episodes import Episode
 from streamdetect.findings.outcome import Outcome, Variant
-from streamdetect.report.courses import Figure, Pairs, reason_of
+from streamdetect.report.dataframes import alerts_of, variants, verdicts_of
+from streamdetect.report.key_views import Figure, Pairs, reason_of
 from streamdetect.report.plots import bars_plot
-from streamdetect.report.records import alerts_of, variants, verdicts_of
 from streamdetect.report.words import moment, number, shift, visible
 
 MOST_BARS = 60

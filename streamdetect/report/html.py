@@ -16,10 +16,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from streamdetect import __version__
-from streamdetect.detect.tracks import Track
+from streamdetect.detect.near_misses import TrackedKey
 from streamdetect.findings.outcome import Outcome
-from streamdetect.report.courses import near_view
-from streamdetect.report.timeline import FATES
+from streamdetect.report.key_views import near_view
+from streamdetect.report.plot_data import FATES
 from streamdetect.report.views import MOST_NEAR_PLOTTED, MOST_PLOTTED, page_view
 from streamdetect.report.words import LONGEST, cut, moment, number, span, visible, whither
 
@@ -33,7 +33,7 @@ def page(outcome: Outcome) -> str:
     return _render("report.html.j2", view=page_view(outcome), outcome=outcome)
 
 
-def key_page(title: str, tracks: Sequence[Track], interval_ms: int) -> str:
+def key_page(title: str, tracks: Sequence[TrackedKey], interval_ms: int) -> str:
     """The course of some keys alone."""
     views = [near_view(track, interval_ms, plotted=True) for track in tracks]
     return _render("key.html.j2", title=title, views=views, interval_ms=interval_ms)

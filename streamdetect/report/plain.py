@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from streamdetect import __version__
 from streamdetect.detect.alerts import iso
 from streamdetect.findings.outcome import Outcome
-from streamdetect.report.records import (
+from streamdetect.report.dataframes import (
     EPISODE_COLUMNS,
-    Record,
+    TableRow,
     diff_records,
     difference_records,
     episode_records,
@@ -181,7 +181,7 @@ def _differences(outcome: Outcome) -> Iterable[str]:
         )
 
 
-def _ends(row: Record, side: str) -> str:
+def _ends(row: TableRow, side: str) -> str:
     if row[f"{side}_episode_id"] is None:
         return "-"
     end = (

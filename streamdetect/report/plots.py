@@ -19,7 +19,7 @@ import pygal  # type: ignore[import-untyped]  # has no types
 from markupsafe import Markup
 from pygal.style import Style  # type: ignore[import-untyped]  # has no types
 
-from streamdetect.report.timeline import (
+from streamdetect.report.plot_data import (
     FATES,
     Gaps,
     Steps,

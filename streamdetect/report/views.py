@@ -9,7 +9,8 @@ from streamdetect.config import RuleSettings, Settings
 from streamdetect.findings.episodes import Episode
 from streamdetect.findings.outcome import Outcome
 from streamdetect.report.comparisons import DiffView, VariantView, diff_view, variant_figures, variant_view
-from streamdetect.report.courses import (
+from streamdetect.report.dataframes import alerts_of, result_of, variants, verdicts_of
+from streamdetect.report.key_views import (
     EpisodeView,
     Figure,
     NearView,
@@ -18,9 +19,8 @@ from streamdetect.report.courses import (
     episode_view,
     near_view,
 )
+from streamdetect.report.plot_data import FATES, Volumes, volumes_of
 from streamdetect.report.plots import volumes_plot
-from streamdetect.report.records import alerts_of, result_of, variants, verdicts_of
-from streamdetect.report.timeline import FATES, Volumes, volumes_of
 from streamdetect.report.words import joined, moment, number, span
 
 MOST_PLOTTED = 50

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 
 from streamdetect.config import Settings
-from streamdetect.detect import COUNTED, FUTURE, LATE, Detector, Lane, Listener
+from streamdetect.detect import COUNTED, FUTURE, LATE, Detector, Listener, PartitionProcessor
 from streamdetect.events import Decoder, Refusal
 from streamdetect.model import Alert, Batch, DeadLetter, Partition
 from streamdetect.service.summary import Summary
@@ -74,8 +74,8 @@ class Pipeline:
 
     def feed(self, batch: Batch, now_ms: int | None = None) -> None:
         """Take all records of a batch. `now_ms` is the wall clock of a live run. Raises SinkError."""
-        lane = self.detector.lane(batch.partition)
-        decode, accept, verdicts = self._decoder.decode, lane.accept, self._verdicts
+        processor = self.detector.processor(batch.partition)
+        decode, accept, verdicts = self._decoder.decode, processor.accept, self._verdicts
         timestamps_ms = batch.timestamps_ms
         refused: list[DeadLetter] = []
         for index, value in enumerate(batch.values):
@@ -174,6 +174,6 @@ def too_far_ahead(
     return {p for p, clock_ms in reading.items() if clock_ms is not None and clock_ms > slowest_ms + slack_ms}
 
 
-def clocks_of(lanes: Mapping[Partition, Lane]) -> dict[Partition, int | None]:
+def clocks_of(processors: Mapping[Partition, PartitionProcessor]) -> dict[Partition, int | None]:
     """Where each partition's clock is."""
-    return {partition: lane.clock.now_ms for partition, lane in lanes.items()}
+    return {partition: processor.clock.now_ms for partition, processor in processors.items()}

@@ -23,14 +23,14 @@ from kafka import errors as client_errors
 from kafka.serializer import Serializer  # type: ignore[import-untyped]
 
 from streamdetect.broker import Catalogue, connect, nearest
-from streamdetect.broker.groups import FinalError, GroupPositions
+from streamdetect.broker.groups import ConsumerGroupOffsets, FinalError
 from streamdetect.broker.quiet import client_unheard
 from streamdetect.errors import FencedError, KafkaError, SinkError
 from streamdetect.model import Partition
 from streamdetect.sinks import Outputs
-from streamdetect.sinks.ledger import Committed, Note
-from streamdetect.sinks.messages import Message, alert_message, letter_message
-from streamdetect.sinks.refusals import advice, hint, is_about_us, is_final, refused_positions
+from streamdetect.sinks.broker_errors import advice, hint, is_about_us, is_final, refused_positions
+from streamdetect.sinks.kafka_records import KafkaRecord, alert_record, dead_letter_record
+from streamdetect.sinks.transactional import CommitMetadata, Committed
 from streamdetect.sinks.watchdog import HungError, within
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class _Values(Serializer):  # type: ignore[misc]  # the base class has no types
         return None if data is _NULL else data
 
 
-class KafkaLedger:
+class KafkaTransactionalSink:
     """The ledger of `kafka.group_id`. Alerts and dead letters whose topic is None are somebody else's to write."""
 
     def __init__(self, settings: KafkaSettings, alerts: str | None, letters: str | None) -> None:
@@ -82,9 +82,9 @@ class KafkaLedger:
         self._turn = threading.RLock()
         self._producer: Any = None
         self._partitions: Collection[Partition] = ()
-        self._last: Note | None = None
+        self._last: CommitMetadata | None = None
         self._warned = float("-inf")
-        self._onlooker = GroupPositions(settings, stable=False)
+        self._onlooker = ConsumerGroupOffsets(settings, stable=False)
         try:
             self._catalogue = Catalogue(self._onlooker.connection, settings)
             self._require([topic for topic in (alerts, letters) if topic is not None])
@@ -134,7 +134,7 @@ class KafkaLedger:
         self,
         outputs: Outputs,
         positions: Mapping[Partition, int],
-        note: Note,
+        note: CommitMetadata,
         patience: Callable[[], bool] = lambda: True,
     ) -> None:
         messages = self._messages(outputs)
@@ -153,13 +153,17 @@ class KafkaLedger:
 
     # -- one attempt
 
-    def _transact(self, messages: list[Message], positions: Mapping[Partition, int], note: Note) -> None:
+    def _transact(
+        self, messages: list[KafkaRecord], positions: Mapping[Partition, int], note: CommitMetadata
+    ) -> None:
         size = sum(len(message.value or b"") for message in messages)
         within(
             self._hang_seconds + size * SECONDS_PER_BYTE, lambda: self._transaction(messages, positions, note)
         )
 
-    def _transaction(self, messages: list[Message], positions: Mapping[Partition, int], note: Note) -> None:
+    def _transaction(
+        self, messages: list[KafkaRecord], positions: Mapping[Partition, int], note: CommitMetadata
+    ) -> None:
         """Runs in a thread of its own. Every record is confirmed before the commit: a commit alone would also succeed
         without one that the client did not even try to send.
         """
@@ -190,7 +194,7 @@ class KafkaLedger:
             raise
 
     @staticmethod
-    def _send(producer: Any, message: Message) -> Any:
+    def _send(producer: Any, message: KafkaRecord) -> Any:
         with _naming(message.topic):
             return producer.send(
                 message.topic,
@@ -200,11 +204,11 @@ class KafkaLedger:
                 timestamp_ms=message.timestamp_ms,
             )
 
-    def _messages(self, outputs: Outputs) -> list[Message]:
+    def _messages(self, outputs: Outputs) -> list[KafkaRecord]:
         alerts, letters = self._alerts, self._letters
         return [
-            *([] if alerts is None else [alert_message(alerts, alert) for alert in outputs.alerts]),
-            *([] if letters is None else [letter_message(letters, letter) for letter in outputs.letters]),
+            *([] if alerts is None else [alert_record(alerts, alert) for alert in outputs.alerts]),
+            *([] if letters is None else [dead_letter_record(letters, letter) for letter in outputs.letters]),
         ]
 
     def _check_topics(self) -> None:
@@ -215,7 +219,7 @@ class KafkaLedger:
 
     # -- after a failure
 
-    def _begin_again(self, note: Note) -> bool:
+    def _begin_again(self, note: CommitMetadata) -> bool:
         """A new producer after a failure; whether the note was committed after all.
 
         Before the broker is asked for a new producer, which ends everybody else's: whether somebody newer has come.
@@ -239,7 +243,7 @@ class KafkaLedger:
             )
         return False
 
-    def _check_epoch(self, found: Note | None, own: Note) -> None:
+    def _check_epoch(self, found: CommitMetadata | None, own: CommitMetadata) -> None:
         if found is not None and found.epoch > own.epoch:
             raise FencedError(
                 f"Another instance ({found.owner}) has taken over the group {self._settings.group_id}. This one ends; "
@@ -266,7 +270,7 @@ class KafkaLedger:
 
     def _stable(self) -> Committed:
         """A fresh consumer each time: one that met an outage may be hanging in the middle of it."""
-        positions = GroupPositions(self._settings, stable=True)
+        positions = ConsumerGroupOffsets(self._settings, stable=True)
         try:
             return _committed(self._read(positions, self._partitions))
         except FinalError:
@@ -284,7 +288,7 @@ class KafkaLedger:
                 positions.close()
 
     @staticmethod
-    def _read(positions: GroupPositions, partitions: Collection[Partition]) -> Mapping[Partition, Any]:
+    def _read(positions: ConsumerGroupOffsets, partitions: Collection[Partition]) -> Mapping[Partition, Any]:
         return positions.read(partitions, int(ANSWER_SECONDS * 1000))
 
     def _after(self, error: Exception, patience: Callable[[], bool]) -> None:
@@ -369,12 +373,14 @@ def abandon(producer: Any) -> None:
 
 
 def _committed(found: Mapping[Partition, Any]) -> Committed:
-    notes = [note for position in found.values() if (note := Note.parse(position.metadata)) is not None]
-    newest = max(notes, key=Note.order, default=None)
+    notes = [
+        note for position in found.values() if (note := CommitMetadata.parse(position.metadata)) is not None
+    ]
+    newest = max(notes, key=CommitMetadata.order, default=None)
     return Committed({partition: position.offset for partition, position in found.items()}, newest)
 
 
-def _step(note: Note | None) -> tuple[object, ...] | None:
+def _step(note: CommitMetadata | None) -> tuple[object, ...] | None:
     """What a note says without its beats, which are on one partition only and go with its topic."""
     return None if note is None else (note.epoch, note.owner, note.state, note.number)
 

@@ -11,8 +11,8 @@ from kafka import errors as client_errors
 
 from streamdetect.broker import Catalogue, connect, nearest
 from streamdetect.errors import SinkError
+from streamdetect.sinks.broker_errors import hint
 from streamdetect.sinks.kafka import abandon
-from streamdetect.sinks.refusals import hint
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -33,8 +33,8 @@ from streamdetect.broker.connect import scrubbed
 from streamdetect.broker.settings import client_settings, confluent_settings
 from streamdetect.errors import ConfigError, KafkaError
 from streamdetect.model import Batch, Partition
-from streamdetect.sources.fetching import BEGINNING, CONSUMER_SETTINGS
-from streamdetect.sources.messages import Log, log
+from streamdetect.sources.confluent_buffer import PartitionBuffer, log
+from streamdetect.sources.fetcher import BEGINNING, CONSUMER_SETTINGS
 
 if TYPE_CHECKING:
     from streamdetect.config import KafkaSettings
@@ -61,11 +61,11 @@ LIBRDKAFKA = {
 }
 
 
-class ConfluentRecords:
-    """`Records` by librdkafka. Raises ConfigError or KafkaError where it cannot begin."""
+class ConfluentFetcher:
+    """`RecordFetcher` by librdkafka. Raises ConfigError or KafkaError where it cannot begin."""
 
     def __init__(self, settings: KafkaSettings) -> None:
-        self._logs: dict[Partition, Log] = {}
+        self._logs: dict[Partition, PartitionBuffer] = {}
         self._moved = False
         self._told: list[str] = []
         self._consumer = _consumer(settings, self._told)
@@ -76,7 +76,7 @@ class ConfluentRecords:
             raise
 
     def assign(self, partitions: Collection[Partition]) -> None:
-        self._logs = {one: self._logs.get(one) or Log(one) for one in partitions}
+        self._logs = {one: self._logs.get(one) or PartitionBuffer(one) for one in partitions}
         self._moved = True
 
     def seek(self, partition: Partition, offset: int | None) -> None:
@@ -123,7 +123,7 @@ class ConfluentRecords:
 
     # -- how it is done
 
-    def _ready(self) -> list[Log]:
+    def _ready(self) -> list[PartitionBuffer]:
         return [one for one in self._logs.values() if one.kept and not one.held]
 
     def _raise_failures(self) -> None:
@@ -150,7 +150,7 @@ class ConfluentRecords:
         self._consumer.assign(places)
         self._moved = False
 
-    def _really_resume(self, paused: Collection[Log]) -> None:
+    def _really_resume(self, paused: Collection[PartitionBuffer]) -> None:
         if paused:
             self._consumer.resume([one.place() for one in paused])
         for one in paused:

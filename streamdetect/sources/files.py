@@ -12,7 +12,7 @@ from pathlib import Path
 from streamdetect.errors import InputError
 from streamdetect.model import Batch, Partition
 from streamdetect.sources.compressed import DamagedError, RawFile, blocks
-from streamdetect.sources.records import records
+from streamdetect.sources.framing import records
 
 MAX_RECORD_BYTES = 1_048_576
 """The limit where nobody gives another; the one of a run is `limits.max_record_bytes`."""

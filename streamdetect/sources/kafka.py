@@ -21,12 +21,12 @@ from streamdetect.config import parse_time_ms
 from streamdetect.errors import KafkaError, LostOffsetsError
 from streamdetect.model import Batch, Partition
 from streamdetect.sources import Bounds
-from streamdetect.sources.fetching import (
+from streamdetect.sources.fetcher import (
     BEGINNING,
     CONSUMER_SETTINGS,
     check_reader,
+    fetcher_for,
     named,
-    records_of,
     topic_partition,
 )
 from streamdetect.sources.topics import FollowedTopics, made_anew
@@ -86,7 +86,7 @@ class _Reader:
         connection = connect(KafkaConsumer, self._settings, **CONSUMER_SETTINGS)
         self._consumer = connection.client
         try:
-            self._records = records_of(self._settings, self._consumer)
+            self._records = fetcher_for(self._settings, self._consumer)
         except BaseException:
             self._consumer.close()
             raise

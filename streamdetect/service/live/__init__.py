@@ -1,0 +1,5 @@
+"""A live run: Kafka in, alerts out, until stopped.
+
+Belongs here: startup, ownership of the consumer group, the loop, the commit protocol, recovery and rebuild. The loop
+reports to a `listener`; metrics and HTTP are in `service.status`.
+"""

@@ -1,0 +1,656 @@
+"""The Helm chart: what it renders is taken by Kubernetes and by the program, and keeps what docs/kubernetes.md says."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from paths import ROOT
+from streamdetect.config import load_settings
+from streamdetect.service.status.state import ALIVE_SECONDS
+from tools import find, need
+
+CHART = ROOT / "deploy" / "helm" / "streamdetect"
+DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+GUIDE = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
+
+Document = dict[str, Any]
+
+KAFKA = {"bootstrap_servers": ["kafka-0.kafka:9092", "kafka-1.kafka:9092"], "topics": ["endpoint.events"]}
+MINIMAL: Document = {"config": {"kafka": KAFKA}}
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+SECRETS: Document = {
+    "config": {
+        "kafka": {
+            **KAFKA,
+            "security_protocol": "SASL_SSL",
+            "sasl_mechanism": "SCRAM-SHA-512",
+            "username": "streamdetect",
+        }
+    },
+    "kafkaSecret": {
+        "existingSecret": "kafka-login",
+        "passwordKey": "password",
+        "caKey": "ca.crt",
+        "certKey": "tls.crt",
+        "keyKey": "tls.key",
+    },
+}
+PEER = {"namespaceSelector": {"matchLabels": {"team": "soc"}}}
+EVERYTHING: Document = {
+    **SECRETS,
+    "replicas": 2,
+    "image": {"repository": "registry.example/streamdetect", "pullSecrets": [{"name": "registry"}]},
+    "config": {**SECRETS["config"], "limits": {"max_keys": 30_000_000}, "checkpoint": {"interval": "1m"}},
+    "persistence": {"size": "50Gi", "storageClass": "fast", "annotations": {"backup": "no"}},
+    "networkPolicy": {
+        "from": [PEER],
+        "kafkaTo": [PEER],
+        "kafkaPorts": [9093, 9094],
+        "extraEgress": [{"ports": [{"protocol": "TCP", "port": 443}]}],
+    },
+    "metrics": {
+        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+    },
+    "podLabels": {"team": "soc"},
+    "podAnnotations": {"note": "x"},
+    "priorityClassName": "high",
+    "nodeSelector": {"disk": "ssd"},
+    "tolerations": [{"key": "soc", "operator": "Exists"}],
+    "topologySpreadConstraints": [
+        {"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"}
+    ],
+    "extraEnv": [{"name": "STREAMDETECT__TIME__LOOKBACK", "value": "12h"}],
+    "extraVolumes": [{"name": "out", "emptyDir": {}}],
+    "extraVolumeMounts": [{"name": "out", "mountPath": "/out"}],
+}
+CASES: dict[str, Document] = {
+    "minimal": MINIMAL,
+    "secrets": SECRETS,
+    "everything": EVERYTHING,
+    "digest": {**MINIMAL, "image": {"digest": DIGEST, "tag": "9.9.9"}},
+    "standby": {**MINIMAL, "replicas": 2},
+    "shared": {**MINIMAL, "replicas": 2, "persistence": {"existingClaim": "common"}},
+    "rebuild": {**MINIMAL, "startOption": "--rebuild"},
+    "plain": {
+        **MINIMAL,
+        "networkPolicy": {"enabled": False},
+        "podDisruptionBudget": {"enabled": False},
+        "serviceAccount": {"create": False},
+    },
+}
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+@pytest.fixture(autouse=True)
+def _helm() -> None:
+    need("helm")
+
+
+def run(program: str, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    path = find(program)
+    assert path is not None
+    return subprocess.run(
+        [path, *arguments], input=given, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def helm(verb: str, values: Document, *more: str) -> subprocess.CompletedProcess[str]:
+    """`helm template` and the like, as the release `sd` in the namespace `soc`."""
+    name = [] if verb == "lint" else ["sd"]
+    return run(
+        "helm",
+        verb,
+        *name,
+        str(CHART),
+        "--namespace=soc",
+        "--values=-",
+        *more,
+        given=yaml.safe_dump(values),
+    )
+
+
+@functools.cache
+def text(case: str) -> str:
+    done = helm("template", CASES[case])
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def documents(case: str) -> list[Document]:
+    return parsed(text(case))
+
+
+def parsed(manifests: str) -> list[Document]:
+    return [document for document in yaml.safe_load_all(manifests) if document is not None]
+
+
+def only(found: list[Document], kind: str, ending: str = "") -> Document:
+    """The one document of a kind, whose name ends so."""
+    (one,) = (
+        each
+        for each in found
+        if each["kind"] == kind and each["metadata"]["name"] == f"sd-streamdetect{ending}"
+    )
+    return one
+
+
+def stateful_set(case: str) -> Document:
+    spec: Document = only(documents(case), "StatefulSet")["spec"]
+    return spec
+
+
+def pod(case: str) -> Document:
+    spec: Document = stateful_set(case)["template"]["spec"]
+    return spec
+
+
+def container(case: str) -> Document:
+    (one,) = pod(case)["containers"]
+    found: Document = one
+    return found
+
+
+def configuration(case: str) -> str:
+    data: str = only(documents(case), "ConfigMap")["data"]["streamdetect.yaml"]
+    return data
+
+
+# -- others take it
+
+
+@every_case
+def test_helm_has_no_complaint(case: str) -> None:
+    """`helm lint --strict` passes for each set of values, and for none at all."""
+    for values in ({}, CASES[case]):
+        done = helm("lint", values, "--strict")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@every_case
+def test_kubernetes_takes_what_is_rendered(case: str, tmp_path: Path) -> None:
+    """Every document of a built-in kind is valid in Kubernetes 1.33, without a field that it does not know."""
+    need("kubernetes-validate")
+    file = tmp_path / "rendered.yaml"
+    custom = {"ServiceMonitor", "PrometheusRule"}
+    mine = [each for each in documents(case) if each["kind"] not in custom]
+    file.write_text(yaml.safe_dump_all(mine), encoding="utf-8")
+    done = run("kubernetes-validate", "-k", "1.33", "--strict", str(file))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.stdout + done.stderr).count(" passed ") == len(mine)
+
+
+@every_case
+def test_the_program_takes_the_config_map(case: str, tmp_path: Path) -> None:
+    """The real `streamdetect config check` finds no problem in it, and every given setting is in it."""
+    file = tmp_path / "streamdetect.yaml"
+    file.write_text(configuration(case), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "streamdetect.cli", "config", "check", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    settings, given = yaml.safe_load(configuration(case)), CASES[case]["config"]
+    assert settings["kafka"].items() >= given["kafka"].items()
+    assert settings.get("limits") == given.get("limits")
+    assert settings["log"] == DEFAULTS["config"]["log"]
+
+
+def test_without_brokers_or_topics_it_says_what_is_missing() -> None:
+    """Values that cannot work are refused before anything is installed."""
+    for kafka in ({}, {"topics": ["a"]}, {"bootstrap_servers": ["kafka:9092"]}):
+        done = helm("template", {"config": {"kafka": kafka}})
+        assert done.returncode != 0
+        assert "Set config.kafka.bootstrap_servers, and config.kafka.topics" in done.stderr
+
+
+# -- it is the image's
+
+
+def test_the_pod_is_what_the_image_expects() -> None:
+    """User, port, command line and the directories are those of the Dockerfile."""
+    (user,) = re.findall(r"^USER (\d+):(\d+)$", DOCKERFILE, re.MULTILINE)
+    context = pod("minimal")["securityContext"]
+    assert (context["runAsUser"], context["runAsGroup"]) == tuple(map(int, user))
+    assert context["fsGroup"] == context["runAsGroup"]
+    (port,) = re.findall(r"^EXPOSE (\d+)$", DOCKERFILE, re.MULTILINE)
+    assert [each["containerPort"] for each in container("minimal")["ports"]] == [int(port)]
+    (command,) = re.findall(r"^CMD (.+)$", DOCKERFILE, re.MULTILINE)
+    assert container("minimal")["args"] == json.loads(command)
+    (directory,) = re.findall(r"^WORKDIR (/var/.+)$", DOCKERFILE, re.MULTILINE)
+    mounts = {each["name"]: each["mountPath"] for each in container("minimal")["volumeMounts"]}
+    assert mounts["state"] == directory
+    assert command.count(f'"{mounts["config"]}/streamdetect.yaml"') == 1
+
+
+def test_the_state_lies_in_the_volume() -> None:
+    """In a directory of its own there, not among what a file system puts at its root."""
+    path = Path(yaml.safe_load(configuration("everything"))["checkpoint"]["path"])
+    mounts = {each["name"]: each["mountPath"] for each in container("everything")["volumeMounts"]}
+    assert path.parent == Path(mounts["state"])
+    (claim,) = stateful_set("everything")["volumeClaimTemplates"]
+    assert claim["metadata"]["name"] == "state"
+    assert claim["spec"]["resources"]["requests"]["storage"] == "50Gi"
+
+
+def test_one_claim_for_all() -> None:
+    """An existing claim takes the place of those that would be made."""
+    volumes = {each["name"]: each for each in pod("shared")["volumes"]}
+    assert volumes["state"]["persistentVolumeClaim"] == {"claimName": "common"}
+    assert "volumeClaimTemplates" not in stateful_set("shared")
+
+
+def test_a_digest_wins_over_the_tag() -> None:
+    """Without either, the image has the version of the chart."""
+    assert container("digest")["image"] == f"streamdetect@{DIGEST}"
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))["appVersion"]
+    assert container("minimal")["image"] == f"streamdetect:{version}"
+
+
+def test_the_chart_has_the_programs_version() -> None:
+    """A release raises both."""
+    import streamdetect  # noqa: PLC0415
+
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    assert chart["appVersion"] == streamdetect.__version__
+
+
+def test_the_program_listens_where_the_pod_is_asked() -> None:
+    """The settings of the container win over the file, and name the port of probes and Services."""
+    env = {each["name"]: each["value"] for each in container("minimal")["env"]}
+    settings = load_settings(None, ("kafka.topics=[a]",), environ=env)
+    assert (settings.http.host, settings.http.port) == ("0.0.0.0", DEFAULTS["http"]["port"])
+    for ending in ("", "-metrics"):
+        (port,) = only(documents("minimal"), "Service", ending)["spec"]["ports"]
+        assert (port["port"], port["targetPort"]) == (settings.http.port, "http")
+
+
+# -- security
+
+
+@every_case
+def test_the_pod_may_do_nothing_but_its_work(case: str) -> None:
+    """It meets the restricted Pod Security Standard, writes to no file system of its own and has no token."""
+    spec, own = pod(case), container(case)
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert own["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & spec.keys()
+    assert not any("hostPath" in volume for volume in spec["volumes"])
+    writable = {each["mountPath"] for each in own["volumeMounts"] if not each.get("readOnly")}
+    assert writable - {"/out"} == {"/var/lib/streamdetect", "/tmp"}
+
+
+def test_the_service_account_has_no_token_and_no_rights() -> None:
+    """Nothing binds a role to it."""
+    found = documents("everything")
+    assert only(found, "ServiceAccount")["automountServiceAccountToken"] is False
+    assert not any("Role" in each["kind"] for each in found)
+    assert pod("everything")["serviceAccountName"] == "sd-streamdetect"
+    assert pod("plain")["serviceAccountName"] == "default"
+
+
+def test_a_secret_is_mounted_and_only_named() -> None:
+    """Its keys are files that the settings point at; the chart makes no Secret."""
+    assert "Secret" not in {each["kind"] for each in documents("secrets")}
+    volume = next(each for each in pod("secrets")["volumes"] if each["name"] == "kafka")
+    mount = next(each for each in container("secrets")["volumeMounts"] if each["name"] == "kafka")
+    files = {f"{mount['mountPath']}/{each['path']}": each["key"] for each in volume["secret"]["items"]}
+    kafka = yaml.safe_load(configuration("secrets"))["kafka"]
+    named = {name: files[kafka[name]] for name in ("password_file", "ca_file", "cert_file", "key_file")}
+    keys = SECRETS["kafkaSecret"]
+    assert list(named.values()) == [keys["passwordKey"], keys["caKey"], keys["certKey"], keys["keyKey"]]
+    assert len(files) == 4
+    assert volume["secret"]["secretName"] == "kafka-login"
+    assert volume["secret"]["defaultMode"] & 0o007 == 0
+    assert mount["readOnly"] is True
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"config": {"kafka": {**KAFKA, "password": "hunter2"}}},
+        {"config": {"kafka": {**KAFKA, "client": {"sasl_plain_password": "hunter2"}}}},
+        {"config": {"kafka": {**KAFKA, "client": {"ssl_password": "hunter2"}}}},
+        {**MINIMAL, "extraEnv": [{"name": "STREAMDETECT__KAFKA__PASSWORD", "value": "hunter2"}]},
+    ],
+)
+def test_a_secret_as_a_value_is_refused(values: Document) -> None:
+    """It would stand in a ConfigMap or in the StatefulSet; the refusal does not show it either."""
+    done = helm("template", values)
+    assert done.returncode != 0
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_a_secret_in_the_environment_may_be_referred_to() -> None:
+    """The same variable from a Secret passes."""
+    source = {"secretKeyRef": {"name": "kafka-login", "key": "password"}}
+    env = [{"name": "STREAMDETECT__KAFKA__PASSWORD", "valueFrom": source}]
+    done = helm("template", {**MINIMAL, "extraEnv": env})
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("secret", [{"passwordKey": "password"}, {"existingSecret": "kafka-login"}])
+def test_half_a_secret_is_refused(secret: Document) -> None:
+    """Keys without a Secret would be files that are not there; a Secret without keys would be mounted whole."""
+    done = helm("template", {**MINIMAL, "kafkaSecret": secret})
+    assert done.returncode != 0
+    assert "existingSecret" in done.stderr
+
+
+def test_the_network_is_open_for_monitoring_names_and_kafka_only() -> None:
+    """In: the port, from the peers named. Out: DNS, and the brokers' ports."""
+    policy = only(documents("minimal"), "NetworkPolicy")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["ingress"] == [
+        {"from": DEFAULTS["networkPolicy"]["from"], "ports": [{"protocol": "TCP", "port": "http"}]}
+    ]
+    out = [(port["protocol"], port["port"]) for rule in policy["egress"] for port in rule["ports"]]
+    assert out == [("UDP", 53), ("TCP", 53), ("TCP", 9092)]
+    assert all("to" not in rule for rule in policy["egress"])
+
+
+def test_the_network_policy_is_as_the_values_say() -> None:
+    """Ports and peers of Kafka are replaced, a further rule is added, and no peers let nobody in."""
+    policy = only(documents("everything"), "NetworkPolicy")["spec"]
+    assert policy["ingress"][0]["from"] == [PEER]
+    _, kafka, other = policy["egress"]
+    assert [port["port"] for port in kafka["ports"]] == [9093, 9094]
+    assert kafka["to"] == [PEER]
+    assert other == EVERYTHING["networkPolicy"]["extraEgress"][0]
+    closed = helm("template", {**MINIMAL, "networkPolicy": {"from": []}})
+    assert only(parsed(closed.stdout), "NetworkPolicy")["spec"]["ingress"] == []
+
+
+# -- it lives
+
+
+def test_the_probes_outlast_restore_and_rebuild() -> None:
+    """Starting may take half an hour; alive is not given up before minutes without a move; ready is `/readyz`."""
+    own = container("minimal")
+    startup, liveness, readiness = (own[f"{name}Probe"] for name in ("startup", "liveness", "readiness"))
+    assert startup["httpGet"] == liveness["httpGet"] == {"path": "/healthz", "port": "http"}
+    assert startup["failureThreshold"] * startup["periodSeconds"] >= 30 * 60
+    assert ALIVE_SECONDS + liveness["failureThreshold"] * liveness["periodSeconds"] >= 4 * 60
+    assert readiness["httpGet"] == {"path": "/readyz", "port": "http"}
+    assert readiness["failureThreshold"] * readiness["periodSeconds"] <= 60
+
+
+def test_with_a_standby_ready_means_alive() -> None:
+    """Else a rollout would wait for the standby for ever, and a drain could never move the owner."""
+    assert container("standby")["readinessProbe"]["httpGet"]["path"] == "/healthz"
+    chosen = helm("template", {**MINIMAL, "replicas": 2, "probes": {"readiness": {"path": "/readyz"}}})
+    (own,) = only(parsed(chosen.stdout), "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    assert own["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    budget = only(documents("standby"), "PodDisruptionBudget")["spec"]
+    assert budget["maxUnavailable"] == 1
+    assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_a_standby_waits_for_nobodys_start_and_lives_elsewhere() -> None:
+    """Pods start side by side, and rather on two nodes; a single one has no wish."""
+    assert stateful_set("standby")["podManagementPolicy"] == "Parallel"
+    (wish,) = pod("standby")["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    labels = stateful_set("standby")["template"]["metadata"]["labels"]
+    assert wish["podAffinityTerm"]["labelSelector"]["matchLabels"].items() <= labels.items()
+    assert "affinity" not in pod("minimal")
+
+
+def test_a_stop_has_the_time_to_save() -> None:
+    """20 s without Kafka and 58 s for a million changed keys beside a busy loop (benchmarks/results.md)."""
+    assert pod("minimal")["terminationGracePeriodSeconds"] >= 20 + 58
+
+
+def test_the_memory_holds_the_keys() -> None:
+    """The request holds the default `limits.max_keys` at 260 bytes and 220 MB, and the limit twice that."""
+    keys = load_settings(None, ("kafka.topics=[a]",), environ={}).limits.max_keys
+    needed = keys * 260 + 220_000_000
+    memory = {name: given["memory"] for name, given in DEFAULTS["resources"].items()}
+    assert all(given.endswith("Gi") for given in memory.values())
+    assert int(memory["requests"][:-2]) << 30 >= needed
+    assert int(memory["limits"][:-2]) << 30 >= 2 * needed
+
+
+def test_a_changed_setting_restarts_the_pod_and_nothing_else_does() -> None:
+    """The pod's template carries the checksum of the settings; a ServiceMonitor changes nothing in it."""
+
+    def template(values: Document) -> Document:
+        done = helm("template", values)
+        found: Document = only(parsed(done.stdout), "StatefulSet")["spec"]["template"]
+        return found
+
+    before = template(MINIMAL)
+    changed = template({"config": {"kafka": KAFKA, "time": {"lookback": "12h"}}})
+    assert before["metadata"]["annotations"] != changed["metadata"]["annotations"]
+    assert before["spec"] == changed["spec"]
+    assert template({**MINIMAL, "metrics": {"serviceMonitor": {"enabled": True}}}) == before
+
+
+def test_an_option_for_one_start_is_refused_with_a_standby() -> None:
+    """`--rebuild` stands behind the others; with two replicas it would end with exit code 6."""
+    assert container("rebuild")["args"] == [*container("minimal")["args"], "--rebuild"]
+    done = helm("template", {**MINIMAL, "startOption": "--rebuild", "replicas": 2})
+    assert done.returncode != 0
+    assert "startOption needs replicas 1" in done.stderr
+
+
+@every_case
+def test_selectors_find_the_pods(case: str) -> None:
+    """Those of Services, budget, network policy and StatefulSet are labels of the pod."""
+    labels = stateful_set(case)["template"]["metadata"]["labels"].items()
+    found = {
+        f"{each['kind']} {each['metadata']['name']}": each["spec"]
+        for each in documents(case)
+        if "spec" in each
+    }
+    selectors = [
+        spec["selector"].get("matchLabels", spec["selector"])
+        for name, spec in found.items()
+        if "selector" in spec and not name.startswith("ServiceMonitor")
+    ]
+    selectors += [spec["podSelector"]["matchLabels"] for spec in found.values() if "podSelector" in spec]
+    assert len(selectors) == (3 if case == "plain" else 5)
+    assert all(selector.items() <= labels for selector in selectors)
+
+
+def test_prometheus_scrapes_each_pod_once() -> None:
+    """The ServiceMonitor selects one of the two Services, which also gives pods that are not ready."""
+    monitor = only(documents("everything"), "ServiceMonitor")["spec"]
+    wanted = monitor["selector"]["matchLabels"].items()
+    services = [each for each in documents("everything") if each["kind"] == "Service"]
+    selected = [each for each in services if wanted <= each["metadata"]["labels"].items()]
+    assert [each["metadata"]["name"] for each in selected] == ["sd-streamdetect-metrics"]
+    assert selected[0]["spec"]["publishNotReadyAddresses"] is True
+    assert selected[0]["metadata"]["labels"][monitor["jobLabel"]] == "streamdetect"
+    assert [each["port"] for each in monitor["endpoints"]] == [selected[0]["spec"]["ports"][0]["name"]]
+
+
+def test_all_names_fit_for_a_long_release() -> None:
+    """A pod's name and its revision label are at most 63 characters, also for the longest release name."""
+    done = run("helm", "template", "r" * 53, str(CHART), "--values=-", given=yaml.safe_dump(MINIMAL))
+    names = [each["metadata"]["name"] for each in parsed(done.stdout)]
+    assert max(len(name) for name in names if not name.endswith("-metrics")) + len("-1234567890") <= 63
+    assert max(map(len, names)) <= 63
+
+
+# -- alerts
+
+
+def test_the_rules_are_those_for_prometheus() -> None:
+    """The chart has a copy of deploy/prometheus/rules.yaml and leaves every `{{ }}` in it to Prometheus."""
+    original = (ROOT / "deploy" / "prometheus" / "rules.yaml").read_text(encoding="utf-8")
+    assert (CHART / "files" / "rules.yaml").read_text(encoding="utf-8") == original
+    rendered = only(documents("everything"), "PrometheusRule")
+    assert rendered["spec"] == yaml.safe_load(original)
+    assert rendered["metadata"]["labels"]["release"] == "prometheus"
+
+
+SERIES = 'namespace="soc", pod="sd-streamdetect-0", container="streamdetect"'
+ENDED = f"kube_pod_container_status_last_terminated_exitcode{{{SERIES}}}"
+ENDED_AT = f"kube_pod_container_status_last_terminated_timestamp{{{SERIES}}}"
+
+
+def ending(code: int, times: str, at: str, firing: tuple[str, ...]) -> Document:
+    """A case for promtool: the exit code, when it ended (a series a minute), which alerts fire at `at`."""
+    return {
+        "interval": "1m",
+        "input_series": [{"series": ENDED, "values": f"{code}x90"}, {"series": ENDED_AT, "values": times}],
+        "promql_expr_test": [
+            {
+                "expr": f'count(ALERTS{{alertname="{alert}", alertstate="firing"}}) or vector(0)',
+                "eval_time": at,
+                "exp_samples": [{"labels": "{}", "value": int(alert in firing)}],
+            }
+            for alert in ("StreamdetectFenced", "StreamdetectKeepsEnding")
+        ],
+    }
+
+
+def test_alerts_on_exit_codes(tmp_path: Path) -> None:
+    """Fenced is told for an hour; another code only where it comes again and again, and a clean stop never."""
+    need("promtool")
+    spec = only(documents("everything"), "PrometheusRule", "-kubernetes")["spec"]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
+    again, once = "0+60x90", "0x90"
+    cases = [
+        ending(6, once, "30m", ("StreamdetectFenced",)),
+        ending(6, once, "61m", ()),
+        ending(5, again, "10m", ()),
+        ending(5, again, "20m", ("StreamdetectKeepsEnding",)),
+        ending(5, once, "20m", ()),
+        ending(0, again, "20m", ()),
+    ]
+    tests = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": cases}
+    (tmp_path / "tests.yaml").write_text(yaml.safe_dump(tests), encoding="utf-8")
+    done = run("promtool", "test", "rules", str(tmp_path / "tests.yaml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_alerts_on_exit_codes_can_be_left_out() -> None:
+    """Where there is no kube-state-metrics."""
+    rule = {"enabled": True, "kubernetesAlerts": False}
+    done = helm("template", {**MINIMAL, "metrics": {"prometheusRule": rule}})
+    kinds = [each["kind"] for each in parsed(done.stdout)]
+    assert kinds.count("PrometheusRule") == 1
+
+
+# -- values
+
+
+def closed(values: Document, outer: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every mapping of values.yaml whose names are the chart's own."""
+    kubernetes = {"config", "resources", "podSecurityContext", "securityContext", "updateStrategy"}
+    yield outer
+    for name, value in values.items():
+        if isinstance(value, dict) and value and name not in kubernetes:
+            yield from closed(value, (*outer, name))
+
+
+@pytest.mark.parametrize("path", list(closed(DEFAULTS)), ids=".".join)
+def test_an_unknown_value_is_refused(path: tuple[str, ...]) -> None:
+    """At every level that is the chart's."""
+    values = copy.deepcopy(MINIMAL)
+    at = values
+    for name in path:
+        at = at.setdefault(name, {})
+    at["replica"] = 1
+    done = helm("template", values)
+    assert done.returncode != 0
+    assert "replica" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("replicas", -1),
+        ("replicas", "two"),
+        ("image.digest", "sha256:abc"),
+        ("image.pullPolicy", "Sometimes"),
+        ("config.http", {"port": 9000}),
+        ("config.checkpoint", {"path": "/tmp"}),
+        ("config.kafka.bootstrap_servers", ["kafka"]),
+        ("config.kafka.password_file", "/etc/passwd"),
+        ("startOption", "--rebuild-all"),
+        ("http.port", 80),
+        ("persistence.size", "five"),
+        ("persistence.accessModes", []),
+        ("probes.readiness.path", "/metrics"),
+        ("probes.startup.failureThreshold", 0),
+        ("terminationGracePeriodSeconds", 5),
+        ("networkPolicy.kafkaPorts", ["kafka"]),
+        ("metrics.serviceMonitor.interval", "often"),
+    ],
+)
+def test_a_wrong_value_is_refused(path: str, value: object) -> None:
+    """The schema names the value before anything is installed."""
+    values = copy.deepcopy(MINIMAL)
+    *outer, last = path.split(".")
+    at = values
+    for name in outer:
+        at = at.setdefault(name, {})
+    at[last] = value
+    done = helm("template", values)
+    assert done.returncode != 0
+    assert "values don't meet the specifications of the schema" in done.stderr
+    assert last in done.stderr
+
+
+def test_the_schema_tells_all_values() -> None:
+    """Schema and values.yaml have the same names at the top; `global` is Helm's own."""
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    assert schema["properties"].keys() - {"global"} == DEFAULTS.keys()
+
+
+def test_every_value_is_told_in_the_guide() -> None:
+    """docs/kubernetes.md names each value at the top, and names none that is not there."""
+    told = re.findall(r"`([a-zA-Z.]+)`", "".join(re.findall(r"^\|([^|]+)\|", GUIDE, re.MULTILINE)))
+    known = set(paths(DEFAULTS))
+    assert DEFAULTS.keys() - {name.partition(".")[0] for name in told} == set()
+    assert {name for name in told if name.partition(".")[0] in DEFAULTS} <= known
+    assert set(re.findall(r"--set ([\w.]+)=", GUIDE)) <= known
+
+
+def paths(values: Document, outer: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        yield outer + name
+        if isinstance(value, dict):
+            yield from paths(value, f"{outer}{name}.")
+
+
+def test_the_guides_example_values_render(tmp_path: Path) -> None:
+    """Each YAML block of the guide is a set of values, together with the first."""
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)]
+    assert len(blocks) >= 2
+    first = tmp_path / "first.yaml"
+    first.write_text(yaml.safe_dump(blocks[0]), encoding="utf-8")
+    for block in blocks:
+        done = run(
+            "helm",
+            "template",
+            "sd",
+            str(CHART),
+            f"--values={first}",
+            "--values=-",
+            given=yaml.safe_dump(block),
+        )
+        assert done.returncode == 0, done.stderr

@@ -1,0 +1,459 @@
+"""Alert rules and dashboard: by promtool, by Grafana's own types, and by a real Prometheus that scrapes a real run."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from product import event
+
+from broker import Broker, cache_folder, free_ports, locked
+from commands import Message, configured, live, produce
+from paths import ROOT
+from streamdetect.config import load_settings
+from streamdetect.service.status.http import Site
+from streamdetect.service.status.state import RunStatus
+from tools import find, lack, need
+
+MakeTopic = Callable[..., str]
+PROMETHEUS = ROOT / "deploy" / "prometheus"
+RULES = PROMETHEUS / "rules.yaml"
+DASHBOARD: dict[str, Any] = json.loads(
+    (ROOT / "deploy/grafana/streamdetect.json").read_text(encoding="utf-8")
+)
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+SCHEMA = ("@grafana/schema@12.1.0", "typescript@5.9.3")
+"""The types of the Grafana in docker/compose.yaml."""
+CORE_PANELS = {"row", "stat", "timeseries", "state-timeline"}
+TSC = ("--noEmit", "--strict", "--skipLibCheck", "--moduleResolution", "bundler", "--module", "esnext")
+# A JSON file holds the texts of enums, where TypeScript wants their names.
+TYPED = """import type { Dashboard } from "@grafana/schema";
+type Plain<T> = 0 extends 1 & T ? T : T extends string ? `${T}` : T extends (infer U)[] ? Plain<U>[]
+  : T extends object ? { [K in keyof T]: Plain<T[K]> } : T;
+export const dashboard: Plain<Dashboard> = """
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query of the dashboard; `legend` has the labels that its series must have."""
+
+    panel: str
+    expr: str
+    legend: str = ""
+
+    def substituted(self, job: str, instance: str, group: str) -> str:
+        """As Grafana sends it with one choice in each variable."""
+        chosen = {"$job": job, "$instance": instance, "$group": group}
+        times = {"$__rate_interval": "1m", "$__range": "5m"}
+        text = self.expr
+        for name, value in (chosen | times).items():
+            text = text.replace(name, value)
+        assert "$" not in text, text
+        return text
+
+
+def alerts() -> dict[str, dict[str, Any]]:
+    groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    found = {rule["alert"]: rule for rule in rules}
+    assert len(found) == len(rules)
+    return found
+
+
+def panels() -> list[dict[str, Any]]:
+    return [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+
+
+def queries() -> list[Query]:
+    return [
+        Query(panel["title"], target["expr"], target["legendFormat"])
+        for panel in panels()
+        for target in panel["targets"]
+    ]
+
+
+def variables() -> dict[str, str]:
+    """Name and query of each variable that asks Prometheus."""
+    found = DASHBOARD["templating"]["list"]
+    return {one["name"]: one["query"]["query"] for one in found if one["type"] == "query"}
+
+
+def promtool(*arguments: str, text: str | None = None) -> None:
+    """Call it; what it says is the failure."""
+    need("promtool")
+    done = subprocess.run(
+        [str(find("promtool")), *arguments],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        cwd=PROMETHEUS,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# -- rules
+
+
+def test_the_rules_are_valid() -> None:
+    """Promtool reads every expression and template, and has nothing to object to."""
+    promtool("check", "rules", "--lint=all", "--lint-fatal", RULES.name)
+
+
+def test_each_rule_fires_and_does_not() -> None:
+    """The cases of rules_test.yaml, with the texts that people will read."""
+    promtool("test", "rules", "rules_test.yaml")
+
+
+def test_each_rule_has_a_case_on_both_sides() -> None:
+    """An alert without a case that fires, or without one that must not, would pass the test above."""
+    cases = yaml.safe_load((PROMETHEUS / "rules_test.yaml").read_text(encoding="utf-8"))["tests"]
+    asked = [
+        (one["alertname"], bool(one["exp_alerts"]))
+        for case in cases
+        for one in case.get("alert_rule_test", ())
+    ]
+    for fires in (True, False):
+        assert {name for name, expected in asked if expected == fires} == alerts().keys()
+    healthy = [
+        case for case in cases if any("ALERTS" in one["expr"] for one in case.get("promql_expr_test", ()))
+    ]
+    assert len(healthy) >= 5
+
+
+def test_each_alert_says_what_a_person_needs() -> None:
+    """A severity, a sentence, the place it is about, and the section that tells what to do."""
+    for name, rule in alerts().items():
+        assert name.startswith("Streamdetect")
+        assert rule["labels"].keys() == {"severity"}
+        assert rule["labels"]["severity"] in {"warning", "critical"}
+        assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+        assert rule["annotations"]["runbook_url"] == f"docs/operations.md#{name.lower()}"
+        assert "{{ $labels." in rule["annotations"]["description"] or name == "StreamdetectDown"
+
+
+def test_each_alert_has_a_section_and_each_section_an_alert() -> None:
+    """In the order of the rules; each tells what to look at, what to do, and when it can wait."""
+    _, _, after = OPERATIONS.partition("\n## Alert rules and what to do\n")
+    text = re.split(r"^## ", after, maxsplit=1, flags=re.MULTILINE)[0]
+    title, *sections = re.split(r"^### ", text, flags=re.MULTILINE)
+    assert "deploy/prometheus/rules.yaml" in title
+    assert [section.split("\n", 1)[0] for section in sections] == list(alerts())
+    for section in sections:
+        for part in ("**Look at**", "**Do**", "**It can wait**"):
+            assert section.count(part) == 1, section
+
+
+# -- names
+
+
+def known_metrics() -> set[str]:
+    """What a scrape of the product has, by its TYPE lines."""
+    body = Site(RunStatus(load_settings(None))).answer("/metrics").body.decode()
+    found = set()
+    for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", body, re.MULTILINE):
+        found |= {f"{name}_{part}" for part in ("bucket", "sum", "count")} if kind == "histogram" else {name}
+    return found
+
+
+def named(expr: str) -> set[str]:
+    return set(re.findall(r"\b(?:streamdetect|process|python)_\w+", re.sub(r'"[^"]*"', "", expr)))
+
+
+def test_rules_and_dashboard_name_only_metrics_that_there_are() -> None:
+    """A metric that was renamed would make an alert silent for ever."""
+    exprs = [rule["expr"] for rule in alerts().values()] + [query.expr for query in queries()]
+    exprs += [text.removeprefix("label_values(") for text in variables().values()]
+    names = {name for expr in exprs for name in named(expr)}
+    assert len(names) > 25
+    assert names <= known_metrics()
+
+
+def test_the_dashboard_shows_every_metric() -> None:
+    """All but where a restart would go on, which is in the headroom."""
+    shown = {name for query in queries() for name in named(query.expr)}
+    shown |= {name for text in variables().values() for name in named(text)}
+    ours = {
+        re.sub(r"_(bucket|sum|count)$", "", name)
+        for name in known_metrics()
+        if name.startswith("streamdetect_")
+    }
+    assert ours - {re.sub(r"_bucket$", "", name) for name in shown} == {"streamdetect_checkpoint_offset"}
+
+
+# -- dashboard
+
+
+def test_panels_are_whole() -> None:
+    """Grafana's own kinds; a title, a description and a unit on each; queries that follow the variables."""
+    ids = Counter(panel["id"] for panel in DASHBOARD["panels"])
+    assert set(ids.values()) == {1}
+    assert {panel["type"] for panel in DASHBOARD["panels"]} == CORE_PANELS
+    source = {"type": "prometheus", "uid": "${datasource}"}
+    for panel in panels():
+        assert panel["description"].endswith("."), panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+        assert [target["datasource"] for target in panel["targets"]] == [source] * len(panel["targets"])
+        refs = Counter(target["refId"] for target in panel["targets"])
+        assert set(refs.values()) == {1}, panel["title"]
+
+
+def test_each_selector_follows_the_variables() -> None:
+    """A query without job and instance would add up what has nothing to do with each other."""
+    for query in queries():
+        for name, labels in re.findall(r"\b((?:streamdetect|process)_\w+)(\{[^}]*\})?", query.expr):
+            assert 'job=~"$job", instance=~"$instance"' in labels, f"{query.panel}: {name}"
+
+
+def test_panels_do_not_overlap() -> None:
+    """Each cell of the grid of 24 columns belongs to one panel."""
+    cells = Counter(
+        (x, y)
+        for panel in DASHBOARD["panels"]
+        for place in [panel["gridPos"]]
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    )
+    assert set(cells.values()) == {1}
+    assert max(x for x, _ in cells) == 23
+
+
+def grafana_types() -> Path:
+    """A folder with Grafana's types and a compiler; fetched once into the cache."""
+    need("npm", "node")
+    folder = cache_folder() / "grafana-schema"
+    with locked(cache_folder() / "grafana-lock"):
+        mark = folder / "fetched"
+        if not mark.exists() or mark.read_text() != " ".join(SCHEMA):
+            folder.mkdir(parents=True, exist_ok=True)
+            command = [
+                "npm",
+                "install",
+                "--prefix",
+                str(folder),
+                "--no-audit",
+                "--no-fund",
+                "--ignore-scripts",
+                *SCHEMA,
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+            if done.returncode:
+                lack(f"npm could not fetch {' '.join(SCHEMA)}: {done.stderr[-500:]}")
+            mark.write_text(" ".join(SCHEMA))
+    return folder
+
+
+def complaints(dashboard: str, folder: Path) -> str:
+    """What the compiler says to a dashboard."""
+    types = grafana_types()
+    (folder / "node_modules").symlink_to(types / "node_modules")
+    source = folder / "dashboard.ts"
+    source.write_text(TYPED + dashboard, encoding="utf-8")
+    command = [
+        "node",
+        str(types / "node_modules/typescript/bin/tsc"),
+        *TSC,
+        "--target",
+        "es2022",
+        str(source),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=folder)
+    return done.stdout
+
+
+def test_the_dashboard_has_grafanas_types(tmp_path: Path) -> None:
+    """Field by field, as Grafana's schema has them; and a wrong one is found."""
+    text = json.dumps(DASHBOARD)
+    (tmp_path / "right").mkdir()
+    assert complaints(text, tmp_path / "right") == ""
+    (tmp_path / "wrong").mkdir()
+    assert "absolut" in complaints(text.replace('"absolute"', '"absolut"', 1), tmp_path / "wrong")
+
+
+# -- a real Prometheus
+
+
+class Server:
+    """The HTTP API of a running Prometheus."""
+
+    def __init__(self, url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+        self._url, self._process, self._log = url, process, log
+
+    def ask(self, path: str, **parameters: str) -> Any:
+        query = urllib.parse.urlencode(parameters)
+        try:
+            with urllib.request.urlopen(f"{self._url}/api/v1/{path}?{query}", timeout=10) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{parameters}: {error.read().decode()}") from error
+
+    def series(self, expr: str) -> list[dict[str, Any]]:
+        """The series of an instant query whose value is a number."""
+        data = self.ask("query", query=expr)
+        if data["resultType"] == "scalar":
+            return [{"metric": {}, "value": data["result"]}]
+        return [one for one in data["result"] if math.isfinite(float(one["value"][1]))]
+
+    def ready(self) -> bool:
+        assert self._process.poll() is None, self._log.read_text()
+        try:
+            with urllib.request.urlopen(f"{self._url}/-/ready", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+
+@contextmanager
+def prometheus(folder: Path, target: str) -> Iterator[Server]:
+    """A server that scrapes the target every second, with our rules."""
+    need("prometheus")
+    config = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(RULES)],
+        "scrape_configs": [{"job_name": "streamdetect", "static_configs": [{"targets": [target]}]}],
+    }
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    (port,) = free_ports(1)
+    command = [
+        str(find("prometheus")),
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'tsdb'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    log = folder / "prometheus.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, cwd=folder)
+    try:
+        yield Server(f"http://127.0.0.1:{port}", process, log)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@dataclass
+class Scraped:
+    """A run that reads, and the Prometheus that scrapes it."""
+
+    server: Server
+    target: str
+    group: str
+    wait_for: Callable[[Callable[[], bool]], None]
+
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"http://{self.target}/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    def until_all_answer(self, exprs: dict[str, str]) -> dict[str, list[dict[str, Any]]]:
+        """Wait until each expression has a series; the names of those that never do are the failure."""
+        found: dict[str, list[dict[str, Any]]] = {}
+
+        def step() -> bool:
+            found.update(
+                {
+                    name: got
+                    for name in exprs.keys() - found.keys()
+                    if (got := self.server.series(exprs[name]))
+                }
+            )
+            return found.keys() == exprs.keys()
+
+        try:
+            self.wait_for(step)
+        except AssertionError as error:
+            raise AssertionError(f"no series: {sorted(exprs.keys() - found.keys())}") from error
+        return found
+
+
+@pytest.fixture(scope="module")
+def scraped(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
+    """Events of now in two partitions, and dead letters among them, again and again while somebody waits."""
+    folder = tmp_path_factory.mktemp("scraped")
+    topic = broker.make_topic(partitions=2)
+    config = configured(
+        folder,
+        broker,
+        topic,
+        alerts={"sink": "file", "path": str(folder / "alerts.jsonl")},
+        dead_letters={"sink": "file", "path": str(folder / "letters.jsonl")},
+    )
+    group = yaml.safe_load(Path(config).read_text())["kafka"]["group_id"]
+    (port,) = free_ports(1)
+    target = f"127.0.0.1:{port}"
+    options = ("--set", f"http.port={port}", "--set", "checkpoint.interval=1s")
+
+    def feed() -> None:
+        now_ms = time.time_ns() // 1_000_000
+        some = [Message(event(now_ms - 100 * number)) for number in range(20)]
+        produce(broker, topic, [[*some, Message(b"no json"), Message(b"{}")], some])
+
+    with live(folder, config, *options) as running, prometheus(folder, target) as server:
+
+        def wait_for(done: Callable[[], bool]) -> None:
+            def fed() -> bool:
+                feed()
+                return done()
+
+            running.wait_for(fed)
+
+        running.wait_for(server.ready)
+        yield Scraped(server, target, group, wait_for)
+
+
+def test_every_query_of_the_dashboard_gives_data(scraped: Scraped) -> None:
+    """At least one series each, with numbers in them and with the labels that the legend shows."""
+    asked = {query.substituted("streamdetect", scraped.target, scraped.group): query for query in queries()}
+    found = scraped.until_all_answer({expr: expr for expr in asked})
+    for expr, query in asked.items():
+        wanted = set(re.findall(r"\{\{(\w+)\}\}", query.legend))
+        for one in found[expr]:
+            assert wanted <= one["metric"].keys(), f"{query.panel}: {expr}"
+
+
+def test_every_variable_of_the_dashboard_has_values(scraped: Scraped) -> None:
+    """Each finds what is there, given the choices before it."""
+    scraped.until_all_answer({"owner": "streamdetect_work_owned == 1"})
+    expected = {"job": "streamdetect", "group": scraped.group, "instance": scraped.target}
+    assert list(variables()) == list(expected)
+    for name, text in variables().items():
+        found = re.fullmatch(r"label_values\((.+), (\w+)\)", text)
+        assert found is not None
+        series = Query(name, found[1]).substituted(**expected)
+        assert scraped.server.ask(f"label/{found[2]}/values", **{"match[]": series}) == [expected[name]]
+
+
+def test_every_metric_of_a_rule_is_there_and_no_rule_fires(scraped: Scraped) -> None:
+    """A healthy run gives each rule all it looks at; Prometheus evaluates every one without error."""
+    names = {name for rule in alerts().values() for name in named(rule["expr"])}
+    scraped.until_all_answer({name: f"count({name})" for name in names})
+
+    def evaluated() -> list[dict[str, Any]]:
+        groups = scraped.server.ask("rules")["groups"]
+        return [rule for group in groups for rule in group["rules"]]
+
+    scraped.wait_for(lambda: all(rule["health"] != "unknown" for rule in evaluated()))
+    assert {rule["name"]: rule["health"] for rule in evaluated()} == dict.fromkeys(alerts(), "ok")
+    assert [rule["name"] for rule in evaluated() if rule["state"] == "firing"] == []
+
+
+def test_promtool_has_nothing_against_our_metrics(scraped: Scraped) -> None:
+    """Names, help texts and types by Prometheus' own conventions, of a run that has read records and dead letters."""
+    scraped.until_all_answer({"letters": "sum(streamdetect_dead_letters_total) > 0"})
+    text = scraped.metrics()
+    assert "\nstreamdetect_watermark_timestamp_seconds " in text
+    promtool("check", "metrics", text=text)

@@ -1,0 +1,349 @@
+"""The documents against the program, in both directions: nothing that exists is missing, nothing named is invented."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import click
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from paths import ROOT
+from streamdetect import errors
+from streamdetect.cli.entry import BUG, INTERRUPTED, app
+from streamdetect.cli.options import Verbosity, common_options, config_option, settings_options
+from streamdetect.config import json_schema, load_settings
+from streamdetect.detect.rules import FILTER_REASONS
+from streamdetect.model import REFUSAL_REASONS, Partition
+from streamdetect.service.status.http import Site
+from streamdetect.service.status.state import LastCheckpoint, PartitionStatus, RunStatus, StatusSnapshot
+from streamdetect.service.summary import Summary
+from streamdetect.sources import Bounds
+
+REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+DOCUMENTS = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "streamdetect" / "samples" / "README.md",
+]
+SAMPLE = ROOT / "streamdetect" / "samples" / "day.jsonl.zst"
+_CODE = re.compile(r"`([^`]+)`")
+_OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
+
+
+def section(title: str) -> str:
+    """The text under a heading of the reference, up to the next one of its rank."""
+    rank = title.partition(" ")[0]
+    assert f"\n{title}\n" in REFERENCE, f"the reference has no heading {title!r}"
+    begin = REFERENCE.index(f"\n{title}\n") + len(title) + 2
+    end = re.compile(rf"^#{{1,{len(rank)}}} ", re.MULTILINE).search(REFERENCE, begin)
+    return REFERENCE[begin : end.start() if end else None]
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """The rows of all tables in a text, without their heads."""
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        for line in table.splitlines()[2:]:
+            yield [cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def codes(text: str) -> set[str]:
+    return set(_CODE.findall(text))
+
+
+def commands() -> dict[str, click.Command]:
+    """Every command by its full name."""
+    found: dict[str, click.Command] = {}
+
+    def walk(group: click.Group, outer: str) -> None:
+        ctx = click.Context(group)
+        for name in group.list_commands(ctx):
+            command = group.get_command(ctx, name)
+            assert command is not None
+            found[f"{outer}{name}"] = command
+            if isinstance(command, click.Group):
+                walk(command, f"{outer}{name} ")
+
+    walk(app, "")
+    return found
+
+
+def options(command: click.Command) -> set[str]:
+    return {
+        text
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        for text in [*parameter.opts, *parameter.secondary_opts]
+    }
+
+
+def shared_options() -> set[str]:
+    """The options that the reference tells once for all commands."""
+    everything = common_options(settings_options(config_option()(lambda **_: None)))
+    return options(click.command()(everything)) | {"-h", "--help", "--version"}
+
+
+def test_every_command_and_option_is_told() -> None:
+    """Each command has its heading or stands under its group's, with a table of exactly its own options.
+
+    In a group whose commands have options of their own, each has a heading below the group's.
+    """
+    before = section("## Commands").partition("\n### ")[0]
+    told = {option for row in rows(before) for option in _OPTION.findall(row[0])}
+    assert told | {"--version"} == shared_options()
+    for name, command in commands().items():
+        own = f"#### `streamdetect {name}`"
+        title = own if own in REFERENCE else f"### `streamdetect {name.split()[0]}`"
+        text = section(title).partition("\n#### ")[0]
+        assert title == own or f"streamdetect {name}" in text or " " not in name
+        told = {option for row in rows(text) for option in _OPTION.findall(row[0])}
+        assert told == options(command) - shared_options(), name
+
+
+def test_every_heading_is_a_command() -> None:
+    """The reference tells no command that is not there."""
+    told = re.findall(r"^### `streamdetect (.+)`$", REFERENCE, re.MULTILINE)
+    assert told == [name for name in commands() if " " not in name]
+    assert set(re.findall(r"^#### `streamdetect (.+)`$", REFERENCE, re.MULTILINE)) <= commands().keys()
+
+
+def schema_settings() -> dict[str, dict[str, Any]]:
+    """Every setting of the schema by its path, the first entry standing for all of a list."""
+    schema = json_schema()
+    found: dict[str, dict[str, Any]] = {}
+
+    def walk(node: dict[str, Any], outer: str) -> None:
+        for name, given in node["properties"].items():
+            inner = given.get("$ref") or given.get("items", {}).get("$ref")
+            entry = ".0" if "items" in given else ""
+            if inner is None or "default" in given:
+                found[outer + name] = given
+            if inner is not None:
+                walk(schema["$defs"][inner.rpartition("/")[2]], f"{outer}{name}{entry}.")
+
+    walk(schema, "")
+    return found
+
+
+def setting_rows() -> dict[str, list[str]]:
+    return {row[0].strip("`"): row for row in rows(section("## Settings"))}
+
+
+def test_every_setting_is_told() -> None:
+    """The tables hold the paths of the JSON Schema, no more and no less."""
+    assert setting_rows().keys() == schema_settings().keys()
+
+
+@pytest.mark.parametrize("path", schema_settings())
+def test_defaults_and_ranges_are_the_schemas(path: str) -> None:
+    """What the tables say about a setting is what the program does."""
+    given = schema_settings()[path]
+    _, default, allowed, *_ = setting_rows()[path]
+    if path == "rules.0.excluded_networks":
+        assert default.startswith(f"{len(given['default'])} networks")
+    else:
+        assert yaml.safe_load(re.sub(r"(?<=\d),(?=\d{3})", "", default.strip("`"))) == given["default"]
+    limits = given.get("items", given)
+    for low, high in (("minimum", "maximum"), ("x-minimum", "x-maximum")):
+        if low in limits:
+            numbers = re.sub(r"[`,]|list", "", allowed).strip()
+            assert numbers == f"{limits[low]} to {limits[high]}"
+    values = [value for choice in given.get("anyOf", [given]) for value in choice.get("enum", ())]
+    assert not values or codes(allowed) == set(values)
+
+
+def test_every_exit_code_is_told() -> None:
+    """The table is the error tree, and 0, 130 and what click gives beside it."""
+    tree = {
+        kind.exit_code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.StreamdetectError)
+    }
+    told = [int(row[0]) for row in rows(section("## Exit codes"))]
+    assert told == sorted(tree | {0, BUG, click.UsageError.exit_code, INTERRUPTED})
+
+
+def test_every_reason_and_number_is_told() -> None:
+    """Refusal reasons, filter reasons and the summary's numbers stand in their tables, and nothing else does."""
+    headers_and_reasons = {row[0].strip("`") for row in rows(section("## Dead letter")) if "-" not in row[0]}
+    assert headers_and_reasons - {"streamdetect.reason", "streamdetect.detail"} == set(REFUSAL_REASONS)
+    numbers = {row[0].strip("`"): row[1] for row in rows(section("## Summary"))}
+    assert numbers.keys() == Summary().as_dict().keys()
+    assert codes(numbers["filtered"]) == set(FILTER_REASONS)
+
+
+def leaves(node: dict[str, Any], outer: str = "") -> Iterator[str]:
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{outer}{name}.")
+        else:
+            yield outer + name
+
+
+def test_every_alert_field_is_told() -> None:
+    """The sample day's alerts have the fields of the table, all but a domain that no sensor of the day reports."""
+    done = subprocess.run(
+        [sys.executable, "-m", "streamdetect.cli", "replay", "-q", str(SAMPLE)],
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    fields = {field for line in done.stdout.splitlines() for field in leaves(json.loads(line))}
+    told = {name for row in rows(section("## Alert")) for name in codes(row[0])}
+    assert told == fields | {"destination.domain"}
+
+
+def typed_lines() -> list[str]:
+    """Every line of an indented or fenced block of the README and the reference that calls the program."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8") + REFERENCE
+    blocks = re.findall(r"(?:^ {4}.*\n)+|^```.*?^```", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^(?: {4})?(?:\S*/)?(streamdetect .*)$", "".join(blocks), re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", typed_lines())
+def test_example_lines_parse(line: str) -> None:
+    """What a reader copies is taken by the command line, and overrides only settings that there are."""
+    words = shlex.split(line)[1:]
+    words = words[: next((place for place, word in enumerate(words) if word in {">", "|"}), None)]
+    command: click.Command = app
+    while isinstance(command, click.Group):
+        found = command.get_command(click.Context(command), words.pop(0))
+        assert found is not None
+        command = found
+    ctx = command.make_context(command.name, words, obj=Verbosity())
+    load_settings(None, cast("tuple[str, ...]", ctx.params.get("sets", ())), environ={})
+
+
+def test_there_are_example_lines_of_every_command() -> None:
+    """Each command that does something stands in a block as one types it."""
+    lines = typed_lines()
+    for name, command in commands().items():
+        if not isinstance(command, click.Group):
+            assert any(f"{line} ".startswith(f"streamdetect {name} ") for line in lines), name
+
+
+def test_commands_named_in_passing_exist() -> None:
+    """Within sentences a command may stand without its arguments, but its name and options are real."""
+    for path in DOCUMENTS:
+        for code in _CODE.findall(path.read_text(encoding="utf-8")):
+            if not code.startswith("streamdetect ") or "..." in code:
+                continue
+            _, *words = code.split()
+            name = " ".join(words[:2]) if " ".join(words[:2]) in commands() else words[0]
+            if name.startswith("--"):
+                assert name in shared_options(), code
+                continue
+            assert name in commands(), f"{path.name}: {code}"
+            known = options(commands()[name]) | shared_options()
+            assert set(_OPTION.findall(" ".join(words))) <= known, code
+
+
+def anchors(path: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    """Every relative link leads to a file that is there, and to a heading in it."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        path = document.parent / file if file else document
+        assert path.exists(), f"{document.name} links to {target}"
+        assert not anchor or anchor in anchors(path), f"{document.name} links to {target}"
+
+
+# -- operations
+
+
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+SOURCE = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "streamdetect").rglob("*.py"))
+
+
+def test_operations_tells_what_to_do_for_every_exit_code() -> None:
+    """Its table has the codes of the error tree, in order."""
+    begin = OPERATIONS.index("## Exit codes")
+    told = [int(row[0]) for row in rows(OPERATIONS[begin : OPERATIONS.index("## Kafka is away")])]
+    tree = {
+        kind.exit_code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.StreamdetectError)
+    }
+    assert told == sorted(tree | {0})
+
+
+def test_messages_that_operations_quotes_are_said() -> None:
+    """What stands in the first column of "the message says" is a piece of a message of the program."""
+    begin = OPERATIONS.index("| the message says")
+    quoted = [
+        piece for row in rows(OPERATIONS[begin:]) for text in codes(row[0]) for piece in text.split(" ... ")
+    ]
+    assert len(quoted) >= 8
+    said = re.sub(r'"\s*\n\s*f?"', "", SOURCE)
+    assert [piece for piece in quoted if piece not in said] == []
+
+
+def test_the_protocol_is_the_same_list_in_docs_and_docstring() -> None:
+    """Five numbered steps, word for word."""
+    from streamdetect.service.live import commit  # noqa: PLC0415
+
+    def steps(text: str, mark: str) -> list[str]:
+        found = re.findall(
+            r"^(?:\d)\. (.+?)(?=^\d\. |^$)", text[text.index(mark) :], re.MULTILINE | re.DOTALL
+        )
+        return [" ".join(step.replace("**", "").split()) for step in found][:5]
+
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    assert steps(design, "## The commit protocol") == steps(commit.__doc__ or "", "One checkpoint")
+    assert len(steps(design, "## The commit protocol")) == 5
+
+
+def test_every_metric_is_told_with_its_labels_and_kind() -> None:
+    """The table of metrics in operations.md is what a scrape gives, in both directions."""
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    told = {
+        (name, frozenset(labels.split(",")) if labels else frozenset(), row[1])
+        for row in rows(text)
+        if (found := re.fullmatch(r"`(streamdetect_\w+)(?:\{(.+)\})?`", row[0])) is not None
+        for name, labels in [(found[1], found[2])]
+    }
+    assert told == set(scraped())
+
+
+def scraped() -> Iterator[tuple[str, frozenset[str], str]]:
+    """Name, labels and kind of every metric of a run that has read something."""
+    partition = Partition("t", 0)
+    vitals = RunStatus(load_settings(None))
+    vitals.bounds = {partition: Bounds(0, 1)}
+    vitals.saved_last = LastCheckpoint(1, 0.0, {partition: 1})
+    one = PartitionStatus(position=1, lag=0, clock_ms=0, watermark_ms=0, idle=False, held=False)
+    vitals.picture = StatusSnapshot(0.0, Summary(), {partition: one}, 0, 0, 0, {})
+    body = Site(vitals).answer("/metrics").body.decode()
+    for family in text_string_to_metric_families(body):
+        if family.name.startswith("streamdetect_"):
+            labels = frozenset(family.samples[0].labels) - {"le"}
+            yield family.name + ("_total" if family.type == "counter" else ""), labels, family.type
+
+
+def test_the_budget_is_what_the_benchmark_wrote() -> None:
+    """The stages in docs/performance.md are those of benchmarks/results.md, and so are README's bytes a key."""
+    results = (ROOT / "benchmarks/results.md").read_text().splitlines()
+    page = (ROOT / "docs/performance.md").read_text()
+    told = re.findall(r"^\| [a-z][^|]* \| -?[\d.]+x \| -?[\d,]+ \|$", page, re.MULTILINE)
+    assert len(told) == 2 * 10
+    assert set(told) <= set(results)
+    (one, many) = re.findall(
+        r"takes (\d+) bytes at a million of them, (\d+) with 60,000", (ROOT / "README.md").read_text()
+    )[0]
+    sizes = [line.split(" | ")[2:4] for line in results if line.startswith("| 1,000,000 | 1 | ")]
+    assert [["600", one], ["60,000", many]] == sizes[:2]
