@@ -66,11 +66,11 @@ class Known:
 
     __slots__ = ("_details", "_flow", "process_name", "time_ms")
 
-    def __init__(self, time_ms: int, flow: Flow, process_name: str, details: ContextTuple) -> None:
+    def __init__(self, time_ms: int, flow: Flow, process_name: str, context: ContextTuple) -> None:
         self.time_ms = time_ms
         self.process_name = process_name
         self._flow = flow
-        self._details = details
+        self._context = context
 
     def flow(self) -> Flow:
         return self._flow
@@ -78,12 +78,12 @@ class Known:
     def kind(self) -> EventKind:
         return KINDS[self.process_name]
 
-    def details(self, flow: Flow, kind: EventKind) -> ContextTuple:
+    def context(self, flow: Flow, kind: EventKind) -> ContextTuple:
         del flow, kind
-        return self._details
+        return self._context
 
     def host(self) -> str | None:
-        return str(self._details[0][0])
+        return str(self._context[0][0])
 
 
 def address(number: int) -> str:
@@ -95,19 +95,19 @@ class Estate:
 
     def __init__(self, instances: int = INSTANCES) -> None:
         self._instances = instances
-        self._details: dict[int, ContextTuple] = {}
+        self._context: dict[int, ContextTuple] = {}
 
     def event(self, key: int, time_ms: int) -> Known:
         instance = key % self._instances
         name = PROCESSES[instance % len(PROCESSES)]
-        details = self._details.get(instance)
-        if details is None:
-            details = self._details[instance] = _details(instance, name)
+        context = self._context.get(instance)
+        if context is None:
+            context = self._context[instance] = _context(instance, name)
         text = address(key)
-        return Known(time_ms, Flow.to("egress", 443, text, (text,)), name, details)
+        return Known(time_ms, Flow.to("egress", 443, text, (text,)), name, context)
 
 
-def _details(instance: int, name: str) -> ContextTuple:
+def _context(instance: int, name: str) -> ContextTuple:
     host = f"070a98ea-087a-5164-3e11-{instance // len(PROCESSES):012x}"
     entity = f"MjhhYzNmYzctY2ZiNS1hN2YxLWVjNGEtYWM3OGNjZjVkMGZmLTEyMjkyLTEz{instance:024x}"
     return tuple(
@@ -153,8 +153,8 @@ def restore(detector: Detector, estate: Estate, load: Load) -> None:
     for key in range(load.keys):
         event = estate.event(key, 0)
         name = [address(key), event.process_name, event.kind().sensor]
-        details = event.details(event.flow(), event.kind())
-        row = {"kind": "key", "rule": rule, "key": name, "panes": panes, "details": details}
+        context = event.context(event.flow(), event.kind())
+        row = {"kind": "key", "rule": rule, "key": name, "panes": panes, "details": context}
         detector.import_state([row | {"recent": None, "episode": None}])
 
 

@@ -50,8 +50,8 @@ def decode(settings: Settings) -> Work:
     return Decoder(settings.profile, settings.limits.max_record_bytes).decode
 
 
-def judge(settings: Settings, *, details: bool) -> Work:
-    """The process name, then where it went; with `details` also what it is, for those that still may count."""
+def judge(settings: Settings, *, context: bool) -> Work:
+    """The process name, then where it went; with `context` also what it is, for those that still may count."""
     decode, judges = (
         Decoder(settings.profile, settings.limits.max_record_bytes).decode,
         Detector(settings).judges,
@@ -65,10 +65,10 @@ def judge(settings: Settings, *, details: bool) -> Work:
         if wanted is None:
             return
         flow = event.flow()
-        if wanted.of_flow[flow] is None and details:
+        if wanted.of_flow[flow] is None and context:
             kind = event.kind()
             if wanted.of_kind[kind] is None:
-                event.details(flow, kind)
+                event.context(flow, kind)
 
     return work
 
@@ -94,8 +94,8 @@ STAGES: dict[str, Stage] = {
     "read the file": nothing,
     "typed decode": typed,
     "utf-8, time, name": decode,
-    "where it went, verdict": lambda settings: judge(settings, details=False),
-    "what it is, details": lambda settings: judge(settings, details=True),
+    "where it went, verdict": lambda settings: judge(settings, context=False),
+    "what it is, details": lambda settings: judge(settings, context=True),
     "clock, inbox": lambda settings: accept(settings, ticks=False),
     "ticks": lambda settings: accept(settings, ticks=True),
 }

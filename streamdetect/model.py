@@ -93,9 +93,9 @@ ContextValue = str | tuple[str, ...] | None
 class EventContext(NamedTuple):
     """What an alert says of an event beyond its key, and the ids its hosts and processes are compared by.
 
-    Shown values are as they arrived: a text, several distinct ones as a sorted tuple, None where missing.
-    `ip` is None where it equals the key's address. They travel as `ContextTuple`, one object for all events of a process
-    instance to a port.
+    Shown values are as they arrived: a text, several distinct ones as a sorted tuple, None where missing. `ip` is None
+    where it equals the key's address. They travel as `ContextTuple`, one object for all events of a process instance to
+    a port.
     """
 
     hosts: tuple[str, ...]
@@ -141,24 +141,24 @@ def address_key_of(address: str | None) -> AddressKey:
     return number if address_of(number) == address else AddressKey(address)
 
 
-def address_of(target: AddressKey) -> str | None:
-    if isinstance(target, int):
-        return f"{target >> 24}.{target >> 16 & 255}.{target >> 8 & 255}.{target & 255}"
-    return cast("str | None", target)
+def address_of(address_key: AddressKey) -> str | None:
+    if isinstance(address_key, int):
+        return f"{address_key >> 24}.{address_key >> 16 & 255}.{address_key >> 8 & 255}.{address_key & 255}"
+    return cast("str | None", address_key)
 
 
 class Flow(NamedTuple):
     """Where an event went, as one profile reads it; a comparison sees one value, None or MANY.
 
-    `ip` is canonical text. `addresses` are the groups the event falls into (None: no destination.address), `targets`
-    the same as keys remember them.
+    `ip` is canonical text. `addresses` are the groups the event falls into (None: no destination.address),
+    `address_keys` the same as keys remember them.
     """
 
     direction: str | Many | None
     port: int | Many | None
     ip: str | Many | None
     addresses: tuple[str | None, ...]
-    targets: tuple[AddressKey, ...]
+    address_keys: tuple[AddressKey, ...]
 
     @classmethod
     def to(
@@ -186,8 +186,8 @@ class EventKind(NamedTuple):
     sysmon: bool
 
 
-# Details as an exact tuple, which Python's garbage collector leaves alone; `EventContext._make` gives them their names back.
-# The first two places are what hosts and processes are compared by.
+# Details as an exact tuple, which Python's garbage collector leaves alone; `EventContext._make` gives them their names
+# back. The first two places are what hosts and processes are compared by.
 ContextTuple = tuple[Any, ...]
 
 
@@ -209,7 +209,7 @@ class Event(Protocol):
     def kind(self) -> EventKind:
         """What it is."""
 
-    def details(self, flow: Flow, kind: EventKind) -> ContextTuple:
+    def context(self, flow: Flow, kind: EventKind) -> ContextTuple:
         """What an alert shows of an event that counts, beyond its key; `flow` and `kind` are the event's own."""
 
     def host(self) -> str | None:

@@ -30,7 +30,7 @@ from streamdetect.sinks.atomic_file import packed_file
 from streamdetect.sources.files import FileSource
 
 HEAD = ("tick (UTC)", "events", "hours", "rate", "hosts", "procs", "what fails")
-"""Short, so that a tick stays on one line where there are 80 columns."""
+"""Short, so that a row fits into 80 columns."""
 
 
 @click.command(
@@ -46,20 +46,20 @@ HEAD = ("tick (UTC)", "events", "hours", "rate", "hosts", "procs", "what fails")
 @click.option(
     "--destination",
     required=True,
-    help="Destination address, as an alert gives it; null for events without one.",
+    help="Destination address as in an alert; null for events without one.",
 )
 @click.option("--process", required=True, help="Process name.")
-@time_option("--at", "at_ms", help="The tick to look at.  [default: the last one]")
+@time_option("--at", "at_ms", help="The tick to explain.  [default: the last one]")
 @click.option(
     "--checkpoint",
     type=click.Path(),
-    help="Look into the state in this directory instead of files, with the settings it was made with.",
+    help="Read the checkpoint in this directory instead of files, with the settings it was made with.",
 )
 @click.option(
     "--report",
     "report_path",
     metavar="FILE",
-    help="Write the course of the key as one HTML file, with plots.",
+    help="Write the timeline of the key as one HTML file, with plots.",
 )
 @settings_options
 @common_options
@@ -75,28 +75,28 @@ def command(  # noqa: PLR0913 - one for each option
     sets: tuple[str, ...],
     profile: str | None,
 ) -> None:
-    """Show what the detector knows of one destination and process, and which conditions hold.
+    """Show the figures of one destination and process, and which conditions hold.
 
     Reads PATHs as `replay` does, or a checkpoint, which a `run` may be writing.
     """
     if bool(paths) == (checkpoint is not None):
-        raise UsageError("name either PATHs or --checkpoint, to say what to look into.")
+        raise UsageError("name either PATHs or --checkpoint, as input.")
     if report_path is not None and checkpoint is not None:
         raise UsageError(
-            "--report is for PATHs: a checkpoint holds one window, not how it came to that. Leave one of them out."
+            "--report needs PATHs: a checkpoint holds only one window. Leave out one of the two options."
         )
     settings = load_settings(config_path, sets, profile=profile, required_for="replay")
     logs.configure(settings.log, verbosity())
-    asked = ExplainQuery(destination=destination, process=process, at_ms=at_ms)
+    query = ExplainQuery(destination=destination, process=process, at_ms=at_ms)
     if checkpoint is not None:
         given = config_path is not None or sets or profile is not None
         with closing(SqliteStore(checkpoint, None)) as store:
             wanted = settings if given else None
-            emit(_lines(explain_checkpoint(store=store, settings=wanted, question=asked)))
+            emit(_lines(explain_checkpoint(store=store, settings=wanted, query=query)))
         return
     with closing(FileSource(paths, max_record_bytes=settings.limits.max_record_bytes)) as source:
         check_outputs(source, report_path)
-        found = explain_source(settings=settings, source=source, question=asked)
+        found = explain_source(settings=settings, source=source, query=query)
     if report_path is not None:
         _write(found, report_path, settings.time.interval_ms)
     emit(explanation_text(found, settings.time.interval_ms))
@@ -104,58 +104,64 @@ def command(  # noqa: PLR0913 - one for each option
 
 def _write(found: Explanation, path: str, interval_ms: int) -> None:
     with packed_file(path) as stream:
-        stream.write(key_page(found.title, found.tracks, interval_ms).encode())
+        stream.write(key_page(found.title, found.tracked, interval_ms).encode())
 
 
 def explanation_text(found: Explanation, interval_ms: int, console: Console | None = None) -> str:
-    """Each key's arithmetic with its timeline behind it."""
+    """Each key's arithmetic followed by its timeline."""
     console = console or Console()
     parts: list[str] = []
     for one in found.keys:
-        parts.append(_lines(one.text, one.course))
-        if one.timeline is not None:
-            parts.append(_timeline(one.course, one.timeline, interval_ms, console))
+        parts.append(_lines(one.text, one.timeline))
+        if one.table is not None:
+            parts.append(_table(one.timeline, one.table, interval_ms, console))
     return "\n\n".join([*parts, *map(_lines, found.remarks)])
 
 
-def _lines(text: str, course: Timeline | None = None) -> str:
-    """The text with nothing in it that a terminal would obey, but for the ends of its lines.
+def _lines(text: str, timeline: Timeline | None = None) -> str:
+    """The text without control characters other than line ends.
 
-    Those in the names of a course are in its title, the first line, and end none.
+    Line ends within names of the timeline, all in the title (the first line), are made visible too.
     """
     lines = text.split("\n")
-    if course is not None:
-        names = (course.key.process, course.key.address, course.key.sensor, course.rule.name, course.rule.id)
+    if timeline is not None:
+        names = (
+            timeline.key.process,
+            timeline.key.address,
+            timeline.key.sensor,
+            timeline.rule.name,
+            timeline.rule.id,
+        )
         end = 1 + sum((name or "").count("\n") for name in names)
         lines[:end] = ["\n".join(lines[:end])]
     return "\n".join(map(visible, lines))
 
 
-def _timeline(course: Timeline, shown: TimelineTable, interval_ms: int, console: Console) -> str:
+def _table(timeline: Timeline, table: TimelineTable, interval_ms: int, console: Console) -> str:
     every = (
         "every tick"
-        if shown.stride == 1
-        else f"every {shown.stride} ticks ({span(shown.stride * interval_ms)})"
+        if table.stride == 1
+        else f"every {table.stride} ticks ({span(table.stride * interval_ms)})"
     )
-    title = f"Timeline, {len(shown.rows):,} of {shown.ticks:,} ticks: {every}, and where the verdict changed"
-    if shown.left_out:
-        title += f" ({shown.left_out:,} earlier changes are in the list above)"
-    limits = course.rule.limits
+    title = f"Timeline, {len(table.rows):,} of {table.ticks:,} ticks: {every}, and where the verdict changed"
+    if table.left_out:
+        title += f" ({table.left_out:,} earlier changes are in the list above)"
+    limits = timeline.rule.limits
     rows = [
         (
             moment(row.tick_ms),
             row.figures.events,
             row.figures.duration_hours,
             row.figures.connections_per_hour,
-            _seen(course, row.figures.hosts, limits.max_hosts),
-            _seen(course, row.figures.processes, limits.max_processes),
+            _count(timeline, row.figures.hosts, limits.max_hosts),
+            _count(timeline, row.figures.processes, limits.max_processes),
             row.verdict,
         )
-        for row in shown.rows
+        for row in table.rows
     ]
     return table_text(title, HEAD, rows, console)
 
 
-def _seen(course: Timeline, count: int, limit: int) -> int | str:
-    """A number; with a plus where it may be more."""
-    return count if course.counted(count, limit) == str(count) else f"{count}+"
+def _count(timeline: Timeline, count: int, limit: int) -> int | str:
+    """A number, with a plus if it may be more."""
+    return count if timeline.count_text(count, limit) == str(count) else f"{count}+"

@@ -1,4 +1,4 @@
-"""The alert document (interface.md, "Alert"): ECS 8.x names, keys sorted, the whole arithmetic inside."""
+"""The alert document (docs/reference.md, Alert): ECS 8.x names, keys sorted, with the full arithmetic."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import NamedTuple
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from streamdetect import __version__
-from streamdetect.detect import windows
-from streamdetect.detect.episodes import Evaluation, Figures
-from streamdetect.detect.rules import Limits, Rule
+from streamdetect.detect.conditions import Figures, Thresholds
+from streamdetect.detect.context import context_blocks
+from streamdetect.detect.episodes import Evaluation
+from streamdetect.detect.rules import Rule
+from streamdetect.detect.windows import unpack_panes
 from streamdetect.model import Alert
 
 _EPISODES = uuid5(NAMESPACE_URL, "https://streamdetect/episode")
@@ -42,25 +44,25 @@ def alert_id(episode: UUID, action: str, tick_ms: int) -> UUID:
     return uuid5(episode, _compact([action, tick_ms]))
 
 
-def build(rule: Rule, key: Key, tick_ms: int, found: Evaluation) -> Alert:
-    """The alert that a look asked for."""
-    action = found.action or ""
-    episode = episode_id(rule.id, key, found.opened_ms)
+def build(rule: Rule, key: Key, tick_ms: int, outcome: Evaluation) -> Alert:
+    """The alert that an evaluation asks for."""
+    action = outcome.action or ""
+    episode = episode_id(rule.id, key, outcome.opened_ms)
     own_id = alert_id(episode, action, tick_ms)
-    document = _document(rule, key, tick_ms, found)
+    document = _document(rule, key, tick_ms, outcome)
     document["event"] |= {"id": str(own_id)}
     document["streamdetect"] |= {"episode_id": str(episode)}
     body = json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
     return Alert(str(own_id), str(episode), rule.id, action, tick_ms, body)
 
 
-def _document(rule: Rule, key: Key, tick_ms: int, found: Evaluation) -> dict[str, dict[str, object]]:
-    shown = {} if found.history is None else windows.shown_details(found.history[1], key.address)
+def _document(rule: Rule, key: Key, tick_ms: int, outcome: Evaluation) -> dict[str, dict[str, object]]:
+    context = {} if outcome.state is None else context_blocks(outcome.state[1], key.address)
     document: dict[str, object] = {
         "@timestamp": iso(tick_ms),
         "ecs": {"version": "8.17.0"},
-        "event": _event(rule, found),
-        "message": _message(key, found, shown.get("host", {})),
+        "event": _event(rule, outcome),
+        "message": _message(key, outcome, context.get("host", {})),
         "rule": {
             "uuid": rule.id,
             "name": rule.name,
@@ -72,54 +74,56 @@ def _document(rule: Rule, key: Key, tick_ms: int, found: Evaluation) -> dict[str
             "tactic": {"id": ["TA0011"], "name": ["Command and Control"]},
             "technique": {"id": ["T1071"], "name": ["Application Layer Protocol"]},
         },
-        "streamdetect": _arithmetic(rule, key, tick_ms, found),
-        **{block: values for block, values in shown.items() if block in ("host", "user")},
-        "process": shown.get("process", {}) | {"name": key.process},
-        "destination": shown.get("destination", {}) | {"address": key.address},
+        "streamdetect": _arithmetic(rule, key, tick_ms, outcome),
+        **{block: values for block, values in context.items() if block in ("host", "user")},
+        "process": context.get("process", {}) | {"name": key.process},
+        "destination": context.get("destination", {}) | {"address": key.address},
     }
-    related = _related(shown)
+    related = _related(context)
     if related:
         document["related"] = related
     return document  # type: ignore[return-value]  # the blocks that build() adds to are objects
 
 
-def _event(rule: Rule, found: Evaluation) -> dict[str, object]:
+def _event(rule: Rule, outcome: Evaluation) -> dict[str, object]:
     event: dict[str, object] = {
         "kind": "alert",
         "category": ["network"],
         "type": ["info"],
         "module": "streamdetect",
         "dataset": "streamdetect.alert",
-        "action": found.action,
+        "action": outcome.action,
         "severity": rule.severity,
         "risk_score": rule.severity,
     }
-    figures = found.figures
+    figures = outcome.figures
     if figures.events:
         event["start"] = iso(figures.first_ms)
         event["end"] = iso(figures.last_ms)
-        event["duration"] = (figures.last_ms - figures.first_ms) * 1_000_000
+        event["duration"] = figures.span_ms * 1_000_000
     return event
 
 
-def _message(key: Key, found: Evaluation, host: dict[str, object]) -> str:
-    where = _text(host.get("name") or host.get("id") or "unknown host")
-    whither = "unknown destination" if key.address is None else key.address
-    if found.action == "resolved":
-        return f"{key.process} on {where} no longer meets the conditions for {whither}: {found.reason}"
-    figures = found.figures
+def _message(key: Key, outcome: Evaluation, host: dict[str, object]) -> str:
+    host_text = _text(host.get("name") or host.get("id") or "unknown host")
+    destination = "unknown destination" if key.address is None else key.address
+    if outcome.action == "resolved":
+        return (
+            f"{key.process} on {host_text} no longer meets the conditions for {destination}: {outcome.reason}"
+        )
+    figures = outcome.figures
     return (
-        f"{key.process} on {where} contacted {whither} {figures.duration_hours} h"
+        f"{key.process} on {host_text} contacted {destination} for {figures.duration_hours} h"
         f" at {figures.connections_per_hour} connections an hour"
     )
 
 
-def _arithmetic(rule: Rule, key: Key, tick_ms: int, found: Evaluation) -> dict[str, object]:
+def _arithmetic(rule: Rule, key: Key, tick_ms: int, outcome: Evaluation) -> dict[str, object]:
     limits = rule.limits
-    panes = [] if found.history is None else windows.unpack_panes(found.history[0])
+    panes = [] if outcome.state is None else unpack_panes(outcome.state[0])
     block: dict[str, object] = {
-        "action": found.action,
-        "reason": found.reason,
+        "action": outcome.action,
+        "reason": outcome.reason,
         "profile": rule.profile,
         "version": __version__,
         "window": {
@@ -127,7 +131,7 @@ def _arithmetic(rule: Rule, key: Key, tick_ms: int, found: Evaluation) -> dict[s
             "end": iso(tick_ms),
             "interval_seconds": _seconds(limits.interval_ms),
         },
-        "figures": figures_block(found.figures),
+        "figures": figures_block(outcome.figures),
         "thresholds": thresholds_block(limits),
         "pane_counts": [[pane.first_ms - pane.first_ms % limits.interval_ms, pane.events] for pane in panes],
     }
@@ -136,13 +140,13 @@ def _arithmetic(rule: Rule, key: Key, tick_ms: int, found: Evaluation) -> dict[s
     return block
 
 
-def thresholds_block(limits: Limits) -> dict[str, int]:
+def thresholds_block(thresholds: Thresholds) -> dict[str, int]:
     """The thresholds under the names of the settings."""
     return {
-        "min_connections_per_hour": limits.min_connections_per_hour,
-        "min_duration_hours": limits.min_duration_hours,
-        "max_hosts": limits.max_hosts,
-        "max_processes": limits.max_processes,
+        "min_connections_per_hour": thresholds.min_connections_per_hour,
+        "min_duration_hours": thresholds.min_duration_hours,
+        "max_hosts": thresholds.max_hosts,
+        "max_processes": thresholds.max_processes,
     }
 
 
@@ -161,11 +165,11 @@ def figures_block(figures: Figures) -> dict[str, int]:
     return block
 
 
-def _related(shown: dict[str, dict[str, object]]) -> dict[str, object]:
+def _related(context: dict[str, dict[str, object]]) -> dict[str, object]:
     related: dict[str, object] = {}
-    if "ip" in shown.get("destination", {}):
-        related["ip"] = [shown["destination"]["ip"]]
-    name = shown.get("host", {}).get("name")
+    if "ip" in context.get("destination", {}):
+        related["ip"] = [context["destination"]["ip"]]
+    name = context.get("host", {}).get("name")
     if name is not None:
         related["hosts"] = list(name) if isinstance(name, tuple) else [name]
     return related

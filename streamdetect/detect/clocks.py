@@ -1,18 +1,18 @@
-"""The clock of one partition: the newest accepted event time, and runs of wild ones (semantics.md §4)."""
+"""The clock of one partition: the newest accepted event time, and leaps that are not believed yet (semantics.md §4)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-RUN_BELIEVED = 100  # records in a row that make a leap believed, whoever sent them
+RUN_BELIEVED = 100  # records in a row that make a leap believed, from any host
 
 
 @dataclass(slots=True)
 class LeapRun:
-    """Records in a row that are too far ahead of the clock: how many, their smallest time, and their one host.
+    """Records in a row that are too far ahead of the clock: their number, smallest time, and their one host.
 
-    A second host makes the run believed at once, so one is all there is to remember.
+    A second host makes the leap believed at once, so one host is enough.
     """
 
     records: int
@@ -31,7 +31,7 @@ class PartitionClock:
         self.run: LeapRun | None = None
 
     def observe(self, time_ms: int, host: Callable[[], str | None]) -> None:
-        """Take note of a record's time. `host` is asked only for a record too far ahead."""
+        """Observe a record's time. `host` is called only for a record too far ahead."""
         now_ms = self.now_ms
         if now_ms is None:
             self.now_ms = time_ms  # a partition's first record sets its clock
@@ -43,7 +43,7 @@ class PartitionClock:
                 self.now_ms = time_ms
 
     def _leap(self, time_ms: int, host: str | None) -> None:
-        """Add to the run; when it is believed, move to its smallest time and judge the record again."""
+        """Add to the run. Once the leap is believed, move to its smallest time and re-apply the rule to the record."""
         run = self.run
         if run is None:
             self.run = LeapRun(1, time_ms, host)

@@ -1,12 +1,12 @@
-"""Who goes when there are more keys than `limits.max_keys` (semantics.md §6; why: docs/design.md, decision 16).
+"""Which keys are evicted beyond `limits.max_keys` (semantics.md §6; reasons: docs/design.md, decision 16).
 
-The longest silent go first, by the pane of their newest event; of one pane those with the fewest events in the window,
-then in key order, then in the order of the rules. Keys *near* the thresholds, with at least half of the events they
-need, go only when all others are gone; keys with an open episode never.
+Order: by the pane of the newest event, oldest first; within a pane by fewest events in the window, then by key, then by
+rule. Keys *close* to the thresholds, with at least half of the events they need, are evicted only when all others are
+gone. Keys with an open episode are never evicted.
 
-`KeyGroup.expiries` holds the keys by the pane of their newest event, but for entries that new events have outrun. So panes
-are gone through from the oldest on until enough is found. An outrun entry is moved on. A key that is near is put into
-`KeyGroup.spared`, where no eviction meets it again before the tick at which it may have ceased to be near.
+`KeyGroup.expiries` lists keys by the pane of their newest event, except for entries that newer events have made stale.
+So panes are visited from the oldest on until enough keys are found. A stale entry is moved. A close key is moved to
+`KeyGroup.protected`, where no eviction visits it before the tick at which it may no longer be close.
 """
 
 from __future__ import annotations
@@ -18,119 +18,124 @@ from heapq import nsmallest
 from operator import itemgetter
 
 from streamdetect.detect import windows
-from streamdetect.detect.episodes import leaves_ms
 from streamdetect.detect.keystate import KeyGroup
 from streamdetect.model import AddressKey, address_of
 
-Targets = list[AddressKey]
+AddressKeys = list[AddressKey]
 
 
-def evict(groups: Sequence[KeyGroup], excess: int, tick_ms: int, agenda: Sequence[int]) -> Counter[str]:
-    """Give up as many keys, or all that have no open episode; tells how many of each rule.
+def evict(groups: Sequence[KeyGroup], excess: int, tick_ms: int, scheduled: Sequence[int]) -> Counter[str]:
+    """Evict `excess` keys, or all without an open episode if there are fewer; returns how many of each rule.
 
-    `groups` stand in the order of their rules. `tick_ms` has been evaluated, and `agenda` is all that is planned later.
+    `groups` are in the order of their rules. `tick_ms` has been evaluated; `scheduled` are all later ticks with work.
     """
-    lost: Counter[str] = Counter()
-    wanted = min(excess, sum(len(group.histories) - len(group.episodes) for group in groups))
-    for near in (False, True):
-        for leaves in _in_order(agenda):
+    evicted: Counter[str] = Counter()
+    wanted = min(excess, sum(len(group.states) - len(group.episodes) for group in groups))
+    for close in (False, True):
+        for leaves in _in_order(scheduled):
             if wanted == 0:
-                return lost
-            taken = _thin(groups, leaves, tick_ms, wanted, near=near)
-            lost += taken
+                return evicted
+            taken = _evict_pane(groups, leaves, tick_ms, wanted, close=close)
+            evicted += taken
             wanted -= taken.total()
-    return lost
+    return evicted
 
 
-def _in_order(agenda: Sequence[int]) -> Iterator[int]:
-    """The ticks of an agenda that may grow meanwhile."""
+def _in_order(scheduled: Sequence[int]) -> Iterator[int]:
+    """The scheduled ticks; more may be added during the iteration."""
     place = 0
-    while place < len(agenda):
-        yield (tick_ms := agenda[place])
-        place = bisect_right(agenda, tick_ms)
+    while place < len(scheduled):
+        yield (tick_ms := scheduled[place])
+        place = bisect_right(scheduled, tick_ms)
 
 
-def _thin(groups: Sequence[KeyGroup], leaves: int, tick_ms: int, wanted: int, *, near: bool) -> Counter[str]:
-    """Give up keys of the pane that leaves at a tick: as many as wanted, or all that may go."""
-    concerned = [g for g in groups if leaves in g.expiries or (near and leaves in g.spared)]
-    found = {group: _settle(group, leaves, tick_ms, near=near) for group in concerned}
-    lost: Counter[str] = Counter()
-    for group, targets in _fewest(found, wanted).items():
-        _forget(group, leaves, targets)
-        lost[group.rule.id] += len(targets)
-    return lost
+def _evict_pane(
+    groups: Sequence[KeyGroup], leaves: int, tick_ms: int, wanted: int, *, close: bool
+) -> Counter[str]:
+    """Evict keys of the pane that leaves at a tick: as many as wanted, or all candidates."""
+    concerned = [g for g in groups if leaves in g.expiries or (close and leaves in g.protected)]
+    candidates = {group: _candidates(group, leaves, tick_ms, close=close) for group in concerned}
+    evicted: Counter[str] = Counter()
+    for group, address_keys in _fewest_events(candidates, wanted).items():
+        _forget(group, leaves, address_keys)
+        evicted[group.rule.id] += len(address_keys)
+    return evicted
 
 
-def _settle(group: KeyGroup, leaves: int, tick_ms: int, *, near: bool) -> dict[int, Targets]:
-    """The keys of a pane that may go, by their events in the window; what does not belong there gets its right place.
+def _candidates(group: KeyGroup, leaves: int, tick_ms: int, *, close: bool) -> dict[int, AddressKeys]:
+    """The keys of a pane that may be evicted, by their events in the window. Keys that do not belong there are moved.
 
-    A key that is near stands at a tick no later than that of its own pane, so it is met in time when such ones go too.
+    A protected key is listed at a tick no later than that of its own pane, so it is visited in time when close keys may
+    be evicted too.
     """
-    bucket = group.expiries.pop(leaves, [])
-    if near:
-        bucket += group.spared.pop(leaves, [])
+    listed = group.expiries.pop(leaves, [])
+    if close:
+        listed += group.protected.pop(leaves, [])
     limits = group.rule.limits
     oldest_ms, end_ms = tick_ms - limits.lookback_ms, leaves - limits.lookback_ms
-    half = (limits.need + 1) // 2
-    histories, episodes = group.histories, group.episodes
-    found: dict[int, Targets] = {}
-    stay: Targets = []
-    for target in bucket:
-        panes = histories[target][0]
-        events, newest_ms = windows.standing(panes, oldest_ms)
+    half = (limits.min_events + 1) // 2
+    states, episodes = group.states, group.episodes
+    candidates: dict[int, AddressKeys] = {}
+    kept: AddressKeys = []
+    for address_key in listed:
+        panes = states[address_key][0]
+        events, newest_ms = windows.total_and_newest_ms(panes, oldest_ms)
         if newest_ms >= end_ms:
-            group.expect([target], histories[target])
+            group.expect_expiry([address_key], states[address_key])
             continue
-        if events >= half and not near:
-            group.note(group.spared, leaves_ms(windows.begin_ms(panes, half), limits), target)
+        if events >= half and not close:
+            until_ms = windows.leaves_ms(windows.start_of_newest_ms(panes, half), limits)
+            group.protect(address_key, until_ms)
             continue
-        stay.append(target)
-        if target not in episodes:
-            found.setdefault(events, []).append(target)
-    if stay:
-        group.expiries[leaves] = stay
-    return found
+        kept.append(address_key)
+        if address_key not in episodes:
+            candidates.setdefault(events, []).append(address_key)
+    if kept:
+        group.expiries[leaves] = kept
+    return candidates
 
 
-def _fewest(found: dict[KeyGroup, dict[int, Targets]], wanted: int) -> dict[KeyGroup, Targets]:
-    """The keys with the fewest events; of those with equally many, the first."""
-    fewest: dict[KeyGroup, Targets] = {}
-    for events in sorted({events for by_events in found.values() for events in by_events}):
-        alike = {group: by_events[events] for group, by_events in found.items() if events in by_events}
-        if sum(map(len, alike.values())) > wanted:
-            alike = _first(alike, wanted)
-        for group, targets in alike.items():
-            fewest.setdefault(group, []).extend(targets)
-            wanted -= len(targets)
+def _fewest_events(
+    candidates: dict[KeyGroup, dict[int, AddressKeys]], wanted: int
+) -> dict[KeyGroup, AddressKeys]:
+    """The keys with the fewest events; of those with equally many, the first in key order."""
+    fewest: dict[KeyGroup, AddressKeys] = {}
+    for events in sorted({events for by_events in candidates.values() for events in by_events}):
+        equal = {group: by_events[events] for group, by_events in candidates.items() if events in by_events}
+        if sum(map(len, equal.values())) > wanted:
+            equal = _first(equal, wanted)
+        for group, address_keys in equal.items():
+            fewest.setdefault(group, []).extend(address_keys)
+            wanted -= len(address_keys)
         if wanted == 0:
             break
     return fewest
 
 
-def _first(alike: dict[KeyGroup, Targets], wanted: int) -> dict[KeyGroup, Targets]:
-    """The first so many keys; of the same key under several rules, that of the first rule."""
-    groups = list(alike)
+def _first(candidates: dict[KeyGroup, AddressKeys], wanted: int) -> dict[KeyGroup, AddressKeys]:
+    """The first `wanted` keys; of the same key under several rules, that of the first rule."""
+    groups = list(candidates)
     best = [
-        (group.key(target).order(), number, target)
-        for number, group in enumerate(groups)
-        for target in _first_targets(alike[group], wanted)
+        (group.key(address_key).order(), position, address_key)
+        for position, group in enumerate(groups)
+        for address_key in _first_of_group(candidates[group], wanted)
     ]
-    first: dict[KeyGroup, Targets] = {}
-    for _, number, target in nsmallest(wanted, best, key=itemgetter(0, 1)):
-        first.setdefault(groups[number], []).append(target)
+    first: dict[KeyGroup, AddressKeys] = {}
+    for _, position, address_key in nsmallest(wanted, best, key=itemgetter(0, 1)):
+        first.setdefault(groups[position], []).append(address_key)
     return first
 
 
-def _first_targets(targets: Targets, wanted: int) -> Targets:
-    """The first of one group, by their addresses; the missing one is before all."""
-    return nsmallest(wanted, targets, key=lambda target: (target is not None, address_of(target) or ""))
+def _first_of_group(address_keys: AddressKeys, wanted: int) -> AddressKeys:
+    """The first keys of one group by address; null sorts first."""
+    return nsmallest(wanted, address_keys, key=lambda key: (key is not None, address_of(key) or ""))
 
 
-def _forget(group: KeyGroup, leaves: int, targets: Targets) -> None:
-    """Forget keys, and take them out of their pane's entries."""
-    for target in targets:
-        group.forget(target)
-    gone = set(targets)
-    stay = [target for target in group.expiries.pop(leaves) if target not in gone]
-    if stay:
-        group.expiries[leaves] = stay
+def _forget(group: KeyGroup, leaves: int, address_keys: AddressKeys) -> None:
+    """Forget keys, and remove them from the list of their pane."""
+    for address_key in address_keys:
+        group.forget(address_key)
+    forgotten = set(address_keys)
+    kept = [key for key in group.expiries.pop(leaves) if key not in forgotten]
+    if kept:
+        group.expiries[leaves] = kept

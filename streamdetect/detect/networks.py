@@ -1,4 +1,4 @@
-"""Excluded networks: is an address in one of them (semantics.md §1)."""
+"""Excluded networks (semantics.md §1)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 from streamdetect.cache import Cache
 from streamdetect.model import address_key_of
 
-_MAPPED = (
-    0xFFFF << 32
-)  # IPv4 addresses are compared as ::ffff:a.b.c.d, so that both kinds share one number line
-_CACHE_SIZE = 8_192  # answers in a generation
+# IPv4 addresses compare as ::ffff:a.b.c.d, so that both versions are numbers of one range.
+_MAPPED = 0xFFFF << 32
+_CACHED = 8_192  # addresses in one generation of the cache
 
 
 class Networks:
-    """A set of networks as disjoint ranges of numbers; answers are remembered, within bounds."""
+    """A set of networks as disjoint ranges of numbers. Results are cached, within bounds."""
 
     def __init__(self, networks: Iterable[str]) -> None:
-        """`networks`: CIDR texts; one without a prefix is that one address. Raises ValueError for what is none."""
+        """`networks`: CIDR texts; one without a prefix is a single address. Raises ValueError for any other text."""
         ranges = sorted(_range(text) for text in networks)
         self._starts: list[int] = []
         self._ends: list[int] = []
@@ -29,21 +28,21 @@ class Networks:
             else:
                 self._starts.append(start)
                 self._ends.append(end)
-        self._known = Cache(self._holds, _CACHE_SIZE)
+        self._cached = Cache(self._contains, _CACHED)
 
     def __contains__(self, address: str) -> bool:
         """`address` is canonical text."""
-        return self._known[address]
+        return self._cached[address]
 
-    def _holds(self, address: str) -> bool:
+    def _contains(self, address: str) -> bool:
         number = _number(address)
         index = bisect_right(self._starts, number) - 1
         return index >= 0 and number <= self._ends[index]
 
 
 def _number(address: str) -> int:
-    target = address_key_of(address)
-    return _MAPPED | target if isinstance(target, int) else int(IPv6Address(address))
+    address_key = address_key_of(address)
+    return _MAPPED | address_key if isinstance(address_key, int) else int(IPv6Address(address))
 
 
 def _range(text: str) -> tuple[int, int]:

@@ -1,12 +1,12 @@
-"""One rule, ready to judge: which events count for it (semantics.md §1), and the limits of its condition (§3)."""
+"""Rules: which events count for them (semantics.md §1), and the limits of their condition (§3)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from streamdetect.cache import Cache
 from streamdetect.config import RuleException, RuleSettings, Settings
+from streamdetect.detect.conditions import Limits
 from streamdetect.detect.networks import Networks
 from streamdetect.model import ContextTuple, EventContext, EventKind, Flow
 
@@ -30,35 +30,11 @@ FILTER_REASONS = (
     EXCEPTION,
 )
 
-_REMEMBERED = 16_384  # verdicts that a table holds in a generation
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The numbers of a rule's condition, and of time. All times in ms.
-
-    `need` is the fewest events in a window with which the condition can be true.
-    """
-
-    interval_ms: int
-    lookback_ms: int
-    min_connections_per_hour: int
-    min_duration_hours: int
-    max_hosts: int
-    max_processes: int
-    renotify_ms: int
-
-    @property
-    def need(self) -> int:
-        return self.min_connections_per_hour * max(1, self.min_duration_hours)
-
-    def widened(self, max_hosts: int, max_processes: int) -> Limits:
-        """The same, for aggregates that others with so many hosts and processes judge, too."""
-        return replace(self, max_hosts=max_hosts, max_processes=max_processes)
+_CACHED = 16_384  # filter reasons in one generation of a cache
 
 
 class Rule:
-    """A rule's conditions on one event, in the order that ends soonest."""
+    """A rule's conditions on one event, cheapest and most selective first."""
 
     def __init__(self, rule: RuleSettings, settings: Settings) -> None:
         resilient = settings.profile == "resilient"
@@ -79,10 +55,12 @@ class Rule:
         self._datasets = frozenset(rule.datasets)
         self._ports = frozenset(rule.excluded_ports)
         self._networks = Networks(rule.networks())
-        self.exceptions = tuple(Exclusion(exception, resilient=resilient) for exception in rule.exceptions)
+        self.exceptions = tuple(
+            ExceptionMatcher(exception, resilient=resilient) for exception in rule.exceptions
+        )
 
-    def objection_to_flow(self, flow: Flow) -> str | None:
-        """Why an event that went there does not count, one of FILTER_REASONS; None where the rest decides.
+    def filter_flow(self, flow: Flow) -> str | None:
+        """Why an event with this flow does not count, one of FILTER_REASONS; None if it may.
 
         Missing (None) and multi-valued (MANY) fields equal nothing, as in ES|QL.
         """
@@ -94,8 +72,8 @@ class Rule:
             return ADDRESS
         return None
 
-    def objection_to_kind(self, kind: EventKind) -> str | None:
-        """Why an event of a kind does not count; None where the rest decides."""
+    def filter_kind(self, kind: EventKind) -> str | None:
+        """Why an event of this kind does not count, one of FILTER_REASONS; None if it may."""
         if kind.process_name not in self.processes:
             return PROCESS_NAME
         if kind.category != "network":
@@ -106,57 +84,63 @@ class Rule:
             return DATASET
         return None
 
-    def objection(self, flow: Flow, kind: EventKind) -> str | None:
-        """Why the event does not count for this rule, or None where it counts."""
-        return self.objection_to_kind(kind) or self.objection_to_flow(flow)
+    def filter(self, flow: Flow, kind: EventKind) -> str | None:
+        """Why an event does not count, one of FILTER_REASONS; None if it counts unless an exception matches."""
+        return self.filter_kind(kind) or self.filter_flow(flow)
 
-    def excepts(self, flow: Flow, kind: EventKind, facts: ContextTuple) -> bool:
+    def excepts(self, flow: Flow, kind: EventKind, context: ContextTuple) -> bool:
         """Whether one of the rule's exceptions matches an event that would count."""
-        details = EventContext._make(facts)
-        return any(exclusion.matches(flow, kind, details) for exclusion in self.exceptions)
+        event = EventContext._make(context)
+        return any(exception.matches(flow, kind, event) for exception in self.exceptions)
+
+
+def enabled_rules(settings: Settings) -> tuple[Rule, ...]:
+    """The enabled rules, in the order of the configuration."""
+    return tuple(Rule(rule, settings) for rule in settings.rules if rule.enabled)
 
 
 class ProcessRules:
-    """Rules that want one process name, and what they said of flows and kinds before.
+    """The rules for one process name, with cached filter reasons.
 
-    `of_flow[flow]` and `of_kind[kind]` are the reason why none of them counts such an event, None where one may.
+    `of_flow[flow]` and `of_kind[kind]` are the reason why none of them counts such an event, None if one may.
     """
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = rules
         self._only = None if len(rules) > 1 or rules[0].exceptions else (rules[0],)
-        self.of_flow = Cache(self._of_flow, _REMEMBERED)
-        self.of_kind = Cache(self._of_kind, _REMEMBERED)
+        self.of_flow = Cache(self._filter_flow, _CACHED)
+        self.of_kind = Cache(self._filter_kind, _CACHED)
 
-    def _of_flow(self, flow: Flow) -> str | None:
-        return _all_object([rule.objection_to_flow(flow) for rule in self._rules])
+    def _filter_flow(self, flow: Flow) -> str | None:
+        return _if_all([rule.filter_flow(flow) for rule in self._rules])
 
-    def _of_kind(self, kind: EventKind) -> str | None:
-        return _all_object([rule.objection_to_kind(kind) for rule in self._rules])
+    def _filter_kind(self, kind: EventKind) -> str | None:
+        return _if_all([rule.filter_kind(kind) for rule in self._rules])
 
-    def counting(self, flow: Flow, kind: EventKind, details: ContextTuple) -> Sequence[Rule] | str:
-        """The rules that count an event to whose flow and kind not all object; else why none of them does."""
+    def matching(self, flow: Flow, kind: EventKind, context: ContextTuple) -> Sequence[Rule] | str:
+        """The rules that count an event that passed `of_flow` and `of_kind`, or the reason why none of them does."""
         if self._only is not None:
             return self._only
-        objections = [rule.objection(flow, kind) for rule in self._rules]
-        if None not in objections:
-            return objections[0] or EXCEPTION
+        reasons = [rule.filter(flow, kind) for rule in self._rules]
+        if None not in reasons:
+            return reasons[0] or EXCEPTION
         return [
             rule
-            for rule, objection in zip(self._rules, objections, strict=True)
-            if objection is None and not (rule.exceptions and rule.excepts(flow, kind, details))
+            for rule, reason in zip(self._rules, reasons, strict=True)
+            if reason is None and not (rule.exceptions and rule.excepts(flow, kind, context))
         ] or EXCEPTION
 
 
-def _all_object(objections: Sequence[str | None]) -> str | None:
-    return None if None in objections else objections[0]
+def _if_all(reasons: Sequence[str | None]) -> str | None:
+    """The first reason, if every rule has one."""
+    return None if None in reasons else reasons[0]
 
 
-class Exclusion:
+class ExceptionMatcher:
     """One of a rule's `exceptions`: an event that matches every field given does not count.
 
-    `destination` is an address or name of the key, or the destination's IP, or a network that holds that IP;
-    `host` is a host id or name. In `resilient` all compare as keys and ids do: without case and braces.
+    `destination` is an address or name of the key, the destination's IP, or a network that contains that IP. `host` is
+    a host id or name. In `resilient` all compare without case and braces, as keys and ids do.
     """
 
     def __init__(self, exception: RuleException, *, resilient: bool) -> None:
@@ -172,23 +156,23 @@ class Exclusion:
         self._process = None if exception.process is None else self._comparable(exception.process)
         self._host = None if exception.host is None else self._comparable(exception.host)
 
-    def matches(self, flow: Flow, kind: EventKind, details: EventContext) -> bool:
+    def matches(self, flow: Flow, kind: EventKind, context: EventContext) -> bool:
         """Whether every field given matches."""
         if self._process is not None and kind.process_name != self._process:
             return False
-        if self._host is not None and self._host not in self._names(details):
+        if self._host is not None and self._host not in self._names(context):
             return False
-        return self._destination is None or self._goes_there(flow)
+        return self._destination is None or self._matches_destination(flow)
 
-    def _goes_there(self, flow: Flow) -> bool:
+    def _matches_destination(self, flow: Flow) -> bool:
         if self._destination in flow.addresses:
             return True
         return self._network is not None and isinstance(flow.ip, str) and flow.ip in self._network
 
-    def _names(self, details: EventContext) -> set[str]:
-        shown = details.host_name
-        names = (shown,) if isinstance(shown, str) else shown or ()
-        return {*details.hosts, *(self._comparable(name) for name in names)}
+    def _names(self, context: EventContext) -> set[str]:
+        value = context.host_name
+        names = (value,) if isinstance(value, str) else value or ()
+        return {*context.hosts, *(self._comparable(name) for name in names)}
 
     def _comparable(self, text: str) -> str:
         return text.strip("{}").lower() if self._fold else text

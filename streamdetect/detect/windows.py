@@ -1,39 +1,44 @@
-"""What a key remembers: panes, the latest event's details, and who was seen (semantics.md §2, §6).
+"""Window state of one key: panes, the context of the latest event, and the hosts and processes seen (semantics.md §2,
+§6).
 
-A *partial* is what one inbox holds of a key in one pane: a small mutable list. A *history* is a key's past,
-an immutable tuple `(panes, details, recent)`:
+An immutable tuple `(panes, context, recent)`:
 
-* `panes`: a single event's time in ms, which is what most keys are; else packed bytes: a u32 with the events in all
-  panes, then per pane with events, oldest first, 16 bytes: i64 first event time in ms, u32 last minus first in ms, u32
-  count.
-* `details`: of the latest event (`model.ContextTuple`).
-* `recent`: None while every event so far had just the hosts and processes of `details`; else
-  `((host, last seen ms), …), ((process, last seen ms), …)`, newest first, one more than the limit at most: that many
-  within the window are all known, and one more proves "too many" (§6).
+* `panes`: the time of the only event in ms, which is all that most keys have; else packed bytes: a u32 with the events
+  in all panes, then for each pane with events, oldest first, 16 bytes: i64 first event time in ms, u32 last minus first
+  in ms, u32 count.
+* `context`: of the latest event (`model.ContextTuple`).
+* `recent`: None while every event so far had the hosts and processes of `context`; else
+  `((host, last seen ms), …), ((process, last seen ms), …)`, newest first, at most one more than the limit: fewer than
+  that within the window are all there are, and one more proves "too many" (§6).
 
-Both merge commutatively and associatively. Plain tuples and bytes, because the garbage collector leaves those alone
-and a checkpoint may read them beside the loop.
+Plain tuples and bytes, so that the garbage collector ignores them and a checkpoint thread can read them without a lock.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from streamdetect.detect.rules import Limits
-from streamdetect.model import AddressKey, ContextTuple, ContextValue, EventContext, address_of
+from streamdetect.detect.conditions import Figures, Limits, Thresholds
+from streamdetect.detect.context import sorts_after
+from streamdetect.detect.preaggregate import (
+    CONTEXT,
+    COUNT,
+    FIRST,
+    HOSTS,
+    LAST,
+    PreAggregate,
+    Seen,
+    newest,
+    seen_at,
+    seen_by,
+)
+from streamdetect.model import AddressKey, ContextTuple
 
-Seen = tuple[tuple[str, int], ...]
 Recent = tuple[Seen, Seen]
 Panes = int | bytes
 WindowState = tuple[Panes, ContextTuple, Recent | None]
-
-# A partial's places: count, first ms, last ms, details of the latest, {host: last ms} and {process: last ms} or None
-# while all its events had the hosts and processes of `details`. A timed one (`readers`) has its events' times behind.
-PreAggregate = list[Any]
-COUNT, FIRST, LAST, DETAILS, HOSTS, PROCESSES, TIMES = range(7)
 
 _TOTAL = Struct("<I")
 _PANE = Struct("<qII")
@@ -50,90 +55,35 @@ class Pane(NamedTuple):
     events: int
 
 
-def start_partial(time_ms: int, details: ContextTuple) -> PreAggregate:
-    return [1, time_ms, time_ms, details, None, None]
-
-
-def add_event(
-    partial: PreAggregate, time_ms: int, details: ContextTuple, target: AddressKey, limits: Limits
-) -> None:
-    """Add one event to a partial."""
-    partial[COUNT] += 1
-    known: ContextTuple = partial[DETAILS]
-    if details is not known:
-        if partial[HOSTS] is not None or details[:2] != known[:2]:
-            _spread(partial, time_ms, details, limits)
-        if time_ms > partial[LAST] or (time_ms == partial[LAST] and sorts_after(details, known, target)):
-            partial[DETAILS] = details
-    elif partial[HOSTS] is not None:
-        _spread(partial, time_ms, details, limits)
-    if time_ms > partial[LAST]:
-        partial[LAST] = time_ms
-    elif time_ms < partial[FIRST]:
-        partial[FIRST] = time_ms
-
-
-def _spread(partial: PreAggregate, time_ms: int, details: ContextTuple, limits: Limits) -> None:
-    """Note when each host and process was seen: they are not the same for all events any more."""
-    if partial[HOSTS] is None:
-        known: ContextTuple = partial[DETAILS]
-        partial[HOSTS] = dict.fromkeys(known[0], partial[LAST])
-        partial[PROCESSES] = dict.fromkeys(known[1], partial[LAST])
-    partial[HOSTS] = _note(partial[HOSTS], details[0], time_ms, limits.max_hosts)
-    partial[PROCESSES] = _note(partial[PROCESSES], details[1], time_ms, limits.max_processes)
-
-
-def _note(seen: dict[str, int], names: Iterable[str], time_ms: int, limit: int) -> dict[str, int]:
-    for name in names:
-        last_ms = seen.get(name)
-        if last_ms is None or time_ms > last_ms:
-            seen[name] = time_ms
-    # A popular destination is seen from thousands of hosts in a pane; only the newest few decide anything.
-    return dict(newest(seen.items(), limit)) if len(seen) > 2 * limit + 64 else seen
-
-
-def newest(seen: Iterable[tuple[str, int]], limit: int) -> Seen:
-    """The `limit` + 1 most recently seen, newest first."""
-    return tuple(sorted(seen, key=lambda item: (-item[1], item[0]))[: limit + 1])
-
-
 def fold(
-    history: WindowState | None, partial: PreAggregate, target: AddressKey, oldest_ms: int, limits: Limits
+    state: WindowState | None,
+    pre: PreAggregate,
+    address_key: AddressKey,
+    oldest_ms: int,
+    limits: Limits,
 ) -> WindowState:
-    """A key's history with a partial of one pane added; panes before `oldest_ms` are let go."""
-    count, first_ms, last_ms = partial[COUNT], partial[FIRST], partial[LAST]
-    details: ContextTuple = partial[DETAILS]
-    if history is None:
-        recent = None if partial[HOSTS] is None else _merged_recent(None, partial, limits)
-        return _pane(first_ms, last_ms, count), details, recent
-    panes, known, recent = history
-    if (
-        recent is not None
-        or partial[HOSTS] is not None
-        or (details is not known and details[:2] != known[:2])
-    ):
-        recent = _merged_recent(history, partial, limits)
-    known_last_ms = newest_ms(panes)
-    if last_ms < known_last_ms or (last_ms == known_last_ms and not sorts_after(details, known, target)):
-        details = known
-    return _add_pane(panes, first_ms, last_ms, count, oldest_ms, limits), details, recent
+    """The window state with a pre-aggregate of one pane added; panes before `oldest_ms` are dropped."""
+    count, first_ms, last_ms = pre[COUNT], pre[FIRST], pre[LAST]
+    context: ContextTuple = pre[CONTEXT]
+    if state is None:
+        recent = None if pre[HOSTS] is None else _merged_recent(None, pre, limits)
+        return _pane(first_ms, last_ms, count), context, recent
+    panes, latest, recent = state
+    if recent is not None or pre[HOSTS] is not None or (context is not latest and context[:2] != latest[:2]):
+        recent = _merged_recent(state, pre, limits)
+    latest_ms = newest_event_ms(panes)
+    if last_ms < latest_ms or (last_ms == latest_ms and not sorts_after(context, latest, address_key)):
+        context = latest
+    return _add_pane(panes, first_ms, last_ms, count, oldest_ms, limits), context, recent
 
 
-def _merged_recent(history: WindowState | None, partial: PreAggregate, limits: Limits) -> Recent:
-    hosts, processes = _partial_seen(partial)
-    if history is not None:
-        known_hosts, known_processes = seen(history)
-        hosts = _merge(known_hosts, hosts)
-        processes = _merge(known_processes, processes)
-    return newest(hosts, limits.max_hosts), newest(processes, limits.max_processes)
-
-
-def _partial_seen(partial: PreAggregate) -> tuple[Seen, Seen]:
-    if partial[HOSTS] is not None:
-        return tuple(partial[HOSTS].items()), tuple(partial[PROCESSES].items())
-    details: ContextTuple = partial[DETAILS]
-    last_ms: int = partial[LAST]
-    return tuple((host, last_ms) for host in details[0]), tuple((p, last_ms) for p in details[1])
+def _merged_recent(state: WindowState | None, pre: PreAggregate, thresholds: Thresholds) -> Recent:
+    hosts, processes = seen_by(pre)
+    if state is not None:
+        earlier_hosts, earlier_processes = seen(state)
+        hosts = _merge(earlier_hosts, hosts)
+        processes = _merge(earlier_processes, processes)
+    return newest(hosts, thresholds.max_hosts), newest(processes, thresholds.max_processes)
 
 
 def _merge(one: Seen, other: Seen) -> Seen:
@@ -144,19 +94,49 @@ def _merge(one: Seen, other: Seen) -> Seen:
     return tuple(merged.items())
 
 
-def seen(history: WindowState) -> Recent:
+def seen(state: WindowState) -> Recent:
     """Hosts and processes with the time each was last seen."""
-    panes, details, recent = history
-    if recent is not None:
-        return recent
-    last_ms = newest_ms(panes)
-    return tuple((host, last_ms) for host in details[0]), tuple((p, last_ms) for p in details[1])
+    panes, context, recent = state
+    return seen_at(context, newest_event_ms(panes)) if recent is None else recent
+
+
+def within(state: WindowState | None, oldest_ms: int) -> WindowState | None:
+    """The state without panes before `oldest_ms`, a pane boundary; None when none is left."""
+    if state is None:
+        return None
+    panes, context, recent = state
+    if newest_event_ms(panes) < oldest_ms:
+        return None
+    trimmed = trim(panes, oldest_ms)
+    return state if trimmed is panes else (trimmed, context, recent)
+
+
+def measure(state: WindowState, oldest_ms: int, thresholds: Thresholds) -> Figures:
+    """The aggregates of a state whose panes are all in the window (§2)."""
+    panes = state[0]
+    hosts, processes = seen(state)
+    return Figures(
+        events=total(panes),
+        first_ms=oldest_event_ms(panes),
+        last_ms=newest_event_ms(panes),
+        hosts=_distinct(hosts, oldest_ms, thresholds.max_hosts),
+        processes=_distinct(processes, oldest_ms, thresholds.max_processes),
+    )
+
+
+def _distinct(seen: Seen, oldest_ms: int, limit: int) -> int:
+    return min(sum(last_ms >= oldest_ms for _, last_ms in seen), limit + 1)
+
+
+def leaves_ms(time_ms: int, limits: Limits) -> int:
+    """The first tick whose window no longer holds an event of this time."""
+    return time_ms - time_ms % limits.interval_ms + limits.interval_ms + limits.lookback_ms
 
 
 def _pane(first_ms: int, last_ms: int, count: int) -> Panes:
     if count == 1 and first_ms == last_ms:
-        # A copy in the room it needs: a number that was added up keeps the room that its sum might have needed, 48
-        # bytes in place of 32.
+        # A copy of minimal size: an int that results from an addition keeps the space its sum might have needed, 48
+        # bytes instead of 32.
         return first_ms | 0
     return _ONE.pack(count, first_ms, last_ms - first_ms, count)
 
@@ -166,7 +146,7 @@ def _packed(panes: Panes) -> bytes:
 
 
 def _add_pane(panes: Panes, first_ms: int, last_ms: int, count: int, oldest_ms: int, limits: Limits) -> Panes:
-    """Panes with one more; the usual case is one that is newer than all."""
+    """Panes with one added. Usually it is newer than all others."""
     panes = trim(panes, oldest_ms)
     if not panes:
         return _pane(first_ms, last_ms, count)
@@ -181,32 +161,32 @@ def _add_pane(panes: Panes, first_ms: int, last_ms: int, count: int, oldest_ms: 
 
 def _insert(panes: list[Pane], pane: Pane, index: int, limits: Limits) -> list[Pane]:
     """Merge a late pane into its place."""
-    for place, known in enumerate(panes):
-        known_index = known.first_ms // limits.interval_ms
-        if known_index == index:
-            first_ms, last_ms = min(known.first_ms, pane.first_ms), max(known.last_ms, pane.last_ms)
-            return [*panes[:place], Pane(first_ms, last_ms, known.events + pane.events), *panes[place + 1 :]]
-        if known_index > index:
+    for place, other in enumerate(panes):
+        other_index = other.first_ms // limits.interval_ms
+        if other_index == index:
+            first_ms, last_ms = min(other.first_ms, pane.first_ms), max(other.last_ms, pane.last_ms)
+            return [*panes[:place], Pane(first_ms, last_ms, other.events + pane.events), *panes[place + 1 :]]
+        if other_index > index:
             return [*panes[:place], pane, *panes[place:]]
     return [*panes, pane]
 
 
 def trim(panes: Panes, oldest_ms: int) -> Panes:
-    """Panes without those that lie before `oldest_ms`, a pane's edge; the same object where none do."""
+    """Panes without those before `oldest_ms`, a pane boundary; the same object where there are none."""
     if isinstance(panes, int):
         return panes if panes >= oldest_ms else b""
-    place, end, gone = _HEAD, len(panes), 0
+    place, end, dropped = _HEAD, len(panes), 0
     while place < end:
         first_ms, _, count = _PANE.unpack_from(panes, place)
         if first_ms >= oldest_ms:
             break
-        gone += count
+        dropped += count
         place += _WIDTH
     if place == _HEAD:
         return panes
     if place >= end:
         return b""
-    left = _TOTAL.unpack_from(panes)[0] - gone
+    left = _TOTAL.unpack_from(panes)[0] - dropped
     return _PANE.unpack_from(panes, place)[0] if left == 1 else _TOTAL.pack(left) + panes[place:]
 
 
@@ -231,18 +211,18 @@ def total(panes: Panes) -> int:
     return count
 
 
-def standing(panes: Panes, oldest_ms: int) -> tuple[int, int]:
-    """Events in panes that do not lie before `oldest_ms`, a pane's edge, and the time of the last event.
+def total_and_newest_ms(panes: Panes, oldest_ms: int) -> tuple[int, int]:
+    """Events in panes from `oldest_ms`, a pane boundary, on, and the time of the last event.
 
-    There must be one in these panes.
+    At least one event must be in these panes.
     """
-    if isinstance(panes, int):  # most keys are one event, and it is in the window
+    if isinstance(panes, int):  # most keys have one event, and it is in the window
         return 1, panes
-    return total(trim(panes, oldest_ms)), newest_ms(panes)
+    return total(trim(panes, oldest_ms)), newest_event_ms(panes)
 
 
-def begin_ms(panes: Panes, events: int) -> int:
-    """Time of the first event of the newest panes that hold so many events together; all panes must hold them."""
+def start_of_newest_ms(panes: Panes, events: int) -> int:
+    """First event time of the fewest newest panes that together hold `events` events. All panes must hold as many."""
     packed = _packed(panes)
     place, first_ms = len(packed), 0
     while events > 0:
@@ -252,51 +232,18 @@ def begin_ms(panes: Panes, events: int) -> int:
     return first_ms
 
 
-def oldest_ms(panes: Panes) -> int:
-    """Time of the first event; there must be one."""
+def oldest_event_ms(panes: Panes) -> int:
+    """Time of the first event. There must be one."""
     if isinstance(panes, int):
         return panes
     first_ms: int = _PANE.unpack_from(panes, _HEAD)[0]
     return first_ms
 
 
-def newest_ms(panes: Panes) -> int:
-    """Time of the last event; there must be one."""
+def newest_event_ms(panes: Panes) -> int:
+    """Time of the last event. There must be one."""
     if isinstance(panes, int):
         return panes
     first_ms, span_ms, _ = _PANE.unpack_from(panes, len(panes) - _WIDTH)
     last_ms: int = first_ms + span_ms
     return last_ms
-
-
-def sorts_after(details: ContextTuple, other: ContextTuple, target: AddressKey) -> bool:
-    """Of two events in the same millisecond, the one whose details sort last as JSON text is the latest (§5)."""
-    address = address_of(target)
-    return details_text(details, address) > details_text(other, address)
-
-
-def details_text(details: ContextTuple, address: str | None) -> str:
-    return json.dumps(
-        shown_details(details, address), sort_keys=True, ensure_ascii=False, separators=(",", ":")
-    )
-
-
-def shown_details(details: ContextTuple, address: str | None) -> dict[str, dict[str, object]]:
-    """What an alert shows of an event, by ECS block; missing values and empty blocks are left out."""
-    shown = EventContext._make(details)
-    blocks: dict[str, dict[str, ContextValue | int]] = {
-        "host": {"id": shown.host_id, "name": shown.host_name},
-        "process": {"entity_id": shown.entity_id, "pid": shown.pid, "executable": shown.executable},
-        "user": {"name": shown.user_name, "domain": shown.user_domain},
-        "destination": {
-            "ip": address if shown.ip is None else shown.ip,
-            "port": shown.port,
-            "domain": shown.domain,
-        },
-    }
-    present: dict[str, dict[str, object]] = {}
-    for name, block in blocks.items():
-        values: dict[str, object] = {key: value for key, value in block.items() if value is not None}
-        if values:
-            present[name] = values
-    return present

@@ -92,7 +92,7 @@ class EcsEvent(msgspec.Struct, gc=False):
             None if winlog is None else winlog.provider_name,
         ]
 
-    def details(self, flow: Flow, kind: EventKind) -> ContextTuple:
+    def context(self, flow: Flow, kind: EventKind) -> ContextTuple:
         document = self._document
         host, process, user, winlog = document.host, document.process, document.user, document.winlog
         tables = self._tables
@@ -109,7 +109,7 @@ class EcsEvent(msgspec.Struct, gc=False):
             document.tags,
             kind.sysmon,
         ]
-        return tables.reading.details(instance, tables.reading.domain(document.destination.domain), flow)
+        return tables.reading.context(instance, tables.reading.domain(document.destination.domain), flow)
 
     def host(self) -> str | None:
         host, winlog = self._document.host, self._document.winlog
@@ -180,7 +180,7 @@ class RawEvent(msgspec.Struct, gc=False):
         document = self._document
         return self._tables.kinds[self.process_name, document.data_stream, document.event, document.host.os]
 
-    def details(self, flow: Flow, kind: EventKind) -> ContextTuple:  # noqa: ARG002 - a raw record is always Sysmon's
+    def context(self, flow: Flow, kind: EventKind) -> ContextTuple:  # noqa: ARG002 - a raw record is always Sysmon's
         document, data = self._document, self._data
         tables = self._tables
         instance = tables.instances[
@@ -197,7 +197,7 @@ class RawEvent(msgspec.Struct, gc=False):
             data.user,
         ]
         domain = sysmon.domain(data.hostname) if data.hostname else document.destination.domain
-        return tables.reading.details(instance, tables.reading.domain(domain), flow)
+        return tables.reading.context(instance, tables.reading.domain(domain), flow)
 
     def host(self) -> str | None:
         host = self._document.host
@@ -226,9 +226,9 @@ class GenericEvent(msgspec.Struct, gc=False):
     def kind(self) -> EventKind:
         return self._reading.kind(self._fields, self.process_name)
 
-    def details(self, flow: Flow, kind: EventKind) -> ContextTuple:  # noqa: ARG002 - its fields know
+    def context(self, flow: Flow, kind: EventKind) -> ContextTuple:  # noqa: ARG002 - its fields know
         reading, fields = self._reading, self._fields
-        return reading.details(reading.instance(fields), reading.domain(fields.domain), flow)
+        return reading.context(reading.instance(fields), reading.domain(fields.domain), flow)
 
     def host(self) -> str | None:
         fields = self._fields

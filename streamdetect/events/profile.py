@@ -112,7 +112,7 @@ class ProfileReader:
                 return value, name
         return None, name
 
-    def details(self, instance: ContextTuple, domain: ContextValue, flow: Flow) -> ContextTuple:
+    def context(self, instance: ContextTuple, domain: ContextValue, flow: Flow) -> ContextTuple:
         """What an alert shows of an event that counts: what `instance` gives, and where it went."""
         ip, port = flow.ip, flow.port
         own_ip = ip if isinstance(ip, str) and flow.addresses != (ip,) else None

@@ -155,15 +155,15 @@ def near_records(outcome: Outcome) -> list[TableRow]:
 
 
 def _near(track: TrackedKey) -> TableRow:
-    point, details = track.nearest, track.details
+    point, context = track.closest, track.context
     row: TableRow = {
         **_key(KeyName(track.rule.id, *track.key)),
         "rule_name": track.rule.name,
-        "host": joined(details.host_name or details.host_id),
-        "host_id": joined(details.host_id),
+        "host": joined(context.host_name or context.host_id),
+        "host_id": joined(context.host_id),
         "nearest_at": iso(point.tick_ms),
-        "nearness": share(track.shares.nearness, 6),
-        "objection": point.objection,
+        "nearness": share(track.closeness.score, 6),
+        "objection": point.failed,
         **_figures(figures_block(point.figures), ""),
     }
     for condition in conditions(figures_block(point.figures), thresholds_block(track.rule.limits), MOST_SEEN):

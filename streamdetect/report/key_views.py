@@ -11,14 +11,14 @@ from typing import Any
 from markupsafe import Markup
 
 from streamdetect.detect.alerts import figures_block, thresholds_block
-from streamdetect.detect.near_misses import MOST_SEEN, Point, TrackedKey, verdicts
+from streamdetect.detect.near_misses import MOST_SEEN, Point, TrackedKey, reason_changes
 from streamdetect.findings.episodes import Episode
 from streamdetect.findings.outcome import Outcome
 from streamdetect.report.plot_data import Gaps, PaneRows, gaps_of, pane_rows, steps, thinned
 from streamdetect.report.plots import Marks, course_plot, gaps_plot, panes_plot
 from streamdetect.report.words import (
     REASONS,
-    Condition,
+    ConditionText,
     conditions,
     cut,
     joined,
@@ -61,8 +61,8 @@ class EpisodeView:
     anchor: str
     episode: Episode
     facts: Pairs
-    conditions: Sequence[Condition]
-    last_conditions: Sequence[Condition]
+    conditions: Sequence[ConditionText]
+    last_conditions: Sequence[ConditionText]
     story: str
     course: Timeline | None
 
@@ -79,7 +79,7 @@ class NearView:
     at: str
     nearness: str
     held: bool
-    conditions: Sequence[Condition]
+    conditions: Sequence[ConditionText]
     course: Timeline | None
 
 
@@ -170,7 +170,7 @@ def anchor(episode_id: str) -> str:
 
 def near_view(track: TrackedKey, interval_ms: int, *, plotted: bool) -> NearView:
     """A key at its nearest; its whole course where it is plotted."""
-    point, details = track.nearest, track.details
+    point, details = track.closest, track.context
     course = None
     if plotted:
         places = [*track.panes, *(one.tick_ms for one in track.points), point.tick_ms]
@@ -204,8 +204,8 @@ def near_view(track: TrackedKey, interval_ms: int, *, plotted: bool) -> NearView
         host=joined(details.host_name or details.host_id),
         facts=[(name, text) for name, value in found if (text := joined(value))],
         at=moment(point.tick_ms),
-        nearness=f"{100 * share(track.shares.nearness, 2):.0f} %",
-        held=point.objection is None,
+        nearness=f"{100 * share(track.closeness.score, 2):.0f} %",
+        held=point.failed is None,
         conditions=conditions(figures_block(point.figures), thresholds_block(track.rule.limits), MOST_SEEN),
         course=course,
     )
@@ -283,6 +283,6 @@ def _gaps(gaps: Gaps) -> Figure:
 def _verdicts(points: Sequence[Point]) -> Pairs:
     """When the verdict changed: the tick, and what it was from then on."""
     return [
-        (moment(one.tick_ms), "true" if one.objection is None else f"false: {one.objection}")
-        for one in verdicts(points)
+        (moment(one.tick_ms), "true" if one.failed is None else f"false: {one.failed}")
+        for one in reason_changes(points)
     ]

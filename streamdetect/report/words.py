@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from streamdetect.detect.alerts import iso
+from streamdetect.detect.conditions import ConditionName, Thresholds
 
 LONGEST = 80
 """Characters of a value in a table; the whole text is in its title."""
@@ -28,8 +29,8 @@ REASONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
-    """One of the four conditions of semantics.md §3 at one tick. `missing` is None where it holds."""
+class ConditionText:
+    """One of the four conditions of semantics.md §3 at one tick, in words. `missing` is None where it holds."""
 
     name: str
     value: int
@@ -133,69 +134,54 @@ def shift(ms: int) -> str:
 
 def conditions(
     figures: Mapping[str, int], thresholds: Mapping[str, int], told_apart: int = 0
-) -> Sequence[Condition]:
+) -> Sequence[ConditionText]:
     """The four conditions in words, from figures and thresholds under the names of the alert.
 
     Up to `told_apart` hosts and processes were counted, also beyond the threshold.
     """
-    hosts, processes = thresholds["max_hosts"], thresholds["max_processes"]
+    limits = Thresholds(**thresholds)
+    rate, hours = figures.get("number_of_con_per_hour", 0), figures.get("duration_hours", 0)
+    hosts, processes = figures.get("hosts", 0), figures.get("count_unique_pids", 0)
+    texts: dict[ConditionName, tuple[str, str]] = {
+        "rate": _rate(figures.get("count_connections", 0), rate, hours, limits),
+        "duration": _duration(figures.get("first_seen_ms"), figures.get("last_seen_ms"), hours, limits),
+        "hosts": _distinct("host", hosts, limits.max_hosts, told_apart),
+        "processes": _distinct("process instance", processes, limits.max_processes, told_apart),
+    }
+    return [
+        ConditionText(
+            *condition, texts[condition.name][0], None if condition.holds else texts[condition.name][1]
+        )
+        for condition in limits.conditions(rate, hours, hosts, processes)
+    ]
+
+
+def _rate(events: int, rate: int, hours: int, limits: Thresholds) -> tuple[str, str]:
+    """The sentence, and what is missing."""
     return (
-        _rate(figures, thresholds["min_connections_per_hour"]),
-        _duration(figures, thresholds["min_duration_hours"]),
-        _distinct("hosts", "host", figures.get("hosts", 0), hosts, told_apart),
-        _distinct(
-            "processes", "process instance", figures.get("count_unique_pids", 0), processes, told_apart
-        ),
+        f"{number(events)} connections // {number(max(1, hours))} h = {number(rate)} an hour,"
+        f" at least {number(limits.min_connections_per_hour)}",
+        f"{number(limits.events_for(hours) - events)} connections more at {number(max(1, hours))} h",
     )
 
 
-def _rate(figures: Mapping[str, int], least: int) -> Condition:
-    events, rate = figures.get("count_connections", 0), figures.get("number_of_con_per_hour", 0)
-    hours = max(1, figures.get("duration_hours", 0))
-    lack = least * hours - events
-    return Condition(
-        name="rate",
-        value=rate,
-        threshold=least,
-        holds=rate >= least,
-        sentence=f"{number(events)} connections // {number(hours)} h = {number(rate)} an hour,"
-        f" at least {number(least)}",
-        missing=None if rate >= least else f"{number(lack)} connections more at {number(hours)} h",
-    )
-
-
-def _duration(figures: Mapping[str, int], least: int) -> Condition:
-    hours = figures.get("duration_hours", 0)
-    first_ms, last_ms = figures.get("first_seen_ms"), figures.get("last_seen_ms")
+def _duration(first_ms: int | None, last_ms: int | None, hours: int, limits: Thresholds) -> tuple[str, str]:
     if first_ms is None or last_ms is None:
-        width_ms, told = 0, "no event in the window"
+        span_ms, text = 0, "no event in the window"
     else:
-        width_ms = last_ms - first_ms
-        told = f"{iso(first_ms)} to {iso(last_ms)} is {width_ms / 1000:,.3f} s, rounded {number(hours)} h"
-    lack_ms = max(0, least * _HOUR_MS - _HOUR_MS // 2) - width_ms
-    return Condition(
-        name="duration",
-        value=hours,
-        threshold=least,
-        holds=hours >= least,
-        sentence=f"{told}, at least {number(least)}",
-        missing=None if hours >= least else f"{exact(lack_ms)} more from the first to the last event",
+        span_ms = last_ms - first_ms
+        text = f"{iso(first_ms)} to {iso(last_ms)} is {span_ms / 1000:,.3f} s, rounded {number(hours)} h"
+    return (
+        f"{text}, at least {number(limits.min_duration_hours)}",
+        f"{exact(limits.min_span_ms - span_ms)} more from the first to the last event",
     )
 
 
-def _distinct(name: str, what: str, count: int, most: int, told_apart: int) -> Condition:
+def _distinct(noun: str, count: int, most: int, told_apart: int) -> tuple[str, str]:
     counted = f"at least {number(count)}" if count > max(most, told_apart) else number(count)
-    missing = None
-    if count == 0:
-        missing = f"a known {what}"
-    elif count > most:
-        missing = f"at most {number(most)} {what}{'' if most == 1 else 's'}, seen {counted}"
-    allowed = "exactly 1" if most == 1 else f"1 to {number(most)}"
-    return Condition(
-        name=name,
-        value=count,
-        threshold=most,
-        holds=1 <= count <= most,
-        sentence=f"{counted} {what}{'' if count == 1 else 's'}, {allowed}",
-        missing=missing,
+    allowed = "1" if most == 1 else f"1 to {number(most)}"
+    missing = f"at most {number(most)} {noun}{'' if most == 1 else 's'}, seen {counted}"
+    return (
+        f"{counted} {noun}{'' if count == 1 else 's'} (allowed: {allowed})",
+        f"a known {noun}" if count == 0 else missing,
     )

@@ -62,8 +62,6 @@ class Pipeline:
         self._ear = _Ear(listener or Listener())
         self.detector = detector or Detector(settings)
         self.detector.listener = self._ear
-        if listener is not None:
-            listener.attached(self.detector)
         self._decoder = Decoder(settings.profile, settings.limits.max_record_bytes)
         self._alert_sink = alert_sink
         self._dead_letter_sink = dead_letter_sink

@@ -519,7 +519,7 @@ def test_explain_shows_the_arithmetic() -> None:
     at = call(*ask, "--at", "2026-03-02T04:35:00Z").out
     assert "holds  516 connections // 4 h = 129 an hour, at least 120" in at
     assert (
-        "2026-03-02T01:00:10.769Z to 2026-03-02T04:34:45.595Z is 12874.826 s, rounded 4 h, at least 4" in at
+        "2026-03-02T01:00:10.769Z to 2026-03-02T04:34:45.595Z is 12,874.826 s, rounded 4 h, at least 4" in at
     )
     assert "FAILS" not in at
     assert "2026-03-02T04:35:00.000Z  true: the condition holds" in at

@@ -115,7 +115,7 @@ def explained(process: str, **more: Any) -> Explanation:
         document = json.loads(event(START_MS + number * 60_000)) | more
         document["process"] = {"name": process, "entity_id": "p1"}
         source.add(Partition("file-0"), json.dumps(document).encode())
-    return explain_source(settings=own, source=source, question=ExplainQuery("45.83.64.1", process))
+    return explain_source(settings=own, source=source, query=ExplainQuery("45.83.64.1", process))
 
 
 @pytest.mark.parametrize("console", [plain, terminal])

@@ -28,9 +28,19 @@ from streamdetect.detect import (
     windows,
 )
 from streamdetect.detect.alerts import Key
+from streamdetect.detect.episodes import evaluate
 from streamdetect.detect.networks import Networks
 from streamdetect.events import Decoder, Event
-from streamdetect.model import Alert, ContextTuple, EventContext, EventKind, Flow, Many, Partition
+from streamdetect.model import (
+    Alert,
+    ContextTuple,
+    EventContext,
+    EventKind,
+    Flow,
+    Many,
+    Partition,
+    address_key_of,
+)
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
@@ -60,7 +70,7 @@ class Seen:
     def kind(self) -> EventKind:
         return self.what
 
-    def details(self, flow: Flow, kind: EventKind) -> ContextTuple:
+    def context(self, flow: Flow, kind: EventKind) -> ContextTuple:
         return self.known
 
     def host(self) -> str | None:
@@ -119,13 +129,13 @@ def keyed_lines(data_set: DataSet) -> list[str]:
             if processor.accept(event) != COUNTED:
                 continue
             flow, kind = event.flow(), event.kind()
-            details = event.details(flow, kind)
+            context = event.context(flow, kind)
             for index, rule in enumerate(rules):
-                if rule.objection(flow, kind) is None and not rule.excepts(flow, kind, details):
+                if rule.filter(flow, kind) is None and not rule.excepts(flow, kind, context):
                     for address in flow.addresses:
                         key = Key(address, str(kind.process_name), kind.sensor)
                         step = KeyedStep(rule, key, states[index, key])
-                        step.on_event(event.time_ms, watermark_ms, details)
+                        step.on_event(event.time_ms, watermark_ms, context)
                         states[index, key] = json.loads(json.dumps(step.snapshot()))
     newest_ms = max(
         (now for processor in clocks.processors.values() if (now := processor.clock.now_ms) is not None),
@@ -246,23 +256,25 @@ Left = frozenset[tuple[str, Key]]  # (rule id, key) of every key that is alive
 HALF_HOUR_MS = 30 * MINUTE_MS
 
 
-class Judged(Detector):
-    """A detector whose every eviction is compared with the slow one."""
+class CheckedDetector(Detector):
+    """A detector whose keys are compared with the oracle's after each tick."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.left: dict[int, Left] = {}
+        self._limit_keys = self._engine.limit_keys
+        self._engine.limit_keys = self.limit_keys_checked  # type: ignore[method-assign]
 
-    def _evict(self, tick_ms: int) -> None:
+    def limit_keys_checked(self, tick_ms: int) -> None:
         expected = left_after(self, tick_ms)
-        super()._evict(tick_ms)
+        self._limit_keys(tick_ms)
         self.left[tick_ms] = frozenset(map(name, key_rows(self)))
         assert self.left[tick_ms] == expected
-        for group in self._groups.values():  # each key has its one place in the order
-            places = [*group.expiries.values(), *group.spared.values()]
-            noted = [address for addresses in places for address in addresses]
-            assert len(noted) == len(group.histories)
-            assert set(noted) == set(group.histories)
+        for group in self.groups():  # each key is listed exactly once
+            lists = [*group.expiries.values(), *group.protected.values()]
+            listed = [address for addresses in lists for address in addresses]
+            assert len(listed) == len(group.states)
+            assert set(listed) == set(group.states)
 
 
 def key_rows(detector: Detector) -> list[Any]:
@@ -336,9 +348,9 @@ ARRIVALS = st.lists(
 )
 
 
-def crowd(chosen: Settings, arrivals: list[Any], rng: Random | None) -> tuple[Judged, list[bytes]]:
+def crowd(chosen: Settings, arrivals: list[Any], rng: Random | None) -> tuple[CheckedDetector, list[bytes]]:
     """All arrivals in one go; or in batches, with the state saved, shuffled and restored between some of them."""
-    detector, alerts = Judged(chosen), []
+    detector, alerts = CheckedDetector(chosen), []
     time_ms = T0_MS
     for quarters, address, process, instance, sensor in arrivals:
         time_ms += quarters * 15 * MINUTE_MS
@@ -357,10 +369,10 @@ def crowd(chosen: Settings, arrivals: list[Any], rng: Random | None) -> tuple[Ju
     return detector, [alert.body for alert in alerts]
 
 
-def restored(detector: Judged, rng: Random) -> Judged:
+def restored(detector: CheckedDetector, rng: Random) -> CheckedDetector:
     progress, *rows = [json.loads(json.dumps(row)) for row in detector.export_state()]
     rng.shuffle(rows)
-    again = Judged(detector.settings)
+    again = CheckedDetector(detector.settings)
     again.import_state([progress, *rows])
     again.left = detector.left
     return again
@@ -422,7 +434,7 @@ def test_a_tick_takes_nothing_from_what_a_checkpoint_still_writes() -> None:
             detector.advance_to(T0_MS + 5 * MINUTE_MS)
             assert len(list(changes.waiting_rows())) == 1_200
         else:
-            changes.let_go()
+            changes.release()
             detector.advance_to(T0_MS + 10 * MINUTE_MS)
             assert list(changes.waiting_rows()) == []
     assert detector.keys == 1_200
@@ -433,13 +445,13 @@ def test_an_eviction_looks_at_no_pane_that_does_not_concern_it(monkeypatch: pyte
     rule = {"name": "small", "min_connections_per_hour": 4, "min_duration_hours": 1}
     detector, processor, ear = make(limits={"max_keys": 1_000}, rules=[rule])
     looks: list[windows.Panes] = []
-    standing = windows.standing
+    standing = windows.total_and_newest_ms
 
     def counted(panes: windows.Panes, oldest_ms: int) -> tuple[int, int]:
         looks.append(panes)
         return standing(panes, oldest_ms)
 
-    monkeypatch.setattr(windows, "standing", counted)
+    monkeypatch.setattr(windows, "total_and_newest_ms", counted)
     found = []
     for pane in range(12):
         for index in range(100 if pane < 10 else 10):
@@ -478,8 +490,8 @@ def test_popular_destinations_do_not_grow() -> None:
     """10,000 hosts in one pane leave a key with the limit + 1 newest."""
     detector, processor, _ = make()
     for index in range(10_000):
-        details = DETAILS._replace(hosts=(f"h{index}",), processes=(f"p{index}",))
-        processor.accept(Seen(T0_MS + index, known=tuple(details)))
+        context = DETAILS._replace(hosts=(f"h{index}",), processes=(f"p{index}",))
+        processor.accept(Seen(T0_MS + index, known=tuple(context)))
     detector.finish()
     rows = [row for row in detector.export_state() if row["kind"] == "key"]
     assert [len(seen) for seen in rows[0]["recent"]] == [2, 2]
@@ -494,9 +506,10 @@ def test_the_garbage_collector_has_nothing_to_do_with_keys() -> None:
     detector.finish()
     for _ in range(4):
         gc.collect()  # one for each level: a tuple is left alone once all that it holds is
-    histories = [history for rule, key, history in (*detector.inspect("9.9.9.9", "chrome.exe"),)]
-    assert histories[0][2] is not None  # two hosts: the larger form
-    assert not any(gc.is_tracked(history) for history in histories)
+    (group,) = detector.groups()
+    state = group.states[address_key_of("9.9.9.9")]
+    assert state[2] is not None  # two hosts: the larger form
+    assert not any(gc.is_tracked(state) for state in group.states.values())
 
 
 def test_networks_hold_their_edges() -> None:
@@ -505,3 +518,16 @@ def test_networks_hold_their_edges() -> None:
     inside = ["10.0.0.0", "10.255.255.255", "11.255.255.255", "192.0.2.7", "fe80::", "febf:ffff::1"]
     outside = ["9.255.255.255", "12.0.0.0", "192.0.2.6", "192.0.2.8", "fec0::", "::10.1.2.3"]
     assert [address in networks for address in inside + outside] == [True] * 6 + [False] * 6
+
+
+def test_a_timer_is_never_in_the_past() -> None:
+    """A state shared with rules that tell nine hosts apart keeps more than limit + 1: only the second newest blocks.
+
+    A limit of one host; h3 left the window long ago, h2 is in it until tick 24 h + 10 min.
+    """
+    hosts = (("h1", T0_MS + 6 * MINUTE_MS), ("h2", T0_MS + 5 * MINUTE_MS), ("h3", T0_MS - 48 * HOUR_MS))
+    panes = windows.pack_panes([windows.Pane(T0_MS + 5 * MINUTE_MS, T0_MS + 6 * MINUTE_MS, 1_000)])
+    detector, _, _ = make()
+    tick_ms = T0_MS + 10 * MINUTE_MS
+    outcome = evaluate((panes, FACTS, (hosts, (("p1", T0_MS),))), None, tick_ms, detector.rules[0].limits)
+    assert outcome.next_timer_ms == T0_MS + 5 * MINUTE_MS + 5 * MINUTE_MS + 24 * HOUR_MS

@@ -40,7 +40,7 @@ def event_of(document: object, profile: str = "strict") -> Event:
 
 
 def details_of(event: Event) -> EventContext:
-    return EventContext._make(event.details(event.flow(), event.kind()))
+    return EventContext._make(event.context(event.flow(), event.kind()))
 
 
 def read_in_both_profiles(raw: bytes) -> None:
@@ -48,7 +48,7 @@ def read_in_both_profiles(raw: bytes) -> None:
     for profile in ("strict", "resilient"):
         event = Decoder(profile, LIMIT).decode(raw)
         if isinstance(event, Event):
-            event.details(event.flow(), event.kind())
+            event.context(event.flow(), event.kind())
             event.host()
 
 
@@ -67,7 +67,7 @@ def test_strict_reads_as_elasticsearch_did(case: dict[str, Any]) -> None:
         return
     assert isinstance(event, Event)
     flow, kind = event.flow(), event.kind()
-    counts = default_rule("strict").objection(flow, kind) is None
+    counts = default_rule("strict").filter(flow, kind) is None
     assert counts == case["counts"]
     if counts:
         groups = [[address, kind.process_name] for address in flow.addresses]
@@ -90,22 +90,22 @@ def test_every_shape_means_what_a_person_says(
 ) -> None:
     """The shipped sample of each shape, against expectations worked out by hand."""
     event = event_of(line, "resilient")
-    flow, kind, details = event.flow(), event.kind(), details_of(event)
+    flow, kind, context = event.flow(), event.kind(), details_of(event)
     found = {
         "time": iso(event.time_ms),
         "sensor": kind.sensor,
         "process_name": kind.process_name,
-        "entity_id": details.entity_id,
-        "executable": details.executable,
+        "entity_id": context.entity_id,
+        "executable": context.executable,
         "direction": flow.direction,
         "destination_ip": flow.ip,
         "destination_port": flow.port,
-        "destination_domain": details.domain,
-        "host": details.host_id,
-        "pid": details.pid,
-        "user_name": details.user_name,
-        "user_domain": details.user_domain,
-        "counts": default_rule("resilient").objection(flow, kind) is None,
+        "destination_domain": context.domain,
+        "host": context.host_id,
+        "pid": context.pid,
+        "user_name": context.user_name,
+        "user_domain": context.user_domain,
+        "counts": default_rule("resilient").filter(flow, kind) is None,
     }
     assert {field: found[field] for field in means} == means, (name, number)
 
@@ -183,9 +183,9 @@ def test_numbers_in_text_fields_keep_their_text() -> None:
     """A keyword field keeps a number as it was written: 1.50 is not 1.5."""
     raw = b'{"@timestamp": 1, "process": {"name": "chrome.exe", "entity_id": 1.50}, "host": {"id": [1e2, true]}}'
     event = event_of(raw)
-    details = details_of(event)
-    assert details.processes == ("1.50",)
-    assert details.hosts == ("1e2", "true")
+    context = details_of(event)
+    assert context.processes == ("1.50",)
+    assert context.hosts == ("1e2", "true")
 
 
 @pytest.mark.parametrize("depth", [300, 700, 1000, 5000])
@@ -323,10 +323,10 @@ def test_members_of_event_data_may_be_arrays() -> None:
     }
     winlog = {"provider_name": "Microsoft-Windows-Sysmon", "event_id": 3, "event_data": data}
     event = event_of({"@timestamp": 0, "process": {"pid": 7}, "winlog": winlog}, "resilient")
-    details = details_of(event)
+    context = details_of(event)
     assert (event.time_ms, event.process_name) == (1_000, "chrome.exe")
-    assert (details.executable, details.pid) == ("C:\\x\\chrome.exe", 7)
-    assert (details.processes, details.entity_id) == (("a", "b"), ("{a}", "{b}"))
+    assert (context.executable, context.pid) == ("C:\\x\\chrome.exe", 7)
+    assert (context.processes, context.entity_id) == (("a", "b"), ("{a}", "{b}"))
     assert event.flow().direction == "egress"
 
 

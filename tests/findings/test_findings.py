@@ -94,7 +94,7 @@ def test_the_alerts_of_a_run_are_one_episode() -> None:
     # 8 full panes of 5 minutes and one event more: 8 * 5 + 1 = 41.
     panes = {T0_MS + minute * MINUTE_MS: 5 for minute in range(0, 40, 5)} | {T0_MS + 40 * MINUTE_MS: 1}
     assert episode.panes == panes
-    assert episode.message == "chrome.exe on h1 contacted 45.83.64.1 0 h at 5 connections an hour"
+    assert episode.message == "chrome.exe on h1 contacted 45.83.64.1 for 0 h at 5 connections an hour"
 
 
 def test_strict_has_no_sensor_and_a_null_group() -> None:

@@ -239,7 +239,7 @@ def test_a_pid_beyond_64_bits_is_malformed(pid: str) -> None:
     harmless(record)
     event = Decoder("strict", MAX_RECORD_BYTES).decode(record)
     assert isinstance(event, Event)
-    assert EventContext._make(event.details(event.flow(), event.kind())).pid is None
+    assert EventContext._make(event.context(event.flow(), event.kind())).pid is None
 
 
 @pytest.mark.parametrize("time", ["-9223372036854775808", "9223372036854775807"])

@@ -452,7 +452,7 @@ def test_the_null_group_comes_first_and_exists_only_in_strict() -> None:
     records = [*four_at(0, destination__address=None), *four_at(0)]
     strict = replay([records], small("strict")).alerts
     assert [alert["destination"]["address"] for alert in strict] == [None, "45.83.64.1"]
-    assert "contacted unknown destination 0 h at 4" in strict[0]["message"]
+    assert "contacted unknown destination for 0 h at 4" in strict[0]["message"]
     assert len(replay([records], small()).alerts) == 1
 
 
@@ -514,7 +514,7 @@ def test_the_whole_alert_document() -> None:
             "end": "2026-03-02T00:00:00.003Z",
             "duration": 3_000_000,  # 3 ms in ns
         },
-        "message": "chrome.exe on WS-1 contacted 45.83.64.1 0 h at 4 connections an hour",
+        "message": "chrome.exe on WS-1 contacted 45.83.64.1 for 0 h at 4 connections an hour",
         "rule": {
             "uuid": rule_id,
             "name": "High count of network connection over extended period by process",

@@ -12,7 +12,7 @@ from product import run
 
 from oracle import replay, to_line
 from strategies import DataSet, data_sets
-from streamdetect.detect import engine
+from streamdetect.detect import tick_engine
 
 EXAMPLES = int(os.environ.get("STREAMDETECT_EXAMPLES", "100"))
 THOROUGH = settings(
@@ -68,5 +68,5 @@ def test_any_interleaving_and_any_save_equal_the_oracle(data_set: DataSet, seed:
 def test_ticks_in_slices_equal_the_oracle(data_set: DataSet, seed: int) -> None:
     """One key at a time, records in between, and checkpoints with a new detector now and then."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "_SLICE", 1)
+        patch.setattr(tick_engine, "_SLICE_KEYS", 1)
         compare(data_set, Random(seed), checkpoints=0.05, slices=0.8)

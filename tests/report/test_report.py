@@ -26,7 +26,7 @@ from outcomes import DAY_MS, HARMLESS, HOUR_MS, PANE_MS, START_MS, Texts, outcom
 
 from streamdetect.config import Settings
 from streamdetect.detect.alerts import figures_block
-from streamdetect.detect.episodes import Figures
+from streamdetect.detect.conditions import Figures
 from streamdetect.detect.near_misses import MOST_SEEN, Point
 from streamdetect.findings.diff import Diff
 from streamdetect.findings.outcome import InputSummary, Outcome, Variant, Volume
@@ -55,7 +55,7 @@ from streamdetect.report.plot_data import (
 )
 from streamdetect.report.plots import fitting, gaps_plot
 from streamdetect.report.views import MOST_PLOTTED, page_view
-from streamdetect.report.words import Condition, conditions, exact, moment, share, span, visible
+from streamdetect.report.words import ConditionText, conditions, exact, moment, share, span, visible
 from tools import need
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -273,8 +273,8 @@ def test_the_arithmetic_is_in_words() -> None:
     assert duration.sentence == (
         "2026-03-02T00:00:00.000Z to 2026-03-02T03:30:00.000Z is 12,600.000 s, rounded 4 h, at least 4"
     )
-    assert hosts.sentence == "1 host, exactly 1"
-    assert processes.sentence == "at least 2 process instances, exactly 1"
+    assert hosts.sentence == "1 host (allowed: 1)"
+    assert processes.sentence == "at least 2 process instances (allowed: 1)"
     assert [one.holds for one in (rate, duration, hosts, processes)] == [True, True, True, False]
     short = figures | {"duration_hours": 3, "last_seen_ms": START_MS + 12_599_999, "count_connections": 300}
     rate, duration, *_ = conditions(short | {"number_of_con_per_hour": 100}, limits)
@@ -315,7 +315,7 @@ def test_who_adds_what_is_missing_alerts(hours: int, width_ms: int) -> None:
     """The missing time is neither cut nor too much: with it the span rounds up to the threshold, with 1 ms less not."""
     limits = {"min_connections_per_hour": 1, "min_duration_hours": hours, "max_hosts": 1, "max_processes": 1}
 
-    def duration(wide_ms: int) -> Condition:
+    def duration(wide_ms: int) -> ConditionText:
         seen = Figures(9, START_MS, START_MS + wide_ms, 1, 1)
         return conditions(figures_block(seen), limits)[1]
 

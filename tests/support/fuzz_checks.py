@@ -139,7 +139,7 @@ class Judge:
         verdict = self._lane().accept(fast)
         self._check_reason(verdict, flow, kind)
         if fast is slow:
-            slow.details(flow, kind)
+            slow.context(flow, kind)
             slow.host()
             return
         agree("time", fast.time_ms, slow.time_ms)
@@ -147,7 +147,7 @@ class Judge:
         agree("verdict", verdict == COUNTED, self._lane().accept(slow) == COUNTED)
         agree("flow", fast.flow(), flow)
         agree("kind", fast.kind(), kind)
-        agree("details", fast.details(flow, kind), slow.details(flow, kind))
+        agree("details", fast.context(flow, kind), slow.context(flow, kind))
         agree("host", fast.host(), slow.host())
         again = self.fast.decode(value)  # out of what the tables remember now
         assert not isinstance(again, Refusal)
@@ -161,7 +161,7 @@ class Judge:
             require(verdict in failed, "the readers differ in why it is filtered", verdict)
 
     def _lane(self) -> PartitionProcessor:
-        return PartitionProcessor(self._detector, Partition("alone"))
+        return PartitionProcessor(Partition("alone"), self._detector._partitions)
 
 
 def agree(what: str, fast: object, slow: object) -> None:

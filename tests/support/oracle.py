@@ -750,7 +750,9 @@ def message(finding: Finding, host: Json) -> str:
     who = f"{key.process} on {host_in_message(host)}"
     if finding.action == "resolved":
         return f"{who} no longer meets the conditions for {address}: {finding.reason}"
-    return f"{who} contacted {address} {figures.duration_hours()} h at {figures.rate()} connections an hour"
+    return (
+        f"{who} contacted {address} for {figures.duration_hours()} h at {figures.rate()} connections an hour"
+    )
 
 
 def event_part(finding: Finding, episode: UUID) -> Json:

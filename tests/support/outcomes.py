@@ -13,8 +13,8 @@ from uuid import NAMESPACE_URL, uuid5
 from streamdetect.config import Settings
 from streamdetect.detect import Rule
 from streamdetect.detect.alerts import Key
-from streamdetect.detect.episodes import Figures, objection
-from streamdetect.detect.near_misses import Point, Shares, TrackedKey
+from streamdetect.detect.conditions import Closeness, Figures, failed_condition
+from streamdetect.detect.near_misses import Point, TrackedKey
 from streamdetect.findings.diff import Diff, Moved
 from streamdetect.findings.episodes import Episode, KeyName
 from streamdetect.findings.expectations import Verdict
@@ -43,7 +43,7 @@ class Texts:
     name: str = "cdn.telemetry-sync.example"
     rule: str = "High count of network connection over extended period by process"
     reason: str = "rate"
-    message: str = "chrome.exe on WS-042 contacted 45.83.64.1 4 h at 131 connections an hour"
+    message: str = "chrome.exe on WS-042 contacted 45.83.64.1 for 4 h at 131 connections an hour"
     variant: str = "rate 60"
     change: str = "60"
     remark: str = "2 of 3 files have no records of Sysmon."
@@ -96,14 +96,14 @@ def track_of(
     points = []
     for tick_ms in range(times[0] - times[0] % PANE_MS + PANE_MS, end_ms + 1, PANE_MS):
         figures = figures_at(times, tick_ms, limits.lookback_ms, hosts)
-        points.append(Point(tick_ms, figures, objection(figures, limits)))
+        points.append(Point(tick_ms, figures, failed_condition(figures, limits)))
     nearest = max(points, key=lambda one: one.figures.events)
     return TrackedKey(
         rule=rule,
         key=key,
-        nearest=nearest,
-        shares=Shares(min(1.0, nearest.figures.connections_per_hour / 120), 0.9, 1.0 / hosts, 1.0),
-        details=details(texts),
+        closest=nearest,
+        closeness=Closeness(min(1.0, nearest.figures.connections_per_hour / 120), 0.9, 1.0 / hosts, 1.0),
+        context=event_context(texts),
         points=points,
         panes=dict(Counter(ms - ms % PANE_MS for ms in times)),
         gaps=Counter(
@@ -113,7 +113,7 @@ def track_of(
     )
 
 
-def details(texts: Texts) -> EventContext:
+def event_context(texts: Texts) -> EventContext:
     return EventContext(
         hosts=(texts.host_id,),
         processes=(texts.entity_id,),
@@ -140,7 +140,7 @@ def episode_of(
     opened_ms: int | None = None,
 ) -> Episode:
     """The episode of a track: opened at its first true tick."""
-    first = next(one for one in track.points if one.objection is None)
+    first = next(one for one in track.points if one.failed is None)
     opened = first.tick_ms if opened_ms is None else opened_ms
     last = track.points[-1] if resolved_ms is None else first
     return Episode(

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from streamdetect.config import Settings
 from streamdetect.detect import COUNTED, FUTURE, LATE
-from streamdetect.detect.preaggregate import ClockRow, PaneAggregator, PaneRows, SharedClockAggregators
+from streamdetect.detect.pane_aggregator import ClockRow, PaneAggregator, PaneRows, SharedClockAggregators
 from streamdetect.errors import InputError
 from streamdetect.events import Decoder, Refusal
 from streamdetect.model import Batch, DeadLetter, Partition

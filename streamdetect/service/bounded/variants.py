@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from streamdetect.config import NamedSettings, Settings
 from streamdetect.detect.near_misses import KeyTracker
-from streamdetect.detect.preaggregate import ClockRow, PaneRows, last_tick_ms, watermark_ms
-from streamdetect.detect.variants import Variants, widest
-from streamdetect.detect.windows import FIRST
+from streamdetect.detect.pane_aggregator import ClockRow, PaneRows, last_tick_ms, watermark_ms
+from streamdetect.detect.preaggregate import FIRST
+from streamdetect.detect.variants import Variants, most_told_apart
 from streamdetect.findings.episodes import Episodes
 from streamdetect.model import Alert, Partition
 from streamdetect.service.bounded.preaggregation import InputGroup, PartialResult, Tally
@@ -57,7 +57,7 @@ class VariantGroup:
     ) -> None:
         """`plain`: for a replay (`gathering.InputGroup`)."""
         variants = [one.settings for one in tried]
-        hosts, processes = widest(variants, tracking=tracks is not None)
+        hosts, processes = most_told_apart(variants, tracking=tracks is not None)
         self.stem = InputGroup(variants[0], hosts, processes, timed=tracks is not None, plain=plain)
         self.tally = Tally()
         self.first_ms: int | None = None
@@ -97,7 +97,7 @@ class VariantGroup:
         """What a worker has gathered; this stem is the `place`-th. `copies`: it comes from another process."""
         parts = harvest.parts[place]
         if copies:
-            self._variants.share_details(parts)
+            self._variants.share_contexts(parts)
         self._variants.put(parts)
         if self.stem.timed:
             self._note_first(parts)
@@ -107,7 +107,7 @@ class VariantGroup:
 
     def _note_first(self, parts: Sequence[PaneRows]) -> None:
         times_ms = [
-            partial[FIRST] for part in parts for row in part.rows for partial in row.partials.values()
+            partial[FIRST] for part in parts for row in part.rows for partial in row.pre_aggregates.values()
         ]
         if times_ms:
             self.first_ms = min(times_ms) if self.first_ms is None else min(self.first_ms, *times_ms)

@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 
 from streamdetect.detect import Detector, serde, windows
 from streamdetect.detect.alerts import Key, iso
+from streamdetect.detect.conditions import Limits
+from streamdetect.detect.context import context_text
 from streamdetect.detect.episodes import EpisodeState
-from streamdetect.detect.rules import Limits
+from streamdetect.detect.preaggregate import PreAggregate, Seen, newest
 from streamdetect.detect.ticks import NEVER
-from streamdetect.detect.windows import PreAggregate, WindowState
+from streamdetect.detect.windows import WindowState
 from streamdetect.model import ContextTuple, Partition, address_key_of
 from streamdetect.service.inspect.describe import VerifiedCheckpoint
 from streamdetect.service.inspect.differences import Comparison, Difference
@@ -57,9 +59,9 @@ class _Side:
     def _add(self, identity: Identity, row: serde.Row) -> None:
         if row["kind"] == "waiting":
             places = self.waiting.setdefault(identity, {})
-            places.setdefault((row["tick_ms"], row["pane_ms"]), []).append(serde.partial_of(row))
+            places.setdefault((row["tick_ms"], row["pane_ms"]), []).append(serde.pre_aggregate_of(row))
             return
-        self.histories[identity] = serde.history_of(row)
+        self.histories[identity] = serde.state_of(row)
         episode = serde.episode_of(row)
         if episode is not None:
             self.episodes[identity] = episode
@@ -72,9 +74,9 @@ class _Normal(NamedTuple):
     """What of a history decides anything, in a form in which equals are equal."""
 
     panes: windows.Panes
-    details: ContextTuple
-    hosts: windows.Seen
-    processes: windows.Seen
+    context: ContextTuple
+    hosts: Seen
+    processes: Seen
 
     @property
     def events(self) -> int:
@@ -130,7 +132,7 @@ class _View:
             return None
         most = self._limits.max_hosts, self._limits.max_processes
         hosts, processes = (
-            windows.newest((item for item in seen if item[1] >= oldest_ms), limit)
+            newest((item for item in seen if item[1] >= oldest_ms), limit)
             for seen, limit in zip(windows.seen(history), most, strict=True)
         )
         return _Normal(panes, history[1], hosts, processes)
@@ -278,11 +280,11 @@ def _aspect(
         more = f" and {len(changed) - 1:,} more" if len(changed) > 1 else ""
         at, none = changed[0], "no events"
         return f"events of the pane {iso(at)}{more}", ours.get(at, none), theirs.get(at, none)
-    if stored.details != derived.details:
+    if stored.context != derived.context:
         return (
             "latest event",
-            windows.details_text(stored.details, address),
-            windows.details_text(derived.details, address),
+            context_text(stored.context, address),
+            context_text(derived.context, address),
         )
     if stored.hosts != derived.hosts:
         return "hosts", _seen_text(stored.hosts), _seen_text(derived.hosts)
@@ -301,7 +303,7 @@ def _events_text(normal: _Normal | None) -> str:
     return "none" if normal is None else f"{normal.events:,}"
 
 
-def _seen_text(seen: windows.Seen) -> str:
+def _seen_text(seen: Seen) -> str:
     return ", ".join(f"{name} at {iso(last_ms)}" for name, last_ms in seen) or "none"
 
 

@@ -15,8 +15,8 @@ from streamdetect.checkpoint import CheckpointStore, Row, Stored
 from streamdetect.config import Settings
 from streamdetect.detect import Detector, serde
 from streamdetect.detect.alerts import Key, figures_block, iso
-from streamdetect.detect.episodes import look
-from streamdetect.detect.rules import Limits
+from streamdetect.detect.conditions import Limits
+from streamdetect.detect.episodes import evaluate
 from streamdetect.detect.windows import unpack_panes
 from streamdetect.errors import CheckpointError
 from streamdetect.model import EventContext, Partition
@@ -84,7 +84,7 @@ class _Description:
         episode = serde.episode_of(row)
         if episode is None or self._evaluated_ms is None:
             return
-        found = look(serde.history_of(row), episode, self._evaluated_ms, self._limits[row["rule"]])
+        found = evaluate(serde.state_of(row), episode, self._evaluated_ms, self._limits[row["rule"]])
         shown = {
             "rule": row["rule"],
             "destination": address,
@@ -245,7 +245,7 @@ def _examined(stored: Stored, store: CheckpointStore, others: Settings | None) -
 
 def _check_key(row: Row, limits: Limits) -> None:
     """That the engine could have made this history, which no checksum tells."""
-    panes = list(unpack_panes(serde.history_of(row)[0]))
+    panes = list(unpack_panes(serde.state_of(row)[0]))
     indices = [pane.first_ms // limits.interval_ms for pane in panes]
     if not panes or indices != sorted(set(indices)):
         raise _odd(row, "its panes are none, or out of order")
@@ -258,7 +258,7 @@ def _check_key(row: Row, limits: Limits) -> None:
 
 def _check_waiting(row: Row, limits: Limits) -> None:
     """The same for events that wait."""
-    count, first_ms, last_ms, details, _, _ = serde.partial_of(row)
+    count, first_ms, last_ms, context, _, _ = serde.pre_aggregate_of(row)
     pane_ms, interval_ms = row["pane_ms"], limits.interval_ms
     if (
         count < 1
@@ -266,7 +266,7 @@ def _check_waiting(row: Row, limits: Limits) -> None:
         or not pane_ms <= first_ms <= last_ms < pane_ms + interval_ms
     ):
         raise _odd(row, "events that wait for a tick are none, or not of their pane")
-    if len(details) != len(EventContext._fields):
+    if len(context) != len(EventContext._fields):
         raise _odd(row, "the details of its latest event are not those of this version")
 
 

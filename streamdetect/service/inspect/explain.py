@@ -1,7 +1,7 @@
-"""Why a key alerts, or why not: its figures at a tick beside the thresholds, and how they went on.
+"""Why a key alerts, or why not: its figures at a tick beside the thresholds, and how they changed over time.
 
-Reads what `replay` reads and evaluates it as a backtest does, with the same answers; only the key asked for is
-followed. Or looks into a checkpoint.
+Evaluates what `replay` reads as a backtest does, with the same results, and tracks only the requested key. Or reads a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -11,32 +11,37 @@ from dataclasses import dataclass, field, replace
 
 from streamdetect.checkpoint import CheckpointStore, Row, Stored
 from streamdetect.config import NamedSettings, Settings
-from streamdetect.detect import Detector, Rule, serde
-from streamdetect.detect.alerts import Key, iso
-from streamdetect.detect.episodes import EpisodeState, Figures
-from streamdetect.detect.near_misses import Point, TrackedKey, verdicts
-from streamdetect.detect.windows import COUNT, PreAggregate, WindowState, fold
+from streamdetect.detect import Rule, serde
+from streamdetect.detect.alerts import Key, figures_block, iso, thresholds_block
+from streamdetect.detect.conditions import Figures
+from streamdetect.detect.episodes import EpisodeState
+from streamdetect.detect.near_misses import Point, TrackedKey, reason_changes
+from streamdetect.detect.preaggregate import COUNT, PreAggregate
+from streamdetect.detect.rules import enabled_rules
+from streamdetect.detect.windows import WindowState, fold
 from streamdetect.errors import UsageError
 from streamdetect.events.values import parse_address
 from streamdetect.findings.outcome import Outcome
 from streamdetect.model import address_key_of
+from streamdetect.report.words import conditions
 from streamdetect.service.bounded.variant_replay import ReplayOptions, run_backtest
 from streamdetect.service.inspect.open import check_settings, of_last, settings_of
 from streamdetect.service.inspect.timeline import (
     Timeline,
     TimelineTable,
-    course_of_states,
-    course_of_track,
-    timeline,
+    table_of,
+    timeline_of_states,
+    timeline_of_tracked,
 )
 from streamdetect.sources import Source
 
-_ALL = 1_000_000  # keys: one for each rule and sensor that knows the destination and process
+_ALL = 1_000_000  # keys: one for each rule and sensor with this destination and process
+_CHECK_SPELLING = "Check that destination and process are spelled as in the events."
 
 
 @dataclass(frozen=True, slots=True)
 class ExplainQuery:
-    """A destination and process as an alert gives them; `at_ms` is the moment to look at, None for the last tick."""
+    """A destination and process as in an alert; `at_ms` is the time to explain, None for the last tick."""
 
     destination: str
     process: str
@@ -45,92 +50,94 @@ class ExplainQuery:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """One key of one rule: its course, the explanation as text, and its timeline (None where there is none)."""
+    """One key of one rule: its timeline, the explanation as text, and the timeline as a table (None if empty)."""
 
-    course: Timeline
+    timeline: Timeline
     text: str
-    timeline: TimelineTable | None
+    table: TimelineTable | None
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What files tell. `remarks` are said where there is no key, or not all of its course is known.
+    """The explanation from files. `remarks` say that there is no key, or that a timeline is incomplete.
 
-    `tracks` are those of the keys, each with all points of its course.
+    `tracked` are the keys themselves, each with all points of its timeline.
     """
 
     title: str
     keys: Sequence[Explained]
-    tracks: Sequence[TrackedKey]
+    tracked: Sequence[TrackedKey]
     remarks: Sequence[str]
 
 
-def explain_source(*, settings: Settings, source: Source, question: ExplainQuery) -> Explanation:
-    """The explanation of all keys asked for.
+def explain_source(*, settings: Settings, source: Source, query: ExplainQuery) -> Explanation:
+    """Explain all keys that match the query.
 
-    Raises InputError as a replay does, UsageError for a time behind the last tick.
+    Raises InputError as a replay does, UsageError for a time after the last tick.
     """
-    address, process = _spelled(question, settings)
+    address, process = _as_in_keys(query, settings)
     ways = ReplayOptions(near=_ALL, only=(_addresses(address), process))
     outcome = run_backtest(variants=[NamedSettings("base", {}, settings)], source=source, ways=ways)
     if outcome.problem is not None:
         raise outcome.problem
-    tracks = sorted((*outcome.near, *outcome.tracks.values()), key=lambda track: track.key.order())
-    unknown = _given_up(outcome)
-    title = f"{process} to {address}" + " (until limits.max_keys was reached)" * bool(unknown)
-    if not tracks:
-        return Explanation(title, (), (), [_nothing(outcome, address, process), *unknown])
-    last_ms = max(track.points[-1].tick_ms for track in tracks) if unknown else outcome.last_tick_ms or 0
-    at_ms = last_ms if question.at_ms is None else _tick_of(question.at_ms, settings)
+    found = sorted((*outcome.near, *outcome.tracks.values()), key=lambda tracked: tracked.key.order())
+    incomplete = _eviction_remarks(outcome)
+    title = f"{process} to {address}" + " (until limits.max_keys was exceeded)" * bool(incomplete)
+    if not found:
+        return Explanation(title, (), (), [_no_key(outcome, address, process), *incomplete])
+    last_ms = (
+        max(tracked.points[-1].tick_ms for tracked in found) if incomplete else outcome.last_tick_ms or 0
+    )
+    at_ms = last_ms if query.at_ms is None else _tick_of(query.at_ms, settings)
     if at_ms > last_ms:
-        what = "the last tick at which this key is known" if unknown else "the last tick of this input"
+        what = "the last tick at which this key was tracked" if incomplete else "the last tick of this input"
         raise UsageError(f"{what} is {iso(last_ms)}. Choose --at at or before it.")
-    courses = [course_of_track(track, last_ms) for track in tracks]
+    timelines = [timeline_of_tracked(tracked, last_ms) for tracked in found]
     return Explanation(
         title,
-        [Explained(course, _explain(course, at_ms), timeline(course, at_ms)) for course in courses],
-        [replace(track, points=list(course.points)) for track, course in zip(tracks, courses, strict=True)],
-        unknown,
+        [Explained(one, _text(one, at_ms), table_of(one, at_ms)) for one in timelines],
+        [replace(tracked, points=list(one.points)) for tracked, one in zip(found, timelines, strict=True)],
+        incomplete,
     )
 
 
-def _nothing(outcome: Outcome, address: str, process: str) -> str:
+def _no_key(outcome: Outcome, address: str, process: str) -> str:
     summary = outcome.base.summary
     filtered = ", ".join(f"{count} by {reason}" for reason, count in summary["filtered"].items()) or "none"
     return (
         f"No event of {process} to {address} counts for any rule, or none is left in the window at the end.\n"
         f"{summary['counted']} of {summary['consumed']} records count for some key; filtered: {filtered}.\n"
-        "Are destination and process spelled as the events have them?"
+        f"{_CHECK_SPELLING}"
     )
 
 
-def _given_up(outcome: Outcome) -> list[str]:
-    """A track ends where the engine first gives up keys: what it would tell from there on is not known."""
+def _eviction_remarks(outcome: Outcome) -> list[str]:
+    """Keys are tracked until the first eviction: later points are unknown."""
     evicted = outcome.base.summary["evicted"]
     if not evicted:
         return []
     return [
-        f"limits.max_keys was reached and {evicted} keys were given up; from there on this one is not followed any"
-        " further. Raise limits.max_keys to see its whole course."
+        f"limits.max_keys was exceeded and {evicted} keys were evicted; this key is not tracked after the first"
+        " eviction. Raise limits.max_keys to see its whole timeline."
     ]
 
 
-def explain_checkpoint(*, store: CheckpointStore, settings: Settings | None, question: ExplainQuery) -> str:
-    """The explanation out of a checkpoint, at its last evaluated tick or a later one, as if no more events came.
+def explain_checkpoint(*, store: CheckpointStore, settings: Settings | None, query: ExplainQuery) -> str:
+    """Explain keys of a checkpoint at its last evaluated tick or a later one, as if no more events arrived.
 
-    Raises CheckpointError for one that is damaged, or was made with other `settings` (None: with which it was made),
-    UsageError for a time before that tick: what the window held then is gone.
+    `settings` None: those the checkpoint was made with. Raises CheckpointError for a damaged checkpoint or one made
+    with other settings, UsageError for a time before the last evaluated tick: that window is gone.
     """
-    return of_last(store, lambda stored: _explain_stored(stored, settings, question))
+    return of_last(store, lambda stored: _explain_stored(stored, settings, query))
 
 
-def _explain_stored(stored: Stored, settings: Settings | None, question: ExplainQuery) -> str:
+def _explain_stored(stored: Stored, settings: Settings | None, query: ExplainQuery) -> str:
     if settings is None:
         settings = settings_of(stored)
     else:
         check_settings(stored, settings)
     evaluated_ms = stored.progress["evaluated_ms"]
-    at_ms = evaluated_ms if question.at_ms is None else _tick_of(question.at_ms, settings)
+    at_ms = evaluated_ms if query.at_ms is None else _tick_of(query.at_ms, settings)
     if at_ms is not None and evaluated_ms is not None and at_ms < evaluated_ms:
         raise UsageError(
             f"this checkpoint has evaluated the ticks up to {iso(evaluated_ms)} and holds no earlier window. Choose "
@@ -140,100 +147,96 @@ def _explain_stored(stored: Stored, settings: Settings | None, question: Explain
         "no tick yet." if evaluated_ms is None else f"the ticks up to {iso(evaluated_ms)}."
     )
     if at_ms != evaluated_ms and at_ms is not None:
-        head += f" At {iso(at_ms)}, with the events that wait for ticks up to it, as if no more came:"
-    remembered = _remembered(stored, settings, question)
-    if not remembered:
-        told = f"No event of {question.process} to {question.destination} is in its window, and none waits."
-        return f"{head}\n{told}\nAre destination and process spelled as the events have them?"
-    texts = [known.explain(evaluated_ms, at_ms) for _, known in sorted(remembered.items(), key=_by_key)]
+        head += f" At {iso(at_ms)}, with the events that wait for ticks up to it and no later ones:"
+    keys = _stored_keys(stored, settings, query)
+    if not keys:
+        empty = f"No event of {query.process} to {query.destination} is in its window, and none waits."
+        return f"{head}\n{empty}\n{_CHECK_SPELLING}"
+    texts = [keys[identity].explain(evaluated_ms, at_ms) for identity in sorted(keys, key=_order)]
     return "\n\n".join([head, *texts])
 
 
-def _by_key(item: tuple[tuple[str, Key], _Remembered]) -> tuple[object, ...]:
-    (rule_id, key), _ = item
+def _order(identity: tuple[str, Key]) -> tuple[object, ...]:
+    rule_id, key = identity
     return key.order(), rule_id
 
 
 @dataclass(slots=True)
-class _Remembered:
-    """What a checkpoint holds of one key of one rule. `waiting` are its parts of inboxes by tick."""
+class _StoredKey:
+    """One key of one rule in a checkpoint. `waiting` are its pre-aggregates by tick."""
 
     rule: Rule
     key: Key
-    history: WindowState | None = None
+    state: WindowState | None = None
     episode: EpisodeState | None = None
     waiting: dict[int, list[PreAggregate]] = field(default_factory=dict)
 
     def explain(self, evaluated_ms: int | None, at_ms: int | None) -> str:
-        """At a tick, with the events that wait for ticks up to it."""
+        """The explanation at a tick, with the events that wait for ticks up to it."""
         if at_ms is None:
             return "\n".join([_title(self.rule, self.key), *self._rest(at_ms)])
-        course = course_of_states(self.rule, self.key, list(self._states(evaluated_ms, at_ms)), at_ms)
-        return "\n".join([_explain(course, at_ms), *self._rest(at_ms)])
+        timeline = timeline_of_states(self.rule, self.key, list(self._states(evaluated_ms, at_ms)), at_ms)
+        return "\n".join([_text(timeline, at_ms), *self._rest(at_ms)])
 
     def _states(self, evaluated_ms: int | None, at_ms: int) -> Iterator[tuple[int, WindowState]]:
-        """Its history at the evaluated tick, and at each later one for which events wait."""
-        history = self.history
-        if history is not None and evaluated_ms is not None:
-            yield evaluated_ms, history
+        """Its window state at the evaluated tick, and at each later one for which events wait."""
+        state, limits = self.state, self.rule.limits
+        if state is not None and evaluated_ms is not None:
+            yield evaluated_ms, state
         for tick_ms in sorted(tick_ms for tick_ms in self.waiting if tick_ms <= at_ms):
-            oldest_ms = tick_ms - self.rule.limits.lookback_ms
-            for partial in self.waiting[tick_ms]:
-                history = fold(
-                    history, partial, address_key_of(self.key.address), oldest_ms, self.rule.limits
-                )
-            if history is not None:
-                yield tick_ms, history
+            for pre in self.waiting[tick_ms]:
+                address_key = address_key_of(self.key.address)
+                state = fold(state, pre, address_key, tick_ms - limits.lookback_ms, limits)
+            if state is not None:
+                yield tick_ms, state
 
     def _rest(self, at_ms: int | None) -> list[str]:
         lines = ["  in the checkpoint: no open episode"]
         if self.episode is not None:
             opened, alerted = iso(self.episode.opened_ms), iso(self.episode.alerted_ms)
             lines = [f"  in the checkpoint: an episode open since {opened}, last alert {alerted}"]
-        counts = {
-            tick_ms: sum(partial[COUNT] for partial in parts) for tick_ms, parts in self.waiting.items()
+        later = {
+            tick_ms: sum(pre[COUNT] for pre in waiting)
+            for tick_ms, waiting in sorted(self.waiting.items())
+            if at_ms is None or tick_ms > at_ms
         }
-        later = {tick_ms: count for tick_ms, count in counts.items() if at_ms is None or tick_ms > at_ms}
-        ticks = ", ".join(f"{iso(tick_ms)}={count}" for tick_ms, count in sorted(later.items()))
+        ticks = ", ".join(f"{iso(tick_ms)}={count}" for tick_ms, count in later.items())
         lines.append(f"  events that wait for later ticks: {sum(later.values())}{ticks and f' ({ticks})'}")
         return lines
 
 
-def _remembered(
-    stored: Stored, settings: Settings, question: ExplainQuery
-) -> dict[tuple[str, Key], _Remembered]:
-    address, process = _spelled(question, settings)
+def _stored_keys(
+    stored: Stored, settings: Settings, query: ExplainQuery
+) -> dict[tuple[str, Key], _StoredKey]:
+    """The keys of a checkpoint that match a query."""
+    address, process = _as_in_keys(query, settings)
     addresses = _addresses(address)
-    rules = {rule.id: rule for rule in Detector(settings).rules}
-    found: dict[tuple[str, Key], _Remembered] = {}
+    rules = {rule.id: rule for rule in enabled_rules(settings)}
+    keys: dict[tuple[str, Key], _StoredKey] = {}
 
-    def known(row: Row) -> _Remembered | None:
-        key = Key(*row["key"])
-        if key.process != process or key.address not in addresses:
-            return None
-        return found.setdefault((row["rule"], key), _Remembered(rules[row["rule"]], key))
+    def matching(rows: Iterator[Row]) -> Iterator[tuple[_StoredKey, Row]]:
+        for row in rows:
+            rule_id, key = row["rule"], Key(*row["key"])
+            if key.process == process and key.address in addresses:
+                yield keys.setdefault((rule_id, key), _StoredKey(rules[rule_id], key)), row
 
-    for row in stored.keys:
-        one = known(row)
-        if one is not None:
-            one.history, one.episode = serde.history_of(row), serde.episode_of(row)
-    for row in stored.waiting:
-        one = known(row)
-        if one is not None:
-            one.waiting.setdefault(row["tick_ms"], []).append(serde.partial_of(row))
-    return found
+    for one, row in matching(iter(stored.keys)):
+        one.state, one.episode = serde.state_of(row), serde.episode_of(row)
+    for one, row in matching(iter(stored.waiting)):
+        one.waiting.setdefault(row["tick_ms"], []).append(serde.pre_aggregate_of(row))
+    return keys
 
 
-def _spelled(question: ExplainQuery, settings: Settings) -> tuple[str, str]:
-    """Destination and process as keys have them."""
-    address, process = question.destination, question.process
+def _as_in_keys(query: ExplainQuery, settings: Settings) -> tuple[str, str]:
+    """Destination and process in the form that keys have under the profile."""
+    address, process = query.destination, query.process
     if settings.profile == "resilient":
         return parse_address(address) or address.lower(), process.lower()
     return address, process
 
 
 def _addresses(address: str) -> frozenset[str | None]:
-    """Those of the keys asked for; `null` is also the key of events without a destination.address (§2)."""
+    """The addresses of matching keys; `null` also matches events without a destination.address (§2)."""
     return frozenset({address, None} if address == "null" else {address})
 
 
@@ -245,62 +248,42 @@ def _tick_of(time_ms: int, settings: Settings) -> int:
 
 def _title(rule: Rule, key: Key) -> str:
     sensor = f" (sensor {key.sensor})" if key.sensor else ""
-    whither = "no address (null)" if key.address is None else key.address
-    return f"{key.process} to {whither}{sensor}, rule {rule.name} [{rule.id}]"
+    address = "no address (null)" if key.address is None else key.address
+    return f"{key.process} to {address}{sensor}, rule {rule.name} [{rule.id}]"
 
 
-def _explain(course: Timeline, at_ms: int) -> str:
-    figures = course.figures_at(at_ms)
-    since_ms = at_ms - course.rule.limits.lookback_ms
+def _text(timeline: Timeline, at_ms: int) -> str:
+    figures = timeline.figures_at(at_ms)
+    since_ms = at_ms - timeline.rule.limits.lookback_ms
     lines = [
-        _title(course.rule, course.key),
+        _title(timeline.rule, timeline.key),
         f"  window {iso(since_ms)} to {iso(at_ms)}, evaluated at {iso(at_ms)}",
-        *_conditions(course, figures),
-        *_panes(course, figures, since_ms, at_ms),
+        *_conditions(timeline, figures),
+        *_panes(timeline, figures, since_ms, at_ms),
         "  verdicts over time:",
-        *(f"    {iso(point.tick_ms)}  {_verdict(point)}" for point in verdicts(course.points)),
+        *(f"    {iso(point.tick_ms)}  {_verdict(point)}" for point in reason_changes(timeline.points)),
     ]
     return "\n".join(lines)
 
 
-def _conditions(course: Timeline, figures: Figures) -> list[str]:
-    limits = course.rule.limits
+def _conditions(timeline: Timeline, figures: Figures) -> list[str]:
     if not figures.events:
         return ["  no event in this window"]
-    rate, hours = figures.connections_per_hour, figures.duration_hours
-    span_s = (figures.last_ms - figures.first_ms) / 1000
-    hosts = course.counted(figures.hosts, limits.max_hosts)
-    processes = course.counted(figures.processes, limits.max_processes)
-    checks = [
-        (
-            rate >= limits.min_connections_per_hour,
-            f"{figures.events} connections // {max(1, hours)} h = {rate} an hour,"
-            f" at least {limits.min_connections_per_hour}",
-        ),
-        (
-            hours >= limits.min_duration_hours,
-            f"{iso(figures.first_ms)} to {iso(figures.last_ms)} is {span_s:.3f} s, rounded {hours} h,"
-            f" at least {limits.min_duration_hours}",
-        ),
-        (1 <= figures.hosts <= limits.max_hosts, f"{hosts} hosts, 1 to {limits.max_hosts}"),
-        (
-            1 <= figures.processes <= limits.max_processes,
-            f"{processes} processes, 1 to {limits.max_processes}",
-        ),
-    ]
-    return [f"  {'holds' if holds else 'FAILS'}  {text}" for holds, text in checks]
+    thresholds = thresholds_block(timeline.rule.limits)
+    found = conditions(figures_block(figures), thresholds, timeline.told_apart)
+    return [f"  {'holds' if one.holds else 'FAILS'}  {one.sentence}" for one in found]
 
 
-def _panes(course: Timeline, figures: Figures, since_ms: int, at_ms: int) -> list[str]:
-    """Those of the window. Events that arrived too late for this tick are among them (§4): how many, is told."""
+def _panes(timeline: Timeline, figures: Figures, since_ms: int, at_ms: int) -> list[str]:
+    """The panes of the window. They include events that arrived too late for this tick (§4), whose number is given."""
     if not figures.events:
         return []
-    within = {ms: events for ms, events in sorted(course.panes.items()) if since_ms <= ms < at_ms}
+    within = {ms: events for ms, events in sorted(timeline.panes.items()) if since_ms <= ms < at_ms}
     counts = " ".join(f"{iso(ms)[11:16]}={events}" for ms, events in within.items())
     late = sum(within.values()) - figures.events
-    told = f" ({late} of them came too late for this tick)" if late else ""
-    return [f"  events per pane of {course.rule.limits.interval_ms // 1000} s: {counts}{told}"]
+    late_text = f" ({late} of them arrived too late for this tick)" if late else ""
+    return [f"  events per pane of {timeline.rule.limits.interval_ms // 1000} s: {counts}{late_text}"]
 
 
 def _verdict(point: Point) -> str:
-    return "true: the condition holds" if point.objection is None else f"false: {point.objection}"
+    return "true: the condition holds" if point.failed is None else f"false: {point.failed}"

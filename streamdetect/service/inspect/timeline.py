@@ -1,6 +1,6 @@
-"""The course of one key: its figures from the tick on at which they were so, and those of its ticks that a table shows.
+"""Timeline of one key: its figures at every tick, and the rows of a table that shows them.
 
-Between two points nothing changes: `figures_at` is exact at every tick up to the last one that was evaluated.
+Nothing changes between two points: `figures_at` is exact at every tick up to the last evaluated one.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from itertools import groupby, pairwise
 from typing import NamedTuple
 
 from streamdetect.detect.alerts import Key
-from streamdetect.detect.episodes import NO_EVENTS, Figures, leaves_ms, look, objection
-from streamdetect.detect.near_misses import MOST_SEEN, Point, TrackedKey, verdicts
-from streamdetect.detect.ranking import span_ms
-from streamdetect.detect.rules import Limits, Rule
-from streamdetect.detect.windows import WindowState, seen, unpack_panes
+from streamdetect.detect.conditions import NO_EVENTS, Figures, Limits, failed_condition
+from streamdetect.detect.near_misses import MOST_SEEN, Point, TrackedKey, reason_changes
+from streamdetect.detect.rules import Rule
+from streamdetect.detect.windows import WindowState, leaves_ms, measure, seen, unpack_panes, within
 
 MOST_ROWS = 40
-"""Most rows of a timeline, so that it fits on a screen."""
+"""Most rows of a table, so that it fits on a screen."""
 
-# How many ticks there may be from row to row, as people count with the usual 5 minutes: up to a day, then days.
+# Ticks from row to row, in steps that people count in with the usual 5 minutes: up to a day, then whole days.
 _STRIDES = (1, 2, 3, 6, 12, 24, 36, 72, 144)
 _DAY = 288
 _HOUR_MS = 3_600_000
@@ -30,8 +29,8 @@ _HOUR_MS = 3_600_000
 class Timeline:
     """One key of one rule. `points` are in order, `panes` is {pane start ms: events} of all its events.
 
-    `last_ms` is the last tick that was evaluated. Up to `told_apart` hosts and processes were counted, one more says
-    "at least".
+    `last_ms` is the last evaluated tick. Up to `told_apart` hosts and processes were counted; one more means "at
+    least".
     """
 
     rule: Rule
@@ -43,17 +42,17 @@ class Timeline:
 
     def figures_at(self, tick_ms: int) -> Figures:
         """The figures of the window at a tick."""
-        known = (point.figures for point in reversed(self.points) if point.tick_ms <= tick_ms)
-        return next(known, NO_EVENTS)
+        earlier = (point.figures for point in reversed(self.points) if point.tick_ms <= tick_ms)
+        return next(earlier, NO_EVENTS)
 
-    def counted(self, count: int, limit: int) -> str:
-        """A number of hosts or processes, as sure as it is."""
+    def count_text(self, count: int, limit: int) -> str:
+        """A number of hosts or processes, with "at least" beyond those told apart."""
         most = max(limit, self.told_apart)
         return f"at least {count}" if count > most else str(count)
 
 
 class TimelineRow(NamedTuple):
-    """A key at a tick: what its window held, and every condition that failed, by how much; or `true`."""
+    """A key at a tick: its figures, and every condition that failed, by how much; or `true`."""
 
     tick_ms: int
     figures: Figures
@@ -62,9 +61,9 @@ class TimelineRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TimelineTable:
-    """Rows of one course: every `stride`-th tick, and those at which the verdict changed.
+    """Rows of one timeline: every `stride`-th tick, and those at which the verdict changed.
 
-    `ticks` is how many there are from the first row to the last. `left_out` are earlier changes that found no room.
+    `ticks` is the number of ticks from the first row to the last. `left_out` earlier changes did not fit.
     """
 
     rows: Sequence[TimelineRow]
@@ -73,37 +72,40 @@ class TimelineTable:
     left_out: int
 
 
-def course_of_track(track: TrackedKey, last_ms: int) -> Timeline:
-    """Nobody looks at a key that has no event left in its window, so a track does not tell when that was."""
-    limits = track.rule.limits
+def timeline_of_tracked(tracked: TrackedKey, last_ms: int) -> Timeline:
+    """The timeline of a tracked key. A key is not evaluated once its window is empty: that point is added here."""
+    limits = tracked.rule.limits
     points: list[Point] = []
-    for point, next_ms in zip(track.points, _nexts(track.points, last_ms + limits.interval_ms), strict=True):
+    next_ticks = _next_ticks(tracked.points, last_ms + limits.interval_ms)
+    for point, next_ms in zip(tracked.points, next_ticks, strict=True):
         points.append(point)
         left_ms = leaves_ms(point.figures.last_ms, limits)
         if left_ms < next_ms:
-            points.append(Point(left_ms, NO_EVENTS, objection(NO_EVENTS, limits)))
-    return Timeline(track.rule, track.key, points, track.panes, last_ms, MOST_SEEN)
+            points.append(Point(left_ms, NO_EVENTS, failed_condition(NO_EVENTS, limits)))
+    return Timeline(tracked.rule, tracked.key, points, tracked.panes, last_ms, MOST_SEEN)
 
 
-def _nexts(points: Sequence[Point], end_ms: int) -> list[int]:
-    """The tick of the point behind each."""
+def _next_ticks(points: Sequence[Point], end_ms: int) -> list[int]:
+    """The tick of the point after each."""
     return [*(point.tick_ms for point in points[1:]), end_ms]
 
 
-def course_of_states(
+def timeline_of_states(
     rule: Rule, key: Key, states: Sequence[tuple[int, WindowState]], last_ms: int
 ) -> Timeline:
-    """From histories, each with the tick from which on it was that, up to a last tick."""
+    """The timeline from window states, each with the tick from which on it was valid, up to a last tick."""
     if not states:
         return Timeline(rule, key, (), {}, last_ms)
     limits = rule.limits
     points: list[Point] = []
-    for (from_ms, history), (to_ms, _) in pairwise([*states, (last_ms + limits.interval_ms, states[-1][1])]):
+    for (from_ms, state), (to_ms, _) in pairwise([*states, (last_ms + limits.interval_ms, states[-1][1])]):
         tick_ms: int | None = from_ms
         while tick_ms is not None and tick_ms < to_ms:
-            figures = look(history, None, tick_ms, limits).figures
-            points.append(Point(tick_ms, figures, objection(figures, limits)))
-            tick_ms = _next_change(history, tick_ms, limits)
+            oldest_ms = tick_ms - limits.lookback_ms
+            current = within(state, oldest_ms)
+            figures = NO_EVENTS if current is None else measure(current, oldest_ms, limits)
+            points.append(Point(tick_ms, figures, failed_condition(figures, limits)))
+            tick_ms = _next_change(state, tick_ms, limits)
     panes = {
         pane.first_ms - pane.first_ms % limits.interval_ms: pane.events
         for pane in unpack_panes(states[-1][1][0])
@@ -111,41 +113,41 @@ def course_of_states(
     return Timeline(rule, key, points, panes, last_ms)
 
 
-def _next_change(history: WindowState, tick_ms: int, limits: Limits) -> int | None:
-    """The next tick at which an event, host or process leaves the window, None when none is left in it."""
-    hosts, processes = seen(history)
-    times = [pane.first_ms for pane in unpack_panes(history[0])]
+def _next_change(state: WindowState, tick_ms: int, limits: Limits) -> int | None:
+    """The next tick at which a pane, host or process leaves the window, None when none is left in it."""
+    hosts, processes = seen(state)
+    times = [pane.first_ms for pane in unpack_panes(state[0])]
     times += [last_ms for _, last_ms in (*hosts, *processes)]
     return min((left for time_ms in times if (left := leaves_ms(time_ms, limits)) > tick_ms), default=None)
 
 
 def changes(points: Iterable[Point]) -> list[Point]:
-    """The points at which the verdict changed between true and false. The first one is one."""
-    return [next(group) for _, group in groupby(points, key=lambda point: point.objection is None)]
+    """The first point, and each at which the condition became true or false."""
+    return [next(group) for _, group in groupby(points, key=lambda point: point.failed is None)]
 
 
-def timeline(course: Timeline, at_ms: int, most: int = MOST_ROWS) -> TimelineTable | None:
-    """The course in at most so many rows; None where there is none. `at_ms` has a row if it lies in the course."""
-    points = course.points
+def table_of(timeline: Timeline, at_ms: int, most: int = MOST_ROWS) -> TimelineTable | None:
+    """The timeline in at most `most` rows, None if it has no points. `at_ms` has a row if the timeline covers it."""
+    points = timeline.points
     if not points:
         return None
-    interval_ms = course.rule.limits.interval_ms
+    interval_ms = timeline.rule.limits.interval_ms
     first_ms = points[0].tick_ms
-    last_ms = course.last_ms if points[-1].figures.events else points[-1].tick_ms
+    last_ms = timeline.last_ms if points[-1].figures.events else points[-1].tick_ms
     changed, left_out = _changed(points, most)
     ticks = {first_ms, last_ms, *(point.tick_ms for point in changed)}
     if first_ms <= at_ms <= last_ms:
         ticks.add(at_ms)
-    stretches = _stretches(points, last_ms)
-    stride = next(one for one in _strides() if _count(stretches, one * interval_ms) <= most - len(ticks))
-    ticks |= _regular(stretches, stride * interval_ms)
-    rows = [_row(course, tick_ms) for tick_ms in sorted(ticks)]
+    spans = _spans_with_events(points, last_ms)
+    stride = next(one for one in _strides() if _count(spans, one * interval_ms) <= most - len(ticks))
+    ticks |= _multiples(spans, stride * interval_ms)
+    rows = [_row(timeline, tick_ms) for tick_ms in sorted(ticks)]
     return TimelineTable(rows, stride, (last_ms - first_ms) // interval_ms + 1, left_out)
 
 
 def _changed(points: Sequence[Point], most: int) -> tuple[list[Point], int]:
-    """Changes of verdict, and of the reason too while they leave room for the course; the latest, if too many."""
-    found = verdicts(points)
+    """Changes of the failed condition, or only of true and false if there are too many; the latest ones that fit."""
+    found = reason_changes(points)
     if len(found) > most // 2:
         found = changes(points)
     left_out = max(0, len(found) - most * 3 // 4)
@@ -160,10 +162,10 @@ def _strides() -> Iterable[int]:
         days *= 2
 
 
-def _stretches(points: Sequence[Point], last_ms: int) -> list[tuple[int, int]]:
-    """From when to before when there were events in the window: the rest of a course shows nothing."""
+def _spans_with_events(points: Sequence[Point], last_ms: int) -> list[tuple[int, int]]:
+    """[start, end) of each span of ticks with events in the window; the rest of a timeline shows nothing."""
     found: list[tuple[int, int]] = []
-    lasting = zip(points, _nexts(points, last_ms), strict=True)
+    lasting = zip(points, _next_ticks(points, last_ms), strict=True)
     for has_events, group in groupby(lasting, key=lambda pair: pair[0].figures.events > 0):
         pairs = list(group)
         if has_events:
@@ -171,43 +173,39 @@ def _stretches(points: Sequence[Point], last_ms: int) -> list[tuple[int, int]]:
     return found
 
 
-def _count(stretches: Iterable[tuple[int, int]], width_ms: int) -> int:
-    """How many multiples of a width lie in there."""
-    return sum(-(-end_ms // width_ms) - -(-begin_ms // width_ms) for begin_ms, end_ms in stretches)
+def _count(spans: Iterable[tuple[int, int]], width_ms: int) -> int:
+    """How many multiples of a width are in the spans."""
+    return sum(-(-end_ms // width_ms) - -(-start_ms // width_ms) for start_ms, end_ms in spans)
 
 
-def _regular(stretches: Iterable[tuple[int, int]], width_ms: int) -> set[int]:
+def _multiples(spans: Iterable[tuple[int, int]], width_ms: int) -> set[int]:
     return {
         tick_ms
-        for begin_ms, end_ms in stretches
-        for tick_ms in range(begin_ms + -begin_ms % width_ms, end_ms, width_ms)
+        for start_ms, end_ms in spans
+        for tick_ms in range(start_ms + -start_ms % width_ms, end_ms, width_ms)
     }
 
 
-def _row(course: Timeline, tick_ms: int) -> TimelineRow:
-    figures = course.figures_at(tick_ms)
-    return TimelineRow(tick_ms, figures, "; ".join(_failures(course, figures)) or "true")
+def _row(timeline: Timeline, tick_ms: int) -> TimelineRow:
+    figures = timeline.figures_at(tick_ms)
+    return TimelineRow(tick_ms, figures, "; ".join(_failures(timeline, figures)) or "true")
 
 
-def _failures(course: Timeline, figures: Figures) -> list[str]:
+def _failures(timeline: Timeline, figures: Figures) -> list[str]:
     """Every condition of semantics.md §3 that fails."""
-    limits = course.rule.limits
+    limits = timeline.rule.limits
     if not figures.events:
         return ["no event"]
-    found: list[str] = []
-    if figures.connections_per_hour < limits.min_connections_per_hour:
-        found.append(f"rate {figures.connections_per_hour} of {limits.min_connections_per_hour}")
-    if figures.duration_hours < limits.min_duration_hours:
-        found.append(f"span {_hours(figures.last_ms - figures.first_ms)} of {_hours(span_ms(limits))} h")
-    for name, count, limit in (
-        ("hosts", figures.hosts, limits.max_hosts),
-        ("processes", figures.processes, limits.max_processes),
-    ):
-        if not 1 <= count <= limit:
-            found.append(f"{name} {course.counted(count, limit)} of {limit}")
-    return found
+    texts = {
+        "rate": f"rate {figures.connections_per_hour} of {limits.min_connections_per_hour}",
+        "duration": f"span {_hours(figures.span_ms)} of {_hours(limits.min_span_ms)} h",
+        "hosts": f"hosts {timeline.count_text(figures.hosts, limits.max_hosts)} of {limits.max_hosts}",
+        "processes": f"processes {timeline.count_text(figures.processes, limits.max_processes)}"
+        f" of {limits.max_processes}",
+    }
+    return [texts[condition.name] for condition in limits.check(figures) if not condition.holds]
 
 
 def _hours(ms: int) -> str:
-    """With one digit, cut: what is too short must not look long enough."""
+    """With one digit, rounded down: a span that is too short must not look long enough."""
     return f"{ms // (_HOUR_MS // 10) / 10:.1f}"

@@ -243,7 +243,7 @@ class _Run:
         )
         # A partition whose beginning was not looked up yet has nothing behind it.
         told = {partition: offset or 0 for partition, offset in positions.items()}
-        self._committer.hand_over(Cut(checkpoint, outputs, told, note, changes.let_go))
+        self._committer.hand_over(Cut(checkpoint, outputs, told, note, changes.release))
 
     def finish(self) -> None:
         """The order of stopping: see above."""

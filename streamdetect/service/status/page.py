@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from streamdetect import __version__
-from streamdetect.detect.alerts import iso
-from streamdetect.detect.ranking import KeyStatus, nearest, open_now, span_ms
+from streamdetect.detect.alerts import figures_block, iso, thresholds_block
+from streamdetect.detect.ranking import KeyStatus, closest_keys, open_keys
 from streamdetect.model import Partition
+from streamdetect.report.words import conditions
 from streamdetect.service.status.state import PartitionStatus, RunStatus, StatusSnapshot
 
 _MOST_ROWS = 50
@@ -157,7 +158,7 @@ class Page:
         detector = self._vitals.detector
         if detector is None:
             return []
-        episodes = open_now(detector)
+        episodes = open_keys(detector)
         head = ("destination", "process", "host", "since", "connections", "an hour", "hours", "last event")
         rows = [_episode(standing) for standing in episodes[:_MOST_ROWS]]
         more = (
@@ -179,7 +180,7 @@ class Page:
         with self._lock:
             begun = time.monotonic()
             if detector is not None and begun - self._surveyed >= self._pause:
-                self._nearest = nearest(detector, _NEAREST)
+                self._nearest = closest_keys(detector, _NEAREST)
                 self._surveyed = time.monotonic()
                 self._pause = max(_SURVEY_SECONDS, _SURVEY_SHARE * (self._surveyed - begun))
             return self._nearest
@@ -208,30 +209,12 @@ def _near(one: KeyStatus) -> list[str]:
 
 def lacking(one: KeyStatus) -> list[str]:
     """What still separates a key from its thresholds (semantics.md §3)."""
-    figures, limits = one.figures, one.rule.limits
-    found = []
-    missing_ms = span_ms(limits) - (figures.last_ms - figures.first_ms)
-    if missing_ms > 0:
-        found.append(f"{_span(missing_ms / 1000)} more of span")
-    hours = max(1, figures.duration_hours)
-    missing = limits.min_connections_per_hour * hours - figures.events
-    if missing > 0:
-        found.append(
-            f"{_number(missing)} connections more at {hours} h ({limits.min_connections_per_hour} an hour)"
-        )
-    for count, limit, what in (
-        (figures.hosts, limits.max_hosts, "host"),
-        (figures.processes, limits.max_processes, "process instance"),
-    ):
-        if count > limit:
-            found.append(f"at most {limit} {what}, seen at least {count}")
-        elif count == 0:
-            found.append(f"a known {what}")
-    return found
+    found = conditions(figures_block(one.figures), thresholds_block(one.rule.limits))
+    return [condition.missing for condition in found if condition.missing is not None]
 
 
 def _who(one: KeyStatus) -> list[str]:
-    host = one.details.host_name or one.details.host_id or "-"
+    host = one.context.host_name or one.context.host_id or "-"
     process = one.key.process if one.key.sensor is None else f"{one.key.process} ({one.key.sensor})"
     address = "no address" if one.key.address is None else one.key.address
     return [_cut(address), process, _cut(host if isinstance(host, str) else ", ".join(host))]

@@ -24,7 +24,7 @@ from strategies import DataSet, data_sets
 from streamdetect.cli.findings import findings_text
 from streamdetect.config import NamedSettings, Settings, varied
 from streamdetect.detect.near_misses import KeyTracker
-from streamdetect.detect.preaggregate import PaneAggregator, watermark_ms
+from streamdetect.detect.pane_aggregator import PaneAggregator, watermark_ms
 from streamdetect.detect.variants import Variants
 from streamdetect.errors import ConfigError, UsageError
 from streamdetect.events import Decoder, Refusal
@@ -231,9 +231,9 @@ def test_a_near_miss_shows_what_it_lacked() -> None:
     assert outcome.base.episodes == []
     (track,) = outcome.near
     # At 4:30 there are 4.5 * 90 = 405 events, and the span still rounds to 4 h: 405 of 4 * 120 = 480.
-    assert track.shares == (405 / 480, 1, 1, 1)
-    assert track.nearest.tick_ms == T0_MS + 270 * 60_000
-    assert track.nearest.objection == "rate"
+    assert track.closeness == (405 / 480, 1, 1, 1)
+    assert track.closest.tick_ms == T0_MS + 270 * 60_000
+    assert track.closest.failed == "rate"
     assert sum(track.panes.values()) == 450
     # It is followed from the tick on at which it has 480 / 8 = 60 events: the 40 min before 0:40 hold 40 * 60 / 40.
     assert track.points[0].tick_ms == T0_MS + 40 * 60_000
@@ -249,9 +249,9 @@ def test_a_key_on_two_hosts_is_near() -> None:
     ]
     outcome = found(records)
     (track,) = outcome.near
-    assert track.nearest.figures.hosts == 2
-    assert track.nearest.objection == "second_host"
-    assert track.shares == (1, 1, 0.5, 1)
+    assert track.closest.figures.hosts == 2
+    assert track.closest.failed == "second_host"
+    assert track.closeness == (1, 1, 0.5, 1)
 
 
 def test_the_course_of_an_episode_is_that_of_its_alerts() -> None:
@@ -263,10 +263,10 @@ def test_the_course_of_an_episode_is_that_of_its_alerts() -> None:
     assert episode.panes.items() <= track.panes.items()
     points = {point.tick_ms: point for point in track.points}
     opened = points[episode.first_alert_ms]
-    assert opened.objection is None
+    assert opened.failed is None
     assert opened.figures.events == episode.figures["count_connections"]
     assert opened.figures.connections_per_hour == episode.figures["number_of_con_per_hour"]
-    assert all(point.objection is not None for tick, point in points.items() if tick < episode.first_alert_ms)
+    assert all(point.failed is not None for tick, point in points.items() if tick < episode.first_alert_ms)
 
 
 def test_what_is_far_behind_is_let_go() -> None:
@@ -297,7 +297,9 @@ def test_what_is_far_behind_is_let_go() -> None:
     processor.idle = True
     variants.put(reader.take())
     variants.advance_to(T0_MS + 4 * 3_600_000)
-    assert [track.key.address for track in tracks.near(5)] == [f"d{key}" for key in (39, 38, 37, 36, 35)]
+    assert [track.key.address for track in tracks.near_misses(5)] == [
+        f"d{key}" for key in (39, 38, 37, 36, 35)
+    ]
 
 
 def test_a_run_against_itself_is_unchanged(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_readers_side_by_side_give_what_one_gives(data: DataSet, max_keys: int |
         own = own.model_copy(update={"limits": own.limits.model_copy(update={"max_keys": max_keys})})
     expected = answer(source_of(data.partitions), own)
     together = answer(
-        source_of(data.partitions), own, jobs=3, team_of=lambda stems, jobs: SideBySide(stems, jobs, rng)
+        source_of(data.partitions), own, jobs=3, pool_for=lambda stems, jobs: SideBySide(stems, jobs, rng)
     )
     assert together == expected
 

@@ -25,8 +25,9 @@ from streamdetect.cli.explain import explanation_text
 from streamdetect.config import Settings
 from streamdetect.detect import Rule
 from streamdetect.detect.alerts import Key, iso
-from streamdetect.detect.episodes import NO_EVENTS, Figures, leaves_ms, objection
-from streamdetect.detect.near_misses import MOST_SEEN, Point, verdicts
+from streamdetect.detect.conditions import NO_EVENTS, Figures, failed_condition
+from streamdetect.detect.near_misses import MOST_SEEN, Point, reason_changes
+from streamdetect.detect.windows import leaves_ms
 from streamdetect.findings.episodes import episodes_of
 from streamdetect.model import Partition
 from streamdetect.report.html import key_page
@@ -34,7 +35,7 @@ from streamdetect.report.words import moment
 from streamdetect.report.words import number as shown_number
 from streamdetect.service.bounded.replay import run_replay
 from streamdetect.service.inspect.explain import ExplainQuery, Explanation, explain_source
-from streamdetect.service.inspect.timeline import MOST_ROWS, Timeline, changes, timeline
+from streamdetect.service.inspect.timeline import MOST_ROWS, Timeline, changes, table_of
 from streamdetect.testing import MemoryAlertSink, MemoryDeadLetterSink, MemorySource
 from tools import environment
 
@@ -55,7 +56,7 @@ def source_of(partitions: list[list[Any]]) -> MemorySource:
 
 def explained(partitions: list[list[Any]], own: Settings, address: str | None, process: str) -> Explanation:
     asked = ExplainQuery("null" if address is None else address, process)
-    return explain_source(settings=own, source=source_of(partitions), question=asked)
+    return explain_source(settings=own, source=source_of(partitions), query=asked)
 
 
 def replayed(partitions: list[list[Any]], own: Settings) -> list[bytes]:
@@ -115,7 +116,7 @@ def test_a_course_is_right_at_every_tick(data: DataSet, choice: int) -> None:
     ids = [rule.id for rule in own.rules]
     found = explained(data.partitions, own, address, process)
     for one in found.keys:
-        course = one.course
+        course = one.timeline
         assert course.last_ms == slow.last_ms
         begin_ms = course.points[0].tick_ms - 3 * slow.interval_ms
         for tick_ms in range(begin_ms, slow.last_ms + 1, slow.interval_ms):
@@ -124,9 +125,9 @@ def test_a_course_is_right_at_every_tick(data: DataSet, choice: int) -> None:
             figures = course.figures_at(tick_ms)
             assert figures == as_told(expected, course), iso(tick_ms)
             why_not = oracle.why_not(expected, data.settings["rules"][rule])
-            assert objection(figures, course.rule.limits) == why_not
+            assert failed_condition(figures, course.rule.limits) == why_not
             last = [point for point in course.points if point.tick_ms <= tick_ms]
-            assert not last or last[-1].objection == why_not
+            assert not last or last[-1].failed == why_not
 
 
 @SOME
@@ -137,21 +138,21 @@ def test_a_timeline_tells_the_alerts_of_a_replay(data: DataSet) -> None:
     episodes = episodes_of(replayed(data.partitions, own))
     for address, process in {(one.key.address, one.key.process) for one in episodes}:
         found = explained(data.partitions, own, address, process)
-        told = {(one.course.rule.id, *one.course.key): one for one in found.keys}
+        told = {(one.timeline.rule.id, *one.timeline.key): one for one in found.keys}
         mine = [one for one in episodes if (one.key.address, one.key.process) == (address, process)]
         assert {tuple(one.key) for one in mine} <= told.keys()
         for name, one in told.items():
             own_episodes = [episode for episode in mine if tuple(episode.key) == name]
-            turns = [point.tick_ms for point in changes(one.course.points)]
-            if one.course.points[0].objection is not None:
+            turns = [point.tick_ms for point in changes(one.timeline.points)]
+            if one.timeline.points[0].failed is not None:
                 turns = turns[1:]
             expected = [(one.opened_ms, one.resolved_ms) for one in own_episodes]
             assert turns == sorted(ms for pair in expected for ms in pair if ms is not None)
-            assert one.timeline is not None
-            check_rows(one.course, one.timeline.rows)
-            rows_true = [(row.tick_ms, row.verdict == "true") for row in one.timeline.rows]
+            assert one.table is not None
+            check_rows(one.timeline, one.table.rows)
+            rows_true = [(row.tick_ms, row.verdict == "true") for row in one.table.rows]
             turned = [tick_ms for (_, before), (tick_ms, now) in pairwise(rows_true) if before != now]
-            assert turned == [ms for ms in turns if ms != one.course.points[0].tick_ms]
+            assert turned == [ms for ms in turns if ms != one.timeline.points[0].tick_ms]
         check_page(found, own)
 
 
@@ -165,7 +166,7 @@ def check_rows(course: Timeline, rows: Any) -> None:
         assert figures == course.figures_at(row.tick_ms)
         rate = figures.events // max(1, figures.duration_hours)
         assert figures.connections_per_hour == rate
-        assert (row.verdict == "true") == (objection(figures, limits) is None)
+        assert (row.verdict == "true") == (failed_condition(figures, limits) is None)
         if not figures.events:
             assert row.verdict == "no event"
             continue
@@ -189,14 +190,14 @@ class Text(HTMLParser):
 
 def check_page(found: Explanation, own: Settings) -> None:
     """Every change of verdict, the events of every pane and the arithmetic at the nearest tick stand there."""
-    pieces = Counter(Text(key_page(found.title, found.tracks, own.time.interval_ms)).pieces)
-    for one, track in zip(found.keys, found.tracks, strict=True):
-        for point in verdicts(one.course.points):
+    pieces = Counter(Text(key_page(found.title, found.tracked, own.time.interval_ms)).pieces)
+    for one, track in zip(found.keys, found.tracked, strict=True):
+        for point in reason_changes(one.timeline.points):
             assert pieces[moment(point.tick_ms)]
-            assert pieces["true" if point.objection is None else f"false: {point.objection}"]
+            assert pieces["true" if point.failed is None else f"false: {point.failed}"]
         for events in track.panes.values():
             assert pieces[shown_number(events)]
-        figures = one.course.figures_at(track.nearest.tick_ms)
+        figures = one.timeline.figures_at(track.closest.tick_ms)
         hours = max(1, figures.duration_hours)
         assert any(
             text.startswith(
@@ -233,10 +234,10 @@ def test_a_timeline_fits_on_a_screen(steps: list[tuple[int, int]], more: int, at
     for ticks, events in steps:
         tick_ms += ticks * TICK_MS
         figures = Figures(events, tick_ms - 2, tick_ms - 1, 1, 1) if events else NO_EVENTS
-        points.append(Point(tick_ms, figures, objection(figures, rule.limits)))
+        points.append(Point(tick_ms, figures, failed_condition(figures, rule.limits)))
     course = Timeline(rule, Key("45.83.64.1", "chrome.exe", None), points, {}, tick_ms + more * TICK_MS)
     at_ms = START_MS + at * TICK_MS
-    found = timeline(course, at_ms)
+    found = table_of(course, at_ms)
     assert found is not None
     check_rows(course, found.rows)
     shown = [row.tick_ms for row in found.rows]
@@ -295,7 +296,7 @@ def test_the_table_of_a_beacon(beacon: str) -> None:
     told = call(*ASK, beacon)
     assert (told.code, told.err) == (0, "")
     above, _, table = told.out.partition("\n\nTimeline, ")
-    assert "FAILS  2 hosts, 1 to 1" in above
+    assert "FAILS  2 hosts (allowed: 1)" in above
     # From the tick 00:05 to that of 05:00: 60 ticks in at most 40 rows is every second one, at 10, 20, ... minutes:
     # 30 of them, with the first one, and the changes at 03:35 and 04:05.
     assert table.startswith("33 of 60 ticks: every 2 ticks (10 min), and where the verdict changed:\n")
@@ -314,7 +315,7 @@ def test_the_table_of_a_beacon(beacon: str) -> None:
 def test_many_hosts_are_counted_as_far_as_they_are_told_apart(tmp_path: Path) -> None:
     """Nine are a number; of more it is known that they are at least ten."""
     path = tmp_path / "many.jsonl"
-    for hosts, told in ((9, "9 hosts, 1 to 1"), (30, "at least 10 hosts, 1 to 1")):
+    for hosts, told in ((9, "9 hosts (allowed: 1)"), (30, "at least 10 hosts (allowed: 1)")):
         records = [
             event(START_MS + number, host={"id": f"h{number % hosts}", "os": {"family": "windows"}})
             for number in range(60)
@@ -333,7 +334,7 @@ def test_late_events_are_told_apart(tmp_path: Path) -> None:
     path.write_bytes(b"\n".join(event(START_MS + minute * 60_000) for minute in minutes))
     early = call(*ASK, "--at", "2026-03-02T00:05:00Z", str(path)).out
     assert "2 connections // 1 h = 2 an hour" in early
-    assert "events per pane of 300 s: 00:00=3 (1 of them came too late for this tick)" in early
+    assert "events per pane of 300 s: 00:00=3 (1 of them arrived too late for this tick)" in early
     later = call(*ASK, "--at", "2026-03-02T00:15:00Z", str(path)).out
     assert "4 connections // 1 h = 4 an hour" in later
     assert "events per pane of 300 s: 00:00=3 00:10=1\n" in later
@@ -386,7 +387,7 @@ def test_wrong_usage(beacon: str, tmp_path: Path) -> None:
     """A checkpoint has no course to draw, and an input is never overwritten."""
     told = call(*ASK, "--checkpoint", str(tmp_path), "--report", str(tmp_path / "key.html"))
     assert (told.code, told.out) == (2, "")
-    assert "--report is for PATHs" in told.err
+    assert "--report needs PATHs" in told.err
     before = Path(beacon).read_bytes()
     told = call(*ASK, "--report", beacon, beacon)
     assert (told.code, told.out) == (2, "")
@@ -415,12 +416,12 @@ def test_keys_that_were_given_up_are_not_invented(tmp_path: Path) -> None:
     page = tmp_path / "key.html"
     told = call(*ASK, "--set", "limits.max_keys=3", "--report", str(page), str(path))
     assert told.code == 0
-    assert "limits.max_keys was reached" in page.read_text()
-    assert "limits.max_keys was reached and " in told.out
+    assert "limits.max_keys was exceeded" in page.read_text()
+    assert "limits.max_keys was exceeded and " in told.out
     assert "evaluated at 2026-03-02T00:05:00.000Z" in told.out
     late = call(*ASK, "--set", "limits.max_keys=3", "--at", "2026-03-02T00:25:00Z", str(path))
     assert late.code == 2
-    assert "the last tick at which this key is known is 2026-03-02T00:05:00.000Z" in late.err
+    assert "the last tick at which this key was tracked is 2026-03-02T00:05:00.000Z" in late.err
 
 
 def test_an_hour_of_silence_is_no_gap_in_the_course() -> None:
@@ -429,9 +430,9 @@ def test_an_hour_of_silence_is_no_gap_in_the_course() -> None:
     records = [json.loads(event(START_MS + minute * 60_000)) for minute in (1, 61)]
     (one,) = explained([records], own, "45.83.64.1", "chrome.exe").keys
     first_ms = START_MS + 60_000
-    assert [(point.tick_ms, point.figures.events) for point in one.course.points] == [
+    assert [(point.tick_ms, point.figures.events) for point in one.timeline.points] == [
         (START_MS + TICK_MS, 1),
-        (leaves_ms(first_ms, one.course.rule.limits), 0),
+        (leaves_ms(first_ms, one.timeline.rule.limits), 0),
         (START_MS + HOUR_MS + TICK_MS, 1),
     ]
 

@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from streamdetect.checkpoint.memory import MemoryStore
 from streamdetect.config import HttpSettings, Settings
 from streamdetect.detect import Detector
-from streamdetect.detect.ranking import nearest, open_now, score
+from streamdetect.detect.ranking import closest_keys, open_keys
 from streamdetect.errors import ConfigError
 from streamdetect.model import DeadLetter, Partition, Record
 from streamdetect.service.live.dependencies import Dependencies
@@ -383,11 +383,11 @@ def test_the_page_says_what_a_key_still_needs() -> None:
     for minute in (0, 50, 100):
         processor.accept(decoder.decode(event(START + minute * 60_000)), None, None)  # type: ignore[arg-type]
     detector.finish()
-    (standing,) = nearest(detector, 5)
-    assert standing.objection == "rate"
-    assert not open_now(detector)
-    assert standing.score == 3 / 4
-    assert lacking(standing) == ["1 connections more at 2 h (2 an hour)"]
+    (standing,) = closest_keys(detector, 5)
+    assert standing.failed == "rate"
+    assert not open_keys(detector)
+    assert standing.score == 3 / 4  # 3 of 4 events; the span, one host and one process are met
+    assert lacking(standing) == ["1 connections more at 2 h"]
 
 
 @given(
@@ -409,11 +409,11 @@ def test_a_survey_agrees_with_the_verdicts(events: list[tuple[int, str, str]]) -
         )
         detector.processor(ONE).accept(decoder.decode(record), None, None)  # type: ignore[arg-type]
     detector.finish()
-    assert sum(detector.open_episodes().values()) == len(open_now(detector))
-    assert all(one.objection is None for one in open_now(detector))
-    near = nearest(detector, 10)
-    assert all(one.objection is not None and lacking(one) for one in near)
-    assert all(0 <= score(one.figures, one.rule.limits) <= 1 for one in near)
+    assert sum(detector.open_episodes().values()) == len(open_keys(detector))
+    assert all(one.failed is None for one in open_keys(detector))
+    near = closest_keys(detector, 10)
+    assert all(one.failed is not None and lacking(one) for one in near)
+    assert all(0 <= one.score <= 1 for one in near)
     order = [(one.blocked, -one.score) for one in near]
     assert order == sorted(order)
 
