@@ -1,34 +1,34 @@
-"""Functions that remember their answers, within bounds."""
+"""Functions with cached results, within bounds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
-Question = TypeVar("Question", bound=Hashable)
-Answer = TypeVar("Answer")
+Argument = TypeVar("Argument", bound=Hashable)
+Result = TypeVar("Result")
 
 
-class Cache(dict[Question, Answer]):
-    """A function of one argument as a table: `table[question]`, a mere dict's lookup where it was asked before.
+class Cache(dict[Argument, Result]):
+    """A function of one argument as a table: `cache[argument]`, a plain dict lookup on a hit.
 
-    It holds two generations of at most `size` answers: a full one becomes the old one, and what is asked for again
-    comes back. Looks like a dict to speed up `[]` alone: use no other method.
+    Holds two generations of at most `size` results: a full one becomes the old one, and a hit in the old one is copied
+    to the new one. Subclasses dict only to make `[]` fast; use no other method.
     """
 
-    __slots__ = ("_answer", "_old", "_size")
+    __slots__ = ("_function", "_old", "_size")
 
-    def __init__(self, answer: Callable[[Question], Answer], size: int) -> None:
+    def __init__(self, function: Callable[[Argument], Result], size: int) -> None:
         super().__init__()
-        self._answer = answer
+        self._function = function
         self._size = size
-        self._old: dict[Question, Answer] = {}
+        self._old: dict[Argument, Result] = {}
 
-    def __missing__(self, question: Question) -> Answer:
+    def __missing__(self, argument: Argument) -> Result:
         old = self._old
-        answer = old[question] if question in old else self._answer(question)
+        result = old[argument] if argument in old else self._function(argument)
         if len(self) >= self._size:
             self._old = dict(self)
             self.clear()
-        self[question] = answer
-        return answer
+        self[argument] = result
+        return result

@@ -1,4 +1,4 @@
-"""Words that every room uses: partitions, records, batches, alerts, dead letters.
+"""Types that every room uses: partitions, records, batches, events, alerts, dead letters.
 
 Nothing here decides anything. Times are whole milliseconds since the epoch, UTC.
 """
@@ -19,10 +19,7 @@ class Partition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record as it was read, whole: what a dead letter has to keep.
-
-    `timestamp_ms` is None where the medium has none (files).
-    """
+    """One whole record as it was read, as a dead letter keeps it. `timestamp_ms` is None for files."""
 
     partition: Partition
     offset: int
@@ -36,8 +33,8 @@ class Record:
 class Batch:
     """Records of one partition in offset order, as columns.
 
-    `timestamps_ms` is None where the medium has none. `offsets` may have gaps (compaction, transactions).
-    `keys` and `headers` are None where no record has one.
+    `timestamps_ms` is None for files. `offsets` may have gaps (compaction, transaction markers). `keys` and `headers`
+    are None where no record has one.
     """
 
     partition: Partition
@@ -51,7 +48,7 @@ class Batch:
         return len(self.values)
 
     def record(self, index: int) -> Record:
-        """The record at `index`, whole."""
+        """The whole record at `index`."""
         return Record(
             partition=self.partition,
             offset=self.offsets[index],
@@ -64,7 +61,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that was refused, why (`REFUSAL_REASONS`), and a detail a person can act on."""
+    """A refused record, the reason (one of `REFUSAL_REASONS`), and a detail that tells a person what to do."""
 
     record: Record
     reason: str
@@ -73,7 +70,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One alert: `body` is its JSON text (keys sorted, UTF-8), the rest is for routing and counting."""
+    """One alert. `body` is its JSON text (keys sorted, UTF-8); the other fields are for routing and counting."""
 
     id: str
     episode_id: str
@@ -88,14 +85,13 @@ ALERT_ACTIONS = ("opened", "updated", "resolved")
 
 
 ContextValue = str | tuple[str, ...] | None
+"""A value as it arrived: a text, several distinct ones as a sorted tuple, None where missing."""
 
 
 class EventContext(NamedTuple):
-    """What an alert says of an event beyond its key, and the ids its hosts and processes are compared by.
+    """What an alert shows of an event beyond its key, and the ids by which its hosts and processes are told apart.
 
-    Shown values are as they arrived: a text, several distinct ones as a sorted tuple, None where missing. `ip` is None
-    where it equals the key's address. They travel as `ContextTuple`, one object for all events of a process instance to
-    a port.
+    `hosts` and `processes` are the ids as they are compared. `ip` is None where it equals the key's address.
     """
 
     hosts: tuple[str, ...]
@@ -112,8 +108,13 @@ class EventContext(NamedTuple):
     ip: str | None
 
 
+ContextTuple = tuple[Any, ...]
+"""An `EventContext` as a plain tuple, which the garbage collector ignores; `EventContext._make` gives the names back.
+All events of one process instance to one port share one object. The first two places are `hosts` and `processes`."""
+
+
 class Many:
-    """The mark of a multi-valued field: comparing it is null in ES|QL, so nothing equals it."""
+    """The value of a multi-valued field in a comparison: null in ES|QL, so it equals nothing."""
 
     __slots__ = ()
 
@@ -125,8 +126,8 @@ MANY = Many()
 
 
 AddressKey = NewType("AddressKey", object)
-"""A key's address as it is remembered, equal where the addresses are: a canonical IPv4 address as a number, which
-takes half the memory of its text; any other text as it is; None. Made by `address_key_of` alone."""
+"""A key's address in memory, made by `address_key_of` only: a canonical IPv4 address as an integer, which takes half the
+memory of its text; any other text unchanged; None. Equal exactly where the addresses are equal."""
 
 
 def address_key_of(address: str | None) -> AddressKey:
@@ -137,7 +138,7 @@ def address_key_of(address: str | None) -> AddressKey:
     except ValueError:
         return AddressKey(address)
     number = AddressKey(a << 24 | b << 16 | c << 8 | d)
-    # Not what only looks like one: 010.0.0.1, 1.2.3.256, digits of other scripts.
+    # Excludes texts that only look canonical: 010.0.0.1, 1.2.3.256, digits of other scripts.
     return number if address_of(number) == address else AddressKey(address)
 
 
@@ -148,10 +149,10 @@ def address_of(address_key: AddressKey) -> str | None:
 
 
 class Flow(NamedTuple):
-    """Where an event went, as one profile reads it; a comparison sees one value, None or MANY.
+    """Direction and destination of an event under one profile. A comparison sees one value, None or MANY.
 
-    `ip` is canonical text. `addresses` are the groups the event falls into (None: no destination.address),
-    `address_keys` the same as keys remember them.
+    `ip` is canonical text. `addresses` are those of the event's keys (None: no destination.address), `address_keys` the
+    same in memory.
     """
 
     direction: str | Many | None
@@ -168,14 +169,15 @@ class Flow(NamedTuple):
         ip: str | Many | None,
         addresses: tuple[str | None, ...],
     ) -> Flow:
-        """With the targets that these addresses are."""
+        """A flow with the address keys of its addresses."""
         return cls(direction, port, ip, addresses, tuple(map(address_key_of, addresses)))
 
 
 class EventKind(NamedTuple):
-    """What sort of event it is, and of which process; a comparison sees one value, None or MANY.
+    """Dataset, category, operating system, process name and sensor of an event.
 
-    `sysmon` says that a Sysmon sensor saw it; `sensor` is part of the key in `resilient` and None in `strict`.
+    A comparison sees one value, None or MANY. `sysmon` is True for a Sysmon event. `sensor` is part of the key in
+    `resilient` and None in `strict`.
     """
 
     dataset: str | Many | None
@@ -186,15 +188,10 @@ class EventKind(NamedTuple):
     sysmon: bool
 
 
-# Details as an exact tuple, which Python's garbage collector leaves alone; `EventContext._make` gives them their names
-# back. The first two places are what hosts and processes are compared by.
-ContextTuple = tuple[Any, ...]
-
-
 class Event(Protocol):
-    """A record with a usable time. The rest of it is read only as far as somebody asks.
+    """A record with a usable time. Everything else is derived on demand: most records are filtered by process name.
 
-    A flow or kind is mostly the same object as that of an equal event before: few make most of the traffic.
+    Equal flows and kinds are usually the same object, because they are cached.
     """
 
     @property
@@ -204,13 +201,13 @@ class Event(Protocol):
     def process_name(self) -> str | Many | None: ...
 
     def flow(self) -> Flow:
-        """Where it went."""
+        """Direction and destination."""
 
     def kind(self) -> EventKind:
-        """What it is."""
+        """Dataset, category, operating system and sensor."""
 
     def context(self, flow: Flow, kind: EventKind) -> ContextTuple:
-        """What an alert shows of an event that counts, beyond its key; `flow` and `kind` are the event's own."""
+        """What an alert shows of this event if it counts; `flow` and `kind` are the event's own."""
 
     def host(self) -> str | None:
-        """Whose clock this is: host.id, else host.name, else the computer name (semantics.md §4)."""
+        """The host whose clock made `time_ms`: host.id, else host.name, else the computer name (semantics.md §4)."""

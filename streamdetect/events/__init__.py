@@ -10,5 +10,6 @@ are of 64 bits, and so are the ticks and panes around its times.
 
 from streamdetect.events.decoder import Decoder, Refusal
 from streamdetect.events.event import Event
+from streamdetect.events.network_event import NetworkEvent
 
-__all__ = ["Decoder", "Event", "Refusal"]
+__all__ = ["Decoder", "Event", "NetworkEvent", "Refusal"]
