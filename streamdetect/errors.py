@@ -1,19 +1,18 @@
 """Errors that end a command. Each has its own exit code and says what the operator should do.
 
-    StreamdetectError            1   a bug, if it is none of those below
+    StreamdetectError            1   a bug, unless it is one of those below
       UsageError                 2   wrong usage
       ConfigError                3   configuration invalid
-      KafkaError                 4   Kafka unreachable, or it refused us
+      KafkaError                 4   Kafka is unreachable or refused the connection
       CheckpointError            5   checkpoint unusable
-      FencedError                6   another instance owns this work
-      LostOffsetsError           7   the records to continue from are gone
+      FencedError                6   another instance owns the consumer group (fenced)
+      LostOffsetsError           7   the records to continue from were deleted by retention
       SinkError                  8   the alert or dead-letter sink failed
       StateError                 9   state could not be saved
       InputError                10   input file unreadable
 
-`AlertOpened` (20) is no failure: `replay --fail-on-alert` found something. Nor is `ExpectationFailed` (21): `backtest`
-found that an expectation does not hold.
-A message is one or more whole sentences: what happened, then what to do. It never holds a secret.
+Two are results, not failures: `AlertOpened` (20, `replay --fail-on-alert`) and `ExpectationFailed` (21, `backtest
+--expect`). A message is one or more whole sentences: what happened, then what to do. It never contains a secret.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class UsageError(StreamdetectError):
 
 
 class ConfigError(StreamdetectError):
-    """Every problem of a configuration, one line each, in `problems`."""
+    """Lists every problem of a configuration, one line each, in `problems`."""
 
     exit_code = 3
 
@@ -40,7 +39,7 @@ class ConfigError(StreamdetectError):
 
     @classmethod
     def listing(cls, name: str, problems: list[str]) -> ConfigError:
-        """All problems of what is called `name`."""
+        """An error that lists all problems of the file or input `name`."""
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         return cls("\n".join([f"{name} is not valid, {count}:", *problems]), problems)
 
@@ -73,9 +72,9 @@ class InputError(StreamdetectError):
     exit_code = 10
 
 
-class AlertOpened(StreamdetectError):  # noqa: N818 - it is no error
+class AlertOpened(StreamdetectError):  # noqa: N818 - not an error
     exit_code = 20
 
 
-class ExpectationFailed(StreamdetectError):  # noqa: N818 - it is no error
+class ExpectationFailed(StreamdetectError):  # noqa: N818 - not an error
     exit_code = 21

@@ -1,8 +1,8 @@
-"""Settings: what they are called, what they may be, where they come from.
+"""Settings: their names, values, defaults and sources.
 
-Belongs here: the models with the one home of every default (`settings`, `kafka`, `rules`), reading them from YAML,
-`--set` and the environment (`loading`), and every sentence about what is wrong with them. Does not belong here:
-anything that acts on a setting.
+Belongs here: the models, which hold every default (`settings`, `kafka`, `rules`), loading from YAML, `--set` and the
+environment (`loading`), and every message about an invalid setting. Does not belong here: anything that acts on a
+setting.
 """
 
 from __future__ import annotations

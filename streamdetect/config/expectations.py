@@ -19,7 +19,7 @@ from streamdetect.errors import ConfigError
 
 
 def _time(value: object, info: ValidationInfo) -> object:
-    """A time as text to milliseconds. In code, without a context, they are milliseconds already."""
+    """A time as text in milliseconds. Without a validation context (in code) it is in milliseconds already."""
     return value if value is None or info.context is None else parse_time_ms(str(value))
 
 
@@ -27,22 +27,22 @@ Time = Annotated[int, BeforeValidator(_time)]
 
 
 class KeyPattern(Section):
-    """Keys of episodes. Every field that is set must match; one left out matches all. Case makes no difference."""
+    """Keys of episodes. Every field that is set must match, ignoring case; a missing field matches all."""
 
     FIELDS: ClassVar = ("destination", "process", "host", "rule", "sensor")
 
     name: Text | None = None
-    """What the verdict calls it; else its name is made of the fields."""
+    """Name in the verdict; by default made of the fields."""
     destination: Text | None = None
     """Destination: an address, a network (CIDR), or a name as in destination.address."""
     process: Text | None = None
     """Process name."""
     host: Text | None = None
-    """Host: its id or its name."""
+    """Host id or host name."""
     rule: Text | None = None
-    """Rule: its id or its name."""
+    """Rule id or rule name."""
     sensor: Literal["endpoint", "sysmon"] | None = None
-    """Sensor; in the strict profile no key has one."""
+    """Sensor; keys of the strict profile have none."""
 
     @field_validator("destination")
     @classmethod
@@ -60,7 +60,7 @@ class KeyPattern(Section):
 
 
 class MustNotAlert(KeyPattern):
-    """Keys, or the keys of a label, that may not have an episode."""
+    """Keys, or the keys of a label, that must not have an episode."""
 
     label: Text | None = None
     """Name of keys under `labels`, instead of the fields of a key."""
@@ -90,17 +90,17 @@ class MustAlert(MustNotAlert):
 
 
 class Expectations(Section):
-    """What a backtest must find, and what it must not."""
+    """Which keys must have an episode in a backtest, and which must not."""
 
     labels: dict[Text, Annotated[tuple[KeyPattern, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """Names for lists of keys."""
     must_alert: tuple[MustAlert, ...] = ()
     """Keys that must have an episode."""
     must_not_alert: tuple[MustNotAlert, ...] = ()
-    """Keys that may not have one."""
+    """Keys that must not have an episode."""
 
     def keys(self, entry: MustNotAlert) -> tuple[KeyPattern, ...]:
-        """The keys that an entry is about: those of its label, or its own."""
+        """The keys of an entry: those of its label, or its own."""
         return (entry,) if entry.label is None else self.labels[entry.label]
 
 
@@ -121,22 +121,22 @@ def load_expectations(path: str | os.PathLike[str]) -> Expectations:
         raise ConfigError.listing(name, _problems(error, origins)) from None
     if not expectations.must_alert and not expectations.must_not_alert:
         raise ConfigError.listing(
-            name, ["file: expects nothing; write keys under must_alert or must_not_alert"]
+            name, ["file: contains no expectation; write keys under must_alert or must_not_alert"]
         )
     return expectations
 
 
 def _read(path: str) -> tuple[dict[str, Any], dict[SettingPath, int]]:
-    """The sections of a file (one whose every line is commented out is left out) and the line of every path."""
+    """The sections of a file (without those whose every line is commented out) and the line of every path."""
     value, lines = read_yaml_file(path)
     if value is not None and not isinstance(value, dict):
         known = ", ".join(fields(Expectations))
-        raise ConfigError.listing(path, [f"file: holds no expectations; write sections {known}"])
+        raise ConfigError.listing(path, [f"file: contains no expectations; write sections {known}"])
     return {name: section for name, section in (value or {}).items() if section is not None}, lines
 
 
 def _problems(error: ValidationError, origins: Mapping[SettingPath, str]) -> list[str]:
-    """The lines of `problems`, but a name that is not known is looked for here and not among the settings."""
+    """As `problem_lines`, but an unknown name gets a hint from the names of this file, not from the settings."""
     details = []
     for detail in error.errors(include_url=False):
         kind: str | PydanticCustomError = detail["type"]
@@ -150,14 +150,14 @@ def _problems(error: ValidationError, origins: Mapping[SettingPath, str]) -> lis
 
 
 def _section_at(path: SettingPath) -> type[Section]:
-    """The section in which the last name of a path stands."""
+    """The section that contains the last name of a path."""
     if len(path) == 1:
         return Expectations
     return {"labels": KeyPattern, "must_alert": MustAlert}.get(str(path[0]), MustNotAlert)
 
 
 def _hint(name: str, known: Collection[str]) -> str:
-    """The nearest of the known names, or all."""
+    """The closest known name, or all of them."""
     names = [str(each) for each in known]
     close = difflib.get_close_matches(name, names, n=1) or difflib.get_close_matches(name.lower(), names, n=1)
     if close:

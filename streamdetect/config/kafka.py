@@ -1,4 +1,4 @@
-"""The `kafka` settings: which cluster, which topics, as whom."""
+"""The `kafka` settings: cluster, topics, login."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _HIGHEST_PORT = 65_535
 
 def _topic(name: str) -> str:
     if _TOPIC.fullmatch(name) is None or name in {".", ".."}:
-        raise ValueError(f"{name!r} is no topic name; use 1 to 249 of a-z A-Z 0-9 . _ -")
+        raise ValueError(f"{name!r} is not a topic name; use 1 to 249 of a-z A-Z 0-9 . _ -")
     return name
 
 
 def _server(server: str) -> str:
     match = _SERVER.fullmatch(server)
     if match is None or not 0 < int(match[2]) <= _HIGHEST_PORT:
-        # Not quoted in the message: people write user:password@host here.
+        # Not quoted in the message, because some users write user:password@host here.
         raise ValueError("is not host:port; write it like kafka.example.org:9092")
     return server
 
@@ -34,46 +34,46 @@ Server = Annotated[str, AfterValidator(_server)]
 
 
 class KafkaSettings(Section):
-    """The cluster that records are read from (and alerts written to), and how to log in."""
+    """The cluster that records are read from and alerts are written to, and how to log in."""
 
     bootstrap_servers: tuple[Server, ...] = Field(default=("localhost:9092",), min_length=1)
-    """Brokers to ask first, each `host:port`. Required for `run`."""
+    """Brokers for the first connection, each `host:port`. Required for `run`."""
     topics: tuple[Topic, ...] = ()
     """Topics to read. This or `topic_pattern` is required for `run`."""
     topic_pattern: Text | None = None
-    """Read every topic whose whole name matches this regular expression, also topics made later, but never those
-    that streamdetect writes to."""
+    """Read every topic whose whole name matches this regular expression, including topics created later, but
+    never those that streamdetect writes to."""
     group_id: Text = "streamdetect"
     """Consumer group under which offsets are committed; also the transactional id."""
     second_instance: Literal["standby", "refuse"] = "standby"
-    """What a second instance of the same group does: stand by and take over when the first has gone, or stop with
+    """What a second instance of the same group does: stand by and take over when the owner has gone, or stop with
     exit code 6."""
     takeover_after_ms: Duration = duration("15s", alias="takeover_after", minimum="3s")
-    """The first instance has gone when Kafka has heard nothing of it for so long; 3s or more."""
+    """Time without a heartbeat of the owner after which a standby takes over; 3s or more."""
     start: Text = "earliest"
-    """Where to begin with no checkpoint: `earliest`, `latest`, or an ISO 8601 time (no zone means UTC)."""
+    """Where to begin without a checkpoint: `earliest`, `latest`, or an ISO 8601 time (no zone means UTC)."""
     on_lost_offsets: Literal["fail", "earliest", "latest"] = "fail"
     """What to do when retention has deleted the records to continue from: stop with exit code 7, or jump."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    """How to talk to the brokers: encrypted with `SSL` and `SASL_SSL`, with a login with `SASL_*`."""
+    """Protocol of the brokers: encrypted with `SSL` and `SASL_SSL`, authenticated with `SASL_*`."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
-    """How to log in. Required with `SASL_PLAINTEXT` and `SASL_SSL`."""
+    """Authentication mechanism. Required with `SASL_PLAINTEXT` and `SASL_SSL`."""
     username: Text | None = None
-    """User to log in as. Needs `password` or `password_file`."""
+    """User name. Needs `password` or `password_file`."""
     password_file: Text | None = None
-    """File that holds the password (a newline at its end does not count), in place of `password`."""
+    """File with the password (a trailing newline is ignored), instead of `password`."""
     password: SecretStr | None = Field(default=None, min_length=1)
-    """Password to log in with. Better: `password_file`, or STREAMDETECT__KAFKA__PASSWORD. Never shown."""
+    """Password. Better: `password_file`, or STREAMDETECT__KAFKA__PASSWORD. Never shown."""
     ca_file: Text | None = None
-    """PEM file of the authorities that may sign the brokers' certificates; null takes the system's."""
+    """PEM file of trusted certificate authorities; null uses the system's."""
     cert_file: Text | None = None
-    """PEM file of the client's own certificate (mutual TLS). Needs `key_file`."""
+    """PEM file of the client certificate (mutual TLS). Needs `key_file`."""
     key_file: Text | None = None
-    """PEM file of the key of `cert_file`."""
+    """PEM file of the private key of `cert_file`."""
     reader: Literal["kafka-python", "confluent"] = "kafka-python"
-    """Which client fetches the records. `confluent` takes less CPU and needs the package confluent-kafka."""
+    """Client that fetches records. `confluent` uses less CPU and needs the package confluent-kafka."""
     client: dict[str, Any] = Field(default={})
-    """Further settings of the Kafka client (kafka-python), passed through as they are."""
+    """Further settings of the Kafka client (kafka-python), passed through unchanged."""
 
     @field_validator("topics")
     @classmethod
@@ -105,7 +105,7 @@ class KafkaSettings(Section):
                 parse_time_ms(start)
             except ValueError:
                 raise ValueError(
-                    f"{start!r} is no place to start; write earliest, latest or a time like 2026-03-02T04:00:00Z"
+                    f"{start!r} is not a valid start; write earliest, latest or a time like 2026-03-02T04:00:00Z"
                 ) from None
         return start
 
@@ -149,5 +149,5 @@ class KafkaSettings(Section):
         return key_file
 
     def start_ms(self) -> int | None:
-        """The time to start from in milliseconds since the epoch, or None for `earliest` and `latest`."""
+        """The start time in milliseconds since the epoch, None for `earliest` and `latest`."""
         return None if self.start in {"earliest", "latest"} else parse_time_ms(self.start)

@@ -1,4 +1,4 @@
-"""Settings from a YAML file, the environment and `--set`, in that order; the last one wins."""
+"""Settings from a YAML file, the environment and `--set`; later sources win."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ def load_settings(
     *,
     overrides: Sequence[Override] = (),
 ) -> Settings:
-    """The effective settings; ConfigError with every problem in one list.
+    """The effective settings. Raises ConfigError with every problem in one list.
 
-    `path` None means defaults; `environ` None means the process's environment; `profile` wins over everything but
-    `overrides`, which are laid over all else.
-    With `required_for` `run` or `kafka-replay` the topics to read must be named.
+    `path` None means defaults, `environ` None the environment of the process. `profile` wins over everything except
+    `overrides`. With `required_for` `run` or `kafka-replay` the topics to read are required.
     """
     name = "the configuration" if path is None else os.fspath(path)
     data, lines = ({}, {}) if path is None else _read(os.fspath(path))
@@ -52,24 +51,26 @@ def load_settings(
 
 
 def _read(path: str) -> tuple[dict[str, Any], dict[SettingPath, int]]:
-    """The mapping that a file holds (an empty section is one without settings) and the line of every path."""
+    """The mapping of a file (an empty section has no settings) and the line of every path."""
     value, lines = read_yaml_file(path)
     if value is None:
         return {}, {}
     if not isinstance(value, dict):
         known = ", ".join(fields(Settings))
-        raise ConfigError.listing(path, [f"file: holds no settings; write `name: value` lines, with {known}"])
+        raise ConfigError.listing(
+            path, [f"file: contains no settings; write `name: value` lines, with {known}"]
+        )
     return {key: _opened((key,), item) for key, item in value.items()}, lines
 
 
 def _opened(path: SettingPath, value: object) -> object:
-    """A section whose every line is commented out reads as null and means its defaults."""
+    """A section whose lines are all commented out is null in YAML, and means its defaults."""
     shape = shape_at(path)
     return {} if value is None and shape is not None and shape.kind == "section" else value
 
 
 def _apply_all(overrides: list[Override], data: dict[str, Any], origins: dict[SettingPath, str]) -> list[str]:
-    """Lay every override over `data`, note its origin, and return the problems."""
+    """Apply every override to `data`, record its origin, and return the problems."""
     problems = []
     for override in overrides:
         try:
@@ -91,5 +92,5 @@ def _missing(data: Mapping[str, Any], required_for: RequiredFor | None) -> list[
         return []
     command = "run" if required_for == "run" else "replay --from-kafka"
     return [
-        f"kafka.topics: is missing, and {command} needs it; name the topics to read, or set kafka.topic_pattern"
+        f"kafka.topics: is missing, and {command} requires it; name the topics to read, or set kafka.topic_pattern"
     ]

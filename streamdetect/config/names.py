@@ -1,7 +1,7 @@
-"""What settings are called: which paths exist, what kind of value stands there, which known name is nearest.
+"""Names of settings: which paths exist, the kind of their values, and the closest known name.
 
-A path is what `--set` takes: the YAML names from the outside in, entries of a list by their index. Read off the
-models, so that a new setting needs nothing here.
+A path is what `--set` takes: YAML names from the outside in, list entries by index. Derived from the models, so that a
+new setting needs no change here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ValueKind = Literal["section", "list", "mapping", "text", "secret", "duration", 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What may stand at a path: its kind, and for sections and lists the model or the entries' annotation."""
+    """The value at a path: its kind, and for sections and lists the model or the annotation of the entries."""
 
     kind: ValueKind
     inner: Any = None
@@ -47,7 +47,7 @@ def fields(section: type[Section]) -> dict[str, FieldInfo]:
 
 
 def shape_at(path: Sequence[str | int]) -> Shape | None:
-    """What may stand at `path`, or None where no setting has that name."""
+    """The shape of the value at `path`, None if there is no such setting."""
     shape: Shape | None = ROOT
     for step in path:
         shape = None if shape is None else _inside(shape, step)
@@ -55,7 +55,7 @@ def shape_at(path: Sequence[str | int]) -> Shape | None:
 
 
 def yaml_path(path: Sequence[str | int]) -> SettingPath:
-    """`path` with YAML names, where it has attribute names (pydantic's place for a default that is wrong)."""
+    """`path` with YAML names instead of attribute names (pydantic reports an invalid default by attribute)."""
     named: list[str | int] = []
     for step in path:
         shape = shape_at(named)
@@ -65,7 +65,7 @@ def yaml_path(path: Sequence[str | int]) -> SettingPath:
 
 
 def is_secret(path: Sequence[str | int]) -> bool:
-    """Whether a value at `path` may be or hold a secret, so that no message may show it."""
+    """Whether a value at `path` may be or contain a secret, so that no message may show it."""
     shape = shape_at(path)
     return shape is None or shape.kind in {"secret", "mapping", "section"} or "password" in str(path[-1:])
 
@@ -75,7 +75,7 @@ def dotted(path: Sequence[str | int]) -> str:
 
 
 def nearest(path: Sequence[str | int]) -> str | None:
-    """The known setting that someone who wrote the unknown `path` most likely meant, dotted."""
+    """The known setting closest to an unknown `path`, dotted."""
     *outer, name = path
     wanted = str(name).replace("-", "_").lower()
     shape = shape_at(outer)
@@ -111,7 +111,7 @@ def _inside(shape: Shape, step: str | int) -> Shape | None:
 
 
 def _shape(annotation: Any) -> Shape:
-    """The shape of an annotation; None and constraints around it make no difference."""
+    """The shape of an annotation, ignoring None and constraints."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _shape(parts[0])

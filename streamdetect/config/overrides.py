@@ -1,7 +1,7 @@
-"""`--set path.to.key=value` and `STREAMDETECT__PATH__TO__KEY=value`, laid over what the file says.
+"""`--set path.to.key=value` and `STREAMDETECT__PATH__TO__KEY=value`, which override the file.
 
-A value is read as YAML (a scalar, or a list like `[a, b]`), except where a text belongs: there it is taken as it
-stands, unless it is quoted or `null`, so that a password may hold `#` or look like a number.
+A value is parsed as YAML (a scalar, or a list like `[a, b]`), except for text settings: those take it unchanged unless
+it is quoted or `null`, so that a password may contain `#` or look like a number.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ENVIRONMENT_PREFIX = "STREAMDETECT__"
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """One value from outside the file; `origin` is what a message calls the place it came from."""
+    """One value from outside the file; `origin` names its source in messages."""
 
     path: tuple[str, ...]
     text: str
@@ -28,7 +28,7 @@ class Override:
 
 
 def from_sets(sets: Sequence[str]) -> list[Override]:
-    """The overrides of `--set`; one without `=` has no path, which `apply` reports."""
+    """The overrides of `--set`. One without `=` gets an empty path, which `apply` reports."""
     overrides = []
     for number, item in enumerate(sets, start=1):
         name, equals, text = item.partition("=")
@@ -48,7 +48,7 @@ def from_environment(environ: Mapping[str, str]) -> list[Override]:
 
 
 def apply(override: Override, data: dict[str, Any]) -> SettingPath:
-    """Put the override's value into `data` and return the path it went to; ValueError is a whole problem line."""
+    """Set the override in `data` and return its path. Raises ValueError with a complete problem line."""
     if not override.path:
         raise ValueError(f'{override.origin}: has no "="; write --set path.to.key=value')
     path, shape = _locate(override)
@@ -64,7 +64,7 @@ def apply(override: Override, data: dict[str, Any]) -> SettingPath:
 
 
 def _locate(override: Override) -> tuple[SettingPath, Shape]:
-    """The path with indexes as numbers and the rest of a client option's name as one step; and what stands there."""
+    """The path with numeric indexes and the rest of a client option's name as one step, and the shape there."""
     path: list[str | int] = []
     for position, step in enumerate(override.path):
         shape = shape_at(path)
@@ -87,7 +87,7 @@ def _locate(override: Override) -> tuple[SettingPath, Shape]:
 
 
 def unknown(path: Sequence[str | int], origin: str | None) -> str:
-    """The problem line of a name that is no setting."""
+    """The problem line of an unknown setting."""
     meant = nearest(path)
     hint = f"did you mean {meant}?" if meant else "see `streamdetect config show` for all of them"
     return f"{dotted(path)}: is not a setting; {hint}" + (f" ({origin})" if origin else "")
@@ -107,9 +107,9 @@ def _value(text: str, shape: Shape) -> Any:
 
 
 def _put(data: dict[str, Any], path: SettingPath, value: Any, origin: str) -> None:
-    """Set `path` in `data`, making what is missing on the way.
+    """Set `path` in `data`, creating missing sections and lists.
 
-    Stops at a value of the wrong kind: that is a problem of the file, which validation reports.
+    Stops at a value of the wrong kind: that is an error in the file, which validation reports.
     """
     here: Any = data
     for depth, step in enumerate(path):
@@ -123,7 +123,7 @@ def _put(data: dict[str, Any], path: SettingPath, value: Any, origin: str) -> No
 
 
 def _make_room(here: Any, step: str | int, name: str, origin: str) -> bool:
-    """Whether `here`, which is called `name`, can hold `step`; a new entry begins as None."""
+    """Whether `here`, the value of `name`, can contain `step`; a new list entry begins as None."""
     if isinstance(step, str):
         if isinstance(here, dict):
             here.setdefault(step)
@@ -138,7 +138,7 @@ def _make_room(here: Any, step: str | int, name: str, origin: str) -> bool:
 
 
 def _default(path: SettingPath) -> Any:
-    """What stands at `path` when nobody set it: lists with their default entries, sections empty."""
+    """The value at an unset `path`: lists with their default entries, sections empty."""
     shape = shape_at(path)
     if shape is None or shape.kind != "list":
         return {}

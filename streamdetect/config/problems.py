@@ -1,4 +1,4 @@
-"""One line for each problem: `path: what is wrong; what to do`. Never a value that may be a secret."""
+"""One line for each problem: `path: what is wrong; what to do`. Never shows a value that may be a secret."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ _SENTENCES = {
 
 
 def problem_lines(error: ValidationError, origins: Mapping[SettingPath, str]) -> list[str]:
-    """Every problem of a validation; `origins` says where the value at a path was written."""
+    """Every problem of a validation; `origins` gives the source of the value at a path."""
     details = error.errors(include_url=False)
     return [_line(detail, origins) for detail in details if not _follows(detail, details)]
 
 
 def _follows(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
-    """A list whose items are all wrong also counts as empty; the items' own lines say enough."""
+    """Whether a problem only repeats others: a list whose items are all invalid is also reported as empty."""
     loc = detail["loc"]
     return detail["type"] == "too_short" and any(
         len(other["loc"]) > len(loc) and other["loc"][: len(loc)] == loc for other in details
@@ -55,12 +55,12 @@ def _line(detail: ErrorDetails, origins: Mapping[SettingPath, str]) -> str:
     path = yaml_path(detail["loc"])
     origin = _origin(path, origins)
     if detail["type"] == "extra_forbidden":
-        return unknown((*path[:-1], detail["loc"][-1]), origin)  # as it was written, not as it should be
+        return unknown((*path[:-1], detail["loc"][-1]), origin)  # as it was written, not as it was parsed
     return f"{dotted(path)}: {_sentence(detail, path)}" + (f" ({origin})" if origin else "")
 
 
 def _origin(path: SettingPath, origins: Mapping[SettingPath, str]) -> str | None:
-    """Where the value, or the nearest thing around it, was written."""
+    """The source of the value, or of the closest section around it."""
     for end in range(len(path), 0, -1):
         if path[:end] in origins:
             return origins[path[:end]]
@@ -96,7 +96,7 @@ def _known(path: SettingPath) -> str:
 
 
 def _shown(path: SettingPath, value: object) -> str:
-    """The value as the message may show it, or `the value`."""
+    """The value as a message may show it, else `the value`."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:

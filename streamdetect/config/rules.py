@@ -1,4 +1,4 @@
-"""The `rules` settings: what counts as a beacon. The default is the hunt of semantics.md."""
+"""The `rules` settings: what is detected as a beacon. The default is the hunt of docs/semantics.md."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ HUNT_EXCLUDED_NETWORKS = (
 
 
 class RuleException(Section):
-    """Events that do not count for a rule. Every field that is set must match; one left out matches all."""
+    """Events that do not count for a rule. Every field that is set must match; a missing field matches all."""
 
     destination: Text | None = None
     """Destination: an address, a network (CIDR), or a name as in destination.address."""
     process: Text | None = None
     """Process name."""
     host: Text | None = None
-    """Host: its id or its name."""
+    """Host id or host name."""
 
     @field_validator("destination")
     @classmethod
@@ -67,16 +67,16 @@ class RuleException(Section):
 
 
 class RuleSettings(Section):
-    """One rule: which events count, and how many of them, for how long, from how few hosts make an alert."""
+    """One rule: which events count, and how many, over which time, from how many hosts give an alert."""
 
     id: Text = HUNT_ID
     """Name of the rule in ids and alerts. Changing it starts new episodes. Unique among the rules."""
     name: Text = HUNT_NAME
-    """Title for people."""
+    """Title, shown to people."""
     enabled: bool = True
     """Whether the rule is evaluated."""
     severity: int = Field(default=47, strict=True, ge=1, le=100)
-    """Severity and risk score of its alerts, 1 to 100: 21 low, 47 medium, 73 high, 99 critical."""
+    """Severity and risk score of alerts, 1 to 100: 21 low, 47 medium, 73 high, 99 critical."""
     processes: tuple[Text, ...] = Field(default=HUNT_PROCESSES, min_length=1)
     """Process names that count."""
     excluded_ports: tuple[Port, ...] = (53,)
@@ -84,28 +84,28 @@ class RuleSettings(Section):
     excluded_networks: tuple[Network, ...] = HUNT_EXCLUDED_NETWORKS
     """Destination networks (CIDR, or one address) that do not count."""
     extra_excluded_networks: tuple[Network, ...] = ()
-    """More networks that do not count, added to `excluded_networks`."""
+    """Additional networks that do not count, on top of `excluded_networks`."""
     datasets: tuple[Text, ...] = HUNT_DATASETS
     """Values of data_stream.dataset (else event.dataset) that count; events without one always do."""
     min_connections_per_hour: int = Field(default=120, strict=True, ge=1, le=1_000_000_000)
-    """Events an hour, on average over the span, from which on the rule fires; 1 or more."""
+    """Fewest events an hour, on average over the span; 1 or more."""
     min_duration_hours: int = Field(default=4, strict=True, ge=0, le=87_600)
-    """Hours between first and last event, rounded half up, from which on the rule fires; 0 asks for no span."""
+    """Fewest hours between first and last event, rounded half up; 0 requires no span."""
     max_hosts: int = Field(default=1, strict=True, ge=1, le=100)
-    """Most distinct hosts that may share the key, 1 to 100."""
+    """Most distinct hosts of a key, 1 to 100."""
     max_processes: int = Field(default=1, strict=True, ge=1, le=100)
-    """Most distinct process instances that may share the key, 1 to 100."""
+    """Most distinct process instances of a key, 1 to 100."""
     renotify_ms: Duration = duration("6h", alias="renotify", minimum="1ms")
-    """Time between two `updated` alerts of an episode that goes on; more than 0."""
+    """Time between two alerts of an open episode; more than 0."""
     exceptions: tuple[RuleException, ...] = ()
     """Events that do not count for this rule."""
 
     def networks(self) -> list[str]:
-        """Every network that does not count: the excluded and the extra ones."""
+        """Every network that does not count: excluded and extra ones."""
         return [*self.excluded_networks, *self.extra_excluded_networks]
 
     def detection(self) -> dict[str, object]:
-        """What decides what this rule detects, in a form that does not depend on the order of lists."""
+        """The settings that decide what this rule detects, independent of the order of lists."""
         shown = self.model_dump(
             mode="json",
             by_alias=True,

@@ -1,4 +1,4 @@
-"""What every group of settings has in common."""
+"""Base of every section of settings."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
-    """A group of settings: fixed once made, without unknown names, each field described by the text under it.
+    """A section of settings: immutable, no unknown names, each field described by the text under it.
 
-    Defaults are validated too, so that checks between two settings also see the one that was left out.
+    Defaults are validated too, so that checks between two settings also see an omitted one.
     """
 
     model_config = ConfigDict(
@@ -30,11 +30,11 @@ class Section(BaseModel):
 
 
 def custom_problem(message: str) -> PydanticCustomError:
-    """An error whose text is already what the user should read."""
+    """An error whose text is shown to the user unchanged."""
     return PydanticCustomError(PROBLEM, "{message}", {"message": message})
 
 
 def problem_at(name: str, message: str) -> ValidationError:
-    """An error for a validator to raise that points at the setting `name` inside the validated one."""
+    """An error that a validator raises for the setting `name` inside the validated one."""
     detail = InitErrorDetails(type=custom_problem(message), loc=(name,), input=None)
     return ValidationError.from_exception_data("settings", [detail])

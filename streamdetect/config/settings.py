@@ -1,9 +1,7 @@
-"""All settings, and the checks between sections. Each default has its one home on its field."""
+"""All settings, and the checks between sections. Each default is defined on its field, nowhere else."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -18,20 +16,20 @@ from streamdetect.config.units import Duration, duration, format_duration
 
 
 class TimeSettings(Section):
-    """Event time: panes, window, and how far clocks are believed (semantics.md §4)."""
+    """Event time: panes, window, and limits for wrong clocks (semantics.md §4)."""
 
     interval_ms: Duration = duration("5m", alias="interval", minimum="1s", maximum_ms=30 * 86_400_000)
-    """Time between two evaluations, and the width of a pane; 1s to 30d: histories count milliseconds in 32 bits."""
+    """Time between two evaluations, and the width of a pane; 1s to 30d: window states count milliseconds in 32 bits."""
     lookback_ms: Duration = duration("24h", alias="lookback", minimum="1s")
     """Length of the window; a multiple of `interval`."""
     lateness_ms: Duration = duration("2m", alias="lateness", minimum="0s")
     """How far the watermark of a partition stays behind its newest event; 0s or more."""
     idle_timeout_ms: Duration = duration("1m", alias="idle_timeout", minimum="0s")
-    """Live: silence at its end after which a partition no longer holds time back; 0s or more."""
+    """Live: time without records after which a partition at its end no longer holds the watermark back; 0s or more."""
     max_future_skew_ms: Duration = duration("10m", alias="max_future_skew", minimum="0s")
-    """How far an event may be ahead of its record's timestamp (live: of the wall clock); 0s or more."""
+    """How far an event may be ahead of its record's timestamp, and live of the wall clock; 0s or more."""
     max_future_jump_ms: Duration = duration("1h", alias="max_future_jump", minimum="1s")
-    """How far one event may move the clock of a partition without others confirming it; 1s or more."""
+    """How far one event may move a partition's clock without confirmation by others; 1s or more."""
 
     @field_validator("lookback_ms")
     @classmethod
@@ -41,7 +39,7 @@ class TimeSettings(Section):
             return lookback_ms
         nearest_ms = max(1, round(lookback_ms / interval_ms)) * interval_ms
         raise ValueError(
-            f"{format_duration(lookback_ms)} is no multiple of interval {format_duration(interval_ms)}; "
+            f"{format_duration(lookback_ms)} is not a multiple of interval {format_duration(interval_ms)}; "
             f"write for example {format_duration(nearest_ms)}"
         )
 
@@ -50,7 +48,7 @@ class AlertSinkSettings(Section):
     """Where alerts go."""
 
     sink: Literal["kafka", "file", "stdout"] = "kafka"
-    """`kafka`, `file` or `stdout`. `replay` writes to stdout or its `--output`, whatever is set here."""
+    """`kafka`, `file` or `stdout`. `replay` ignores it: it writes to stdout or `--output`."""
     topic: Topic = "streamdetect.alerts"
     """Topic of the `kafka` sink. Must not be one of the topics that are read."""
     path: Text | None = None
@@ -63,7 +61,7 @@ class AlertSinkSettings(Section):
 
 
 class DeadLetterSinkSettings(Section):
-    """Where refused records go."""
+    """Where dead letters (refused records) go."""
 
     sink: Literal["kafka", "file", "none"] = "kafka"
     """`kafka`, `file`, or `none`: refused records are only counted."""
@@ -85,7 +83,7 @@ def _path_of_file_sink(path: str | None, info: ValidationInfo) -> str | None:
 
 
 class CheckpointSettings(Section):
-    """Where state is kept, so that a restart goes on where the last run stopped."""
+    """Where state is saved, so that a restart continues where the last run stopped."""
 
     path: Text = "./state"
     """Directory of the checkpoint."""
@@ -97,9 +95,9 @@ class LimitSettings(Section):
     """Bounds on memory."""
 
     max_keys: int = Field(default=2_000_000, strict=True, ge=1, le=1_000_000_000)
-    """Most keys (destination and process) held at once; 1 or more."""
+    """Most keys in memory; 1 or more."""
     max_record_bytes: int = Field(default=1_048_576, strict=True, ge=1, le=67_108_864)
-    """Largest record that is read, in bytes, up to 64 MiB; larger ones are dead letters."""
+    """Largest accepted record in bytes, up to 64 MiB; larger ones are dead letters."""
 
 
 class HttpSettings(Section):
@@ -115,7 +113,7 @@ class LogSettings(Section):
     """Logs, on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least level that is written."""
+    """Lowest level that is written."""
     format: Literal["text", "json"] = "text"
     """`text` for people, `json` with ECS field names for machines."""
 
@@ -124,19 +122,19 @@ class Settings(Section):
     """Every setting of streamdetect."""
 
     profile: Literal["strict", "resilient"] = "resilient"
-    """How documents are read: `strict` as Elasticsearch holds them, `resilient` as an analyst means them."""
+    """How documents are read: `strict` as Elasticsearch stores them, `resilient` as an analyst means them."""
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
     """The cluster and topics to read from."""
     time: TimeSettings = Field(default_factory=TimeSettings)
     """Event time, windows and clocks."""
     rules: tuple[RuleSettings, ...] = Field(default_factory=lambda: (RuleSettings(),))
-    """What counts as a beacon; each rule alerts on its own."""
+    """What is detected as a beacon; each rule alerts on its own."""
     alerts: AlertSinkSettings = Field(default_factory=AlertSinkSettings)
     """Where alerts go."""
     dead_letters: DeadLetterSinkSettings = Field(default_factory=DeadLetterSinkSettings)
-    """Where refused records go."""
+    """Where dead letters (refused records) go."""
     checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
-    """Where state is kept."""
+    """Where state is saved."""
     limits: LimitSettings = Field(default_factory=LimitSettings)
     """Bounds on memory."""
     http: HttpSettings = Field(default_factory=HttpSettings)
@@ -147,14 +145,14 @@ class Settings(Section):
     @field_validator("rules", mode="wrap")
     @classmethod
     def _unique_ids(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> tuple[RuleSettings, ...]:
-        """Wrapped, so that a doubled id is reported together with whatever else is wrong in the rules."""
-        doubled = _doubled_ids(value)
+        """A wrap validator, so that a duplicate id is reported together with other problems of the rules."""
+        doubled = _duplicate_ids(value)
         try:
             rules: tuple[RuleSettings, ...] = handler(value)
         except ValidationError as error:
-            raise _with_doubled(error, doubled) from None
+            raise _with_duplicates(error, doubled) from None
         if doubled:
-            raise _with_doubled(None, doubled)
+            raise _with_duplicates(None, doubled)
         return rules
 
     @field_validator("alerts", "dead_letters")
@@ -162,9 +160,9 @@ class Settings(Section):
     def _not_read(
         cls, sink: AlertSinkSettings | DeadLetterSinkSettings, info: ValidationInfo
     ) -> AlertSinkSettings | DeadLetterSinkSettings:
-        """What is written must not be read again: dead letters would go round for ever.
+        """Refuse an output topic that is also read: dead letters would loop forever.
 
-        A pattern is no mistake: the source leaves out `written_topics`.
+        A matching pattern is valid: the source skips `written_topics`.
         """
         kafka = info.data.get("kafka")
         if sink.sink == "kafka" and kafka is not None and sink.topic in kafka.topics:
@@ -173,7 +171,7 @@ class Settings(Section):
         return sink
 
     def written_topics(self) -> tuple[str, ...]:
-        """The topics that `run` writes to, which a topic_pattern must never mean."""
+        """The topics that `run` writes to, which a topic_pattern never matches."""
         sinks = (self.alerts, self.dead_letters)
         return tuple(sink.topic for sink in sinks if sink.sink == "kafka")
 
@@ -182,7 +180,7 @@ class Settings(Section):
         return tuple(rule for rule in self.rules if rule.enabled)
 
     def detection(self) -> dict[str, object]:
-        """What decides what is detected, as JSON values: kept beside state, it can name the setting that changed."""
+        """The settings that decide what is detected, as JSON values: stored with the state, to name a changed one."""
         return {
             "profile": self.profile,
             "time": self.time.model_dump(mode="json", by_alias=True),
@@ -191,10 +189,10 @@ class Settings(Section):
 
     @classmethod
     def from_detection(cls, stored: Mapping[str, Any]) -> Settings:
-        """Settings that detect what those did whose `detection()` this was; all else has its default.
+        """Settings with this `detection()`; all others have their defaults.
 
-        Names of rules decide nothing, so they were not kept: all but the hunt are named by their ids. Raises
-        ValueError, KeyError, TypeError or AttributeError for what is no such answer.
+        Rule names are not part of it, so rules other than the hunt are named by their ids. Raises ValueError, KeyError,
+        TypeError or AttributeError for any other input.
         """
         rules = [
             {**rule, "id": rule_id, **({} if rule_id == HUNT_ID else {"name": rule_id})}
@@ -202,14 +200,9 @@ class Settings(Section):
         ]
         return cls.model_validate({**stored, "rules": rules})
 
-    def fingerprint_detection(self) -> str:
-        """SHA-256 (hexadecimal) of `detection()`. State made under another one must not be continued."""
-        text = json.dumps(self.detection(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
 
-
-def _doubled_ids(rules: object) -> list[tuple[int, str]]:
-    """Index and id of every rule whose id an earlier one has."""
+def _duplicate_ids(rules: object) -> list[tuple[int, str]]:
+    """Index and id of every rule with the id of an earlier one."""
     if not isinstance(rules, (list, tuple)):
         return []
     default = RuleSettings.model_fields["id"].default
@@ -224,8 +217,8 @@ def _doubled_ids(rules: object) -> list[tuple[int, str]]:
     return doubled
 
 
-def _with_doubled(error: ValidationError | None, doubled: list[tuple[int, str]]) -> ValidationError:
-    """`error` with one more problem for every doubled id."""
+def _with_duplicates(error: ValidationError | None, doubled: list[tuple[int, str]]) -> ValidationError:
+    """`error` with one more problem for every duplicate id."""
     lines = [
         InitErrorDetails(
             type=custom_problem(f"{rule_id!r} is the id of an earlier rule; give each rule its own"),

@@ -1,4 +1,4 @@
-"""Settings as people and tools see them: the effective YAML, the JSON Schema, and what looks odd though it is valid."""
+"""Settings for people and tools: the effective YAML, the JSON Schema, and warnings about valid but odd values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HOUR_MS = 3_600_000
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lists of plain values in one line, as people write them."""
+    """Writes lists of plain values in one line."""
 
     def represent_sequence(
         self, tag: str, sequence: Any, flow_style: bool | None = None
@@ -29,7 +29,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def show(settings: Settings) -> str:
-    """The effective settings as YAML that `load_settings` takes; secrets are shown as `********`."""
+    """The effective settings as YAML that `load_settings` accepts; secrets are shown as `********`."""
     shown = settings.model_dump(mode="json", by_alias=True)
     kafka = shown["kafka"]
     if kafka["password"] is not None:
@@ -54,7 +54,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def doubts(settings: Settings) -> list[str]:
-    """What is valid but hardly meant, one line each, as `config check` prints it."""
+    """Valid but probably unintended settings, one line each, as `config check` prints them."""
     kafka = settings.kafka
     found = []
     if not kafka.topics and kafka.topic_pattern is None:
@@ -64,14 +64,14 @@ def doubts(settings: Settings) -> list[str]:
     for name in ("ca_file", "cert_file", "key_file", "password_file"):
         file = getattr(kafka, name)
         if file is not None and not Path(file).is_file():
-            found.append(f"kafka.{name}: {file} is not there (seen from here)")
+            found.append(f"kafka.{name}: {file} does not exist on this machine")
     if not settings.enabled_rules():
-        found.append("rules: none is enabled, so nothing will be detected")
+        found.append("rules: no rule is enabled, so nothing is detected")
     return found + _never_true(settings)
 
 
 def _never_true(settings: Settings) -> list[str]:
-    """Rules that ask for a longer span than the window holds (semantics.md §3: hours round half up)."""
+    """Rules that require a longer span than the window (semantics.md §3: hours round half up)."""
     lookback_ms = settings.time.lookback_ms
     longest_hours = (lookback_ms - 1 + _HOUR_MS // 2) // _HOUR_MS
     return [

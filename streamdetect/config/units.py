@@ -1,4 +1,4 @@
-"""Values that settings are written in: durations, times, networks. ValueError says what to write instead."""
+"""Value types of settings: durations, times, networks. A ValueError says what to write instead."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ADDRESS_LIKE = frozenset("0123456789.")
 
 
 def parse_duration_ms(text: str) -> int:
-    """Milliseconds of `500ms 30s 5m 24h 7d`; ValueError for anything else."""
+    """Milliseconds of `500ms 30s 5m 24h 7d`. Raises ValueError for anything else."""
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise ValueError("is not a duration; write a whole number and its unit: 500ms, 30s, 5m, 24h or 7d")
@@ -29,7 +29,7 @@ def parse_duration_ms(text: str) -> int:
 
 
 def format_duration(duration_ms: int) -> str:
-    """The shortest exact text of a duration in milliseconds; one day is `24h`, as people write it."""
+    """The shortest exact text of a duration in milliseconds; one day is `24h`."""
     for unit in ("d", "h", "m", "s"):
         count, rest = divmod(duration_ms, UNIT_MS[unit])
         if rest == 0 and count >= (2 if unit == "d" else 1):
@@ -38,7 +38,7 @@ def format_duration(duration_ms: int) -> str:
 
 
 def parse_time_ms(text: str) -> int:
-    """Milliseconds since the epoch of an ISO 8601 time; no zone means UTC; ValueError for anything else."""
+    """Milliseconds since the epoch of an ISO 8601 time; no zone means UTC. Raises ValueError for anything else."""
     try:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
@@ -52,7 +52,7 @@ def parse_time_ms(text: str) -> int:
 def normal_network(text: str) -> str:
     """A network or single address in the form the detector uses: mapped IPv6 as IPv4, hexadecimal in lower case.
 
-    ValueError if it is neither, or if bits behind the prefix are set (it names the network that was meant).
+    Raises ValueError if it is neither, or has bits set after its prefix (the message names the network meant).
     """
     try:
         loose = ipaddress.ip_network(text.strip(), strict=False)
@@ -62,13 +62,13 @@ def normal_network(text: str) -> str:
         ) from None
     written = ipaddress.ip_interface(text.strip())
     if written.ip != loose.network_address:
-        raise ValueError(f"{text!r} has bits set behind its prefix; write {loose} or {written.ip}")
+        raise ValueError(f"{text!r} has bits set after its prefix; write {loose} or {written.ip}")
     network = _unmapped(loose)
     return str(network) if "/" in text else str(network.network_address)
 
 
 def normal_destination(text: str) -> str:
-    """A network or an address as `normal_network` gives it; a name as it stands. ValueError as there."""
+    """A network or address as `normal_network` returns it, a name unchanged. Raises ValueError as it does."""
     if "/" in text or ":" in text or _ADDRESS_LIKE.issuperset(text):
         return normal_network(text)
     return text
@@ -77,7 +77,7 @@ def normal_destination(text: str) -> str:
 def _unmapped(
     network: ipaddress.IPv4Network | ipaddress.IPv6Network,
 ) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-    """The IPv4 network that an IPv4-mapped IPv6 network is, else the network itself."""
+    """The IPv4 network of an IPv4-mapped IPv6 network, else the network itself."""
     if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= _MAPPED_BITS:
         mapped = network.network_address.ipv4_mapped
         if mapped is not None:
@@ -86,7 +86,7 @@ def _unmapped(
 
 
 def _duration(value: object, info: ValidationInfo) -> object:
-    """Text to milliseconds. A bare number is milliseconds in code, and a mistake where a person wrote it."""
+    """A duration text in milliseconds. A bare number is milliseconds in code, and an error in a file."""
     if isinstance(value, str):
         return parse_duration_ms(value)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -109,7 +109,7 @@ Duration = Annotated[
 
 
 def duration(default: str, *, alias: str, minimum: str, maximum_ms: int = LONGEST_MS) -> Any:
-    """A field whose attribute counts milliseconds and whose setting, `alias`, is written with a unit."""
+    """A field whose attribute is in milliseconds and whose setting, `alias`, is written with a unit."""
     return Field(
         default=default,
         ge=parse_duration_ms(minimum),

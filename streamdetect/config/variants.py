@@ -1,4 +1,4 @@
-"""Variants of a configuration: `--vary name=value,value` and other files, as settings to be tried side by side."""
+"""Variants of a configuration: `--vary name=value,value` and other files, as settings to compare."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streamdetect.config.settings import Settings
 from streamdetect.errors import UsageError
 
 MOST = 1_000
-"""Most variants of one call: beyond that a table says nothing any more, and somebody has mistyped."""
+"""Most variants of one call: more are unreadable in a table, and most likely a typing error."""
 
 _OPENING, _CLOSING = "[{(", "]})"
 _RULE_FIELDS = frozenset(fields(RuleSettings))
@@ -25,7 +25,7 @@ Vary = str | tuple[str, Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class NamedSettings:
-    """Settings to be tried. `changes` are those that differ from the base, path to value as it was written."""
+    """One variant. `changes` are the settings that differ from the base: path to value as written."""
 
     name: str
     changes: Mapping[str, str]
@@ -44,10 +44,10 @@ def varied(
 ) -> list[NamedSettings]:
     """The base (named `base`), every combination of the values of `vary`, and each of `files`.
 
-    A name without a dot that is a setting of rules means that setting of every enabled rule; else it is a path as in
-    `--set`. Values are parted by commas outside of brackets and quotes, or are given one by one. Raises ConfigError
-    with every problem of the first settings that are not valid, UsageError for a `vary` that cannot be read, or alters
-    nothing that is detected.
+    A name without a dot that is a setting of rules means that setting of every enabled rule; any other name is a path
+    as in `--set`. Values are separated by commas outside of brackets and quotes, or given one by one. Raises
+    ConfigError with every problem of the first invalid settings, UsageError for a malformed `vary` or one that does not
+    affect detection.
     """
     base = load_settings(path, sets, environ, profile, required_for)
     found = [NamedSettings("base", {}, base)]
@@ -79,12 +79,12 @@ def _check(grid: Sequence[tuple[str, list[str]]], base: Settings) -> None:
             if path in known:
                 raise UsageError(
                     f"--vary {known[path]} and --vary {name} are the same setting. Give all its values at once, "
-                    "parted by commas."
+                    "separated by commas."
                 )
             known[path] = name
         count *= len(values)
     if count > MOST:
-        raise UsageError(f"these are {count:,} variants; try at most {MOST:,} at once.")
+        raise UsageError(f"these are {count:,} variants; at most {MOST:,} are allowed at once.")
 
 
 def _values(given: Vary) -> tuple[str, list[str]]:
@@ -99,19 +99,19 @@ def _values(given: Vary) -> tuple[str, list[str]]:
         meant = _meant(name)
         hint = f"Did you mean {meant}? " if meant else ""
         raise UsageError(
-            f"--vary {name}: that is no setting that decides what is detected. {hint}Vary a setting of rules (like "
+            f"--vary {name}: this setting does not affect detection. {hint}Vary a setting of rules (like "
             "min_connections_per_hour), of time (like time.lateness), limits.max_keys, or profile."
         )
     values = [value.strip() for value in (_parted(rest) if isinstance(given, str) else given[1])]
     if not values or "" in values:
         raise UsageError(f"--vary {text!r} has an empty value. Write it like {name}=A,B.")
     if len(set(values)) < len(values):
-        raise UsageError(f"--vary {text!r} has a value twice. Name each once.")
+        raise UsageError(f"--vary {text!r} has a duplicate value. Name each once.")
     return name, values
 
 
 def _meant(name: str) -> str | None:
-    """The setting that somebody who wrote this may have meant, as far as it can be varied."""
+    """The closest setting that can be varied."""
     meant = nearest(("rules", 0, name.rsplit(".", maxsplit=1)[-1])) or nearest(
         (name.rsplit(".", maxsplit=1)[-1],)
     )
@@ -122,7 +122,9 @@ def _meant(name: str) -> str | None:
 
 
 def _parted(text: str) -> list[str]:
-    """At commas outside of brackets and quotes. A quote within a word is a letter. UsageError for an open one."""
+    """Split at commas outside of brackets and quotes. A quote within a word is a letter. Raises UsageError for an open
+    one.
+    """
     parts, depth, quote = [""], 0, ""
     for letter in text:
         if quote:
@@ -144,7 +146,7 @@ def _parted(text: str) -> list[str]:
 
 
 def _paths(name: str, base: Settings) -> list[str]:
-    """The settings that a name means."""
+    """The paths that a name stands for."""
     if name not in _RULE_FIELDS:
         return [name]
     return [f"rules.{place}.{name}" for place, rule in enumerate(base.rules) if rule.enabled]

@@ -1,7 +1,7 @@
-"""YAML as settings are written in it: YAML 1.2's plain values, no doubled keys, the line of every setting.
+"""YAML for settings: plain values of YAML 1.2, no duplicate keys, the line of every setting.
 
-YAML 1.1 would read `12:30` as 750, `no` as false and a time as an object; here a value that is no number, `true`,
-`false` or `null` is text. Errors never quote the file: the line might hold a password.
+YAML 1.1 reads `12:30` as 750, `no` as false and a time as an object; here a value other than a number, `true`, `false`
+or `null` is text. Errors never quote the file: the line might contain a password.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _OWN_TOKEN = re.compile(r"""['"](<[a-z ]+>|[-,:?\[\]{}])['"]""")
 
 
 class YamlError(Exception):
-    """Text that is not usable YAML: `line` (from 1, or None) and what is wrong, without quoting the text."""
+    """The text is not usable YAML: `line` (from 1, or None) and what is wrong, without quoting the text."""
 
     def __init__(self, line: int | None, problem: str) -> None:
         super().__init__(problem)
@@ -41,7 +41,7 @@ class YamlError(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the values of YAML 1.2, that refuses doubled keys."""
+    """PyYAML's safe loader with the values of YAML 1.2; refuses duplicate keys."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own name
 
@@ -63,7 +63,7 @@ for _tag, (_pattern, _first) in _PLAIN.items():
 
 
 def read_yaml_file(path: str) -> tuple[Any, dict[SettingPath, int]]:
-    """As `read_yaml`, of a file; ConfigError that names it."""
+    """As `read_yaml`, for a file. Raises ConfigError with its name."""
     try:
         return read_yaml(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -76,10 +76,10 @@ def read_yaml_file(path: str) -> tuple[Any, dict[SettingPath, int]]:
 
 
 def read_yaml(text: str) -> tuple[Any, dict[SettingPath, int]]:
-    """The value of a YAML text and the line of every path in it; YamlError if it is not usable."""
+    """The value of a YAML text and the line of every path in it. Raises YamlError if it is not usable."""
     loader: _Loader | None = None
     try:
-        loader = _Loader(text)  # already here it refuses characters that YAML does not allow
+        loader = _Loader(text)  # refuses characters that YAML does not allow
         node = loader.get_single_node()
         if node is None:
             return None, {}
@@ -90,7 +90,7 @@ def read_yaml(text: str) -> tuple[Any, dict[SettingPath, int]]:
         raise YamlError(None if mark is None else mark.line + 1, f"is not valid YAML: {problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError):
         raise YamlError(
-            None, "is not valid YAML: it holds characters or values that YAML does not allow"
+            None, "is not valid YAML: it contains characters or values that YAML does not allow"
         ) from None
     finally:
         if loader is not None:
@@ -101,14 +101,14 @@ def read_yaml(text: str) -> tuple[Any, dict[SettingPath, int]]:
 
 
 def _unquoted(problem: str) -> str:
-    """PyYAML's words without anything out of the file; its own names of tokens stay."""
+    """PyYAML's message without quotes from the file; its own names of tokens stay."""
     if all(_OWN_TOKEN.fullmatch(quoted) for quoted in re.findall(r"""['"][^'"]*['"]""", problem)):
         return problem
     return _QUOTED.sub("", problem)
 
 
 def _note_lines(node: yaml.Node, path: SettingPath, lines: dict[SettingPath, int], seen: set[int]) -> None:
-    """An alias leads to a node again: once is enough, or a short file could keep this busy for ever."""
+    """Visit each node once: a short file with nested aliases would otherwise never end."""
     if id(node) in seen:
         return
     seen.add(id(node))

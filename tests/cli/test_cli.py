@@ -315,8 +315,8 @@ WRONG_SETTINGS = [
         "rules.0.extra_excluded_networks=[10.0.0/33]",
         "rules.0.extra_excluded_networks.0: '10.0.0/33' is neither a network nor an address",
     ),
-    ("rules.0.excluded_networks=[10.0.0.1/8]", "has bits set behind its prefix; write 10.0.0.0/8"),
-    ("time.lookback=7m", "time.lookback: 7m is no multiple of interval 5m; write for example 5m"),
+    ("rules.0.excluded_networks=[10.0.0.1/8]", "has bits set after its prefix; write 10.0.0.0/8"),
+    ("time.lookback=7m", "time.lookback: 7m is not a multiple of interval 5m; write for example 5m"),
     ("time.lookback", 'has no "="; write --set path.to.key=value'),
 ]
 
@@ -642,7 +642,7 @@ def test_config_check_tells_doubts(tmp_path: Path) -> None:
     told = call("config", "check", str(path))
     assert told.code == 0
     assert told.out.splitlines()[0] == f"{path} is valid"
-    assert "note: rules: none is enabled, so nothing will be detected" in told.out
+    assert "note: rules: no rule is enabled, so nothing is detected" in told.out
 
 
 def test_config_schema_is_json() -> None:

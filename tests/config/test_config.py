@@ -121,7 +121,7 @@ INVALID = [
     ("time: {interval: 5}", "time.interval: 5 has no unit; write 5s, 5m or 5ms"),
     ("time: {interval: 500ms, lookback: 1h}", "time.interval: is too small; write at least 1s"),
     ("time: {interval: 31d, lookback: 62d}", "time.interval: is too large; write at most 30d"),
-    ("time: {interval: 7m}", "time.lookback: 24h is no multiple of interval 7m; write for example 1442m"),
+    ("time: {interval: 7m}", "time.lookback: 24h is not a multiple of interval 7m; write for example 1442m"),
     ("time: {lookback: 0s}", "time.lookback: is too small; write at least 1s"),
     ("time: {lateness: soon}", "time.lateness: is not a duration; write"),
     ("time: {lateness: 9999999d}", "time.lateness: is too large; write at most 3650d"),
@@ -150,7 +150,7 @@ INVALID = [
     ("rules: [{}, {}]", "rules.1.id: 'ed254a22-e7bb-4a36-9291-196b77762dd8' is the id of an earlier rule"),
     (
         "rules: [{excluded_networks: [10.1.2.3/8]}]",
-        "rules.0.excluded_networks.0: '10.1.2.3/8' has bits set behind its prefix; write 10.0.0.0/8 or 10.1.2.3",
+        "rules.0.excluded_networks.0: '10.1.2.3/8' has bits set after its prefix; write 10.0.0.0/8 or 10.1.2.3",
     ),
     (
         "rules: [{extra_excluded_networks: [x]}]",
@@ -166,14 +166,14 @@ INVALID = [
     ),
     ("kafka: {topics: [a], topic_pattern: b}", "kafka.topic_pattern: is set together with topics; set one"),
     ("kafka: {topic_pattern: '['}", "kafka.topic_pattern: is not a regular expression"),
-    ("kafka: {topics: [a b]}", "kafka.topics.0: 'a b' is no topic name; use 1 to 249 of a-z A-Z 0-9 . _ -"),
+    ("kafka: {topics: [a b]}", "kafka.topics.0: 'a b' is not a topic name; use 1 to 249 of a-z A-Z 0-9 . _ -"),
     ("kafka: {topics: [a, a]}", "kafka.topics: names a topic twice; name each once"),
     ("kafka: {topics: [1]}", "kafka.topics.0: 1 is not text; put it in quotes"),
     ("kafka: {bootstrap_servers: [localhost]}", "kafka.bootstrap_servers.0: is not host:port; write it like"),
     ("kafka: {bootstrap_servers: []}", "kafka.bootstrap_servers: is empty; name at least one"),
     (
         "kafka: {start: yesterday}",
-        "kafka.start: 'yesterday' is no place to start; write earliest, latest or a",
+        "kafka.start: 'yesterday' is not a valid start; write earliest, latest or a",
     ),
     (
         "kafka: {security_protocol: SASL_SSL}",
@@ -214,7 +214,7 @@ INVALID = [
         "limits: must be a group of settings; write `name: value` lines under it: max_keys, max_record_",
     ),
     ("profile: Strict", "profile: 'Strict' is not known; write 'strict' or 'resilient'"),
-    ("- a", "file: holds no settings; write `name: value` lines, with profile, kafka, time, rules"),
+    ("- a", "file: contains no settings; write `name: value` lines, with profile, kafka, time, rules"),
 ]
 
 
@@ -373,7 +373,7 @@ def test_client_options_pass_through(load: Load) -> None:
 
 def test_run_needs_topics(load: Load) -> None:
     """Only where Kafka is read does a configuration need topics, or a pattern for them."""
-    assert problems(load, "", required_for="run")[0].startswith("kafka.topics: is missing, and run needs it")
+    assert problems(load, "", required_for="run")[0].startswith("kafka.topics: is missing, and run requires it")
     assert problems(load, "", required_for="kafka-replay")
     load("", required_for="replay")
     load("kafka: {topics: [a]}", required_for="run")
@@ -500,7 +500,7 @@ CHANGES = [
 @pytest.mark.parametrize(("override", "changes"), CHANGES)
 def test_fingerprint_follows_what_is_detected(load: Load, override: str, changes: bool) -> None:
     """Profile, time and enabled rules change it; names, severity, order and the rest do not."""
-    before, after = Settings().fingerprint_detection(), load("", [override]).fingerprint_detection()
+    before, after = Settings().detection(), load("", [override]).detection()
     assert (before != after) is changes
     assert re.fullmatch("[0-9a-f]{64}", after)
 
@@ -520,8 +520,8 @@ def test_settings_are_fixed() -> None:
             "rules.0.min_duration_hours=25",
             "rules.0.min_duration_hours: 25 hours never fit into time.lookback 24h",
         ),
-        ("rules.0.enabled=false", "rules: none is enabled"),
-        ("kafka.ca_file=/none/ca.pem", "kafka.ca_file: /none/ca.pem is not there"),
+        ("rules.0.enabled=false", "rules: no rule is enabled"),
+        ("kafka.ca_file=/none/ca.pem", "kafka.ca_file: /none/ca.pem does not exist"),
     ],
 )
 def test_doubts_are_told(load: Load, override: str, doubt: str) -> None:

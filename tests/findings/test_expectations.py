@@ -115,7 +115,7 @@ must_not_alert:
             "must_alert.0.by: is not a time; write it like 2026-03-02T04:00:00Z (no zone means UTC) (line 7)",
             "must_alert.1.label: 'red taem' is not defined under labels; did you mean red team? (line 8)",
             "must_alert.2: matches every key; name a label, destination, process, host, rule or sensor (line 9)",
-            "must_alert.3.destination: '10.0.0.1/8' has bits set behind its prefix;"
+            "must_alert.3.destination: '10.0.0.1/8' has bits set after its prefix;"
             " write 10.0.0.0/8 or 10.0.0.1 (line 10)",
             "must_alert.4.destination: the value is not text; put it in quotes (line 11)",
             "must_alert.4.process: is empty; write a text, or leave the setting out (line 11)",
@@ -131,18 +131,18 @@ must_not_alert:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "file: expects nothing; write keys under must_alert or must_not_alert"),
+        ("", "file: contains no expectation; write keys under must_alert or must_not_alert"),
         (
             "must_alert:\n  # - {process: a.exe}\n",
-            "file: expects nothing; write keys under must_alert or must_not_alert",
+            "file: contains no expectation; write keys under must_alert or must_not_alert",
         ),
         (
             "labels: {a: [{process: a.exe}]}",
-            "file: expects nothing; write keys under must_alert or must_not_alert",
+            "file: contains no expectation; write keys under must_alert or must_not_alert",
         ),
         (
             "- {process: a.exe}",
-            "file: holds no expectations; write sections labels, must_alert, must_not_alert",
+            "file: contains no expectations; write sections labels, must_alert, must_not_alert",
         ),
         (
             "must_alert: [{label: a}]",
