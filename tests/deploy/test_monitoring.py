@@ -149,14 +149,14 @@ def test_each_alert_says_what_a_person_needs() -> None:
 
 
 def test_each_alert_has_a_section_and_each_section_an_alert() -> None:
-    """In the order of the rules; each tells what to look at, what to do, and when it can wait."""
+    """Sections are in the order of the rules; each has what to check, what to do and how urgent it is."""
     _, _, after = OPERATIONS.partition("\n## Alert rules and what to do\n")
     text = re.split(r"^## ", after, maxsplit=1, flags=re.MULTILINE)[0]
     title, *sections = re.split(r"^### ", text, flags=re.MULTILINE)
     assert "deploy/prometheus/rules.yaml" in title
     assert [section.split("\n", 1)[0] for section in sections] == list(alerts())
     for section in sections:
-        for part in ("**Look at**", "**Do**", "**It can wait**"):
+        for part in ("**Check**", "**Do**", "**Urgency**"):
             assert section.count(part) == 1, section
 
 

@@ -273,7 +273,7 @@ SOURCE = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "streamdet
 def test_operations_tells_what_to_do_for_every_exit_code() -> None:
     """Its table has the codes of the error tree, in order."""
     begin = OPERATIONS.index("## Exit codes")
-    told = [int(row[0]) for row in rows(OPERATIONS[begin : OPERATIONS.index("## Kafka is away")])]
+    told = [int(row[0]) for row in rows(OPERATIONS[begin : OPERATIONS.index("## Kafka is unavailable")])]
     tree = {
         kind.exit_code
         for kind in vars(errors).values()
