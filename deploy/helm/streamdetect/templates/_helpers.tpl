@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* At most 46 characters: what a StatefulSet, its pods and claims add must fit into 63. */}}
+{{/* At most 46 characters: with the suffixes of StatefulSet, pods and claims a name must not exceed 63. */}}
 {{- define "streamdetect.fullname" -}}
 {{- $name := include "streamdetect.name" . -}}
 {{- if .Values.fullnameOverride -}}
@@ -42,12 +42,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
-{{/* A standby never has work, so with two replicas ready means alive: a rollout and a drain would wait for it for ever. */}}
+{{/* A standby never answers 200 on /readyz: with two replicas a rollout and a drain would wait for it for ever. */}}
 {{- define "streamdetect.readinessPath" -}}
 {{- default (ternary "/healthz" "/readyz" (gt (int .Values.replicas) 1)) .Values.probes.readiness.path -}}
 {{- end -}}
 
-{{/* The settings as given, and where the chart mounts what they need. */}}
+{{/* The given settings, plus the paths of the files that the chart mounts. */}}
 {{- define "streamdetect.config" -}}
 {{- $config := deepCopy .Values.config -}}
 {{- $kafka := default dict $config.kafka -}}
@@ -56,12 +56,12 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- $secret := .Values.kafkaSecret -}}
 {{- if and $secret.existingSecret (not (or $secret.passwordKey $secret.caKey $secret.certKey $secret.keyKey)) -}}
-{{- fail "kafkaSecret.existingSecret has no keys: say with passwordKey, caKey, certKey and keyKey what it holds." -}}
+{{- fail "kafkaSecret.existingSecret is set without keys. Set passwordKey, caKey, certKey or keyKey." -}}
 {{- end -}}
 {{- range $setting, $key := dict "password_file" $secret.passwordKey "ca_file" $secret.caKey "cert_file" $secret.certKey "key_file" $secret.keyKey -}}
 {{- if $key -}}
 {{- if not $secret.existingSecret -}}
-{{- fail "kafkaSecret has keys and no existingSecret: name the Secret that holds them." -}}
+{{- fail "kafkaSecret has keys but no existingSecret. Set existingSecret to the name of the Secret." -}}
 {{- end -}}
 {{- $kafka = set $kafka $setting (printf "/etc/streamdetect-kafka/%s" $key) -}}
 {{- end -}}
