@@ -1,4 +1,4 @@
-"""Ends with 0 if the run in this container is alive, by its own /healthz; for HEALTHCHECK, which has no shell here."""
+"""HEALTHCHECK command: exits with 0 if /healthz of the run in this container answers 200. It needs no shell."""
 
 import http.client
 import os
@@ -8,7 +8,7 @@ PORT = int(os.environ.get("STREAMDETECT__HTTP__PORT", "9464"))
 
 
 def status() -> int:
-    """Asked directly: urllib would go through a proxy named in the environment."""
+    """Status code of /healthz. Uses http.client because urllib would use a proxy from the environment."""
     connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=3)
     connection.request("GET", "/healthz")
     return connection.getresponse().status
@@ -18,4 +18,4 @@ try:
     code = status()
 except (OSError, http.client.HTTPException) as error:
     sys.exit(f"no answer on port {PORT}: {error}")
-sys.exit(None if code == http.client.OK else f"/healthz says {code}")
+sys.exit(None if code == http.client.OK else f"/healthz answers {code}")
