@@ -1,6 +1,6 @@
 """The command line: options, help, progress, messages and exit codes.
 
-Belongs here: turning arguments into a call of `service` (or `config`, `estate`) and its outcome into text and an exit
+Belongs here: turning arguments into a call of `service` (or `config`, `synthetic`) and its result into text and an exit
 code. Does not belong here: any decision about records, time or alerts.
 """
 

@@ -1,4 +1,4 @@
-"""`streamdetect backtest`: what would have alerted, under these settings and under others."""
+"""`streamdetect backtest`: which alerts these settings, and variants of them, would have given."""
 
 from __future__ import annotations
 
@@ -56,17 +56,19 @@ FORMATS: dict[str, Callable[[Outcome], str]] = {
     "--vary",
     multiple=True,
     metavar="NAME=VALUE,...",
-    help="Try these values of a setting: of every rule, or by its path. Several: every combination.",
+    help="Values of a setting of every rule, or of a path. Repeated: every combination.",
 )
 @click.option(
     "--variant",
     "variants",
     multiple=True,
     metavar="FILE",
-    help="Try the settings of this file. May be repeated.",
+    help="A variant: the settings of this file. May be repeated.",
 )
-@click.option("--against", metavar="FILE", help="Compare with the alerts in this file, of an earlier run.")
-@click.option("--against-config", metavar="FILE", help="Compare with what the settings of this file give.")
+@click.option("--against", metavar="FILE", help="Compare with the alerts of an earlier run in this file.")
+@click.option(
+    "--against-config", metavar="FILE", help="Compare with the result of the settings of this file."
+)
 @click.option(
     "--against-topic",
     is_flag=False,
@@ -78,9 +80,11 @@ FORMATS: dict[str, Callable[[Outcome], str]] = {
     "--expect",
     "expect_path",
     metavar="FILE",
-    help="What must alert and what must not; exit code 21 if it is not so.",
+    help="Expectations: what must alert and what must not; exit code 21 if one does not hold.",
 )
-@click.option("--junit", "junit_path", metavar="FILE", help="Write what was expected as JUnit XML, for CI.")
+@click.option(
+    "--junit", "junit_path", metavar="FILE", help="Write the verdicts on expectations as JUnit XML, for CI."
+)
 @click.option(
     "--near",
     type=click.IntRange(0, MOST_NEAR),
@@ -95,9 +99,11 @@ FORMATS: dict[str, Callable[[Outcome], str]] = {
     type=click.Choice(["text", *FORMATS]),
     default="text",
     show_default=True,
-    help="How findings are written to standard output.",
+    help="Format of the findings on standard output.",
 )
-@click.option("-o", "--output", metavar="FILE", help="Write findings to this file, not to standard output.")
+@click.option(
+    "-o", "--output", metavar="FILE", help="Write the findings to this file instead of standard output."
+)
 @click.option(
     "--alerts", "alerts_dir", metavar="DIR", help="Write each variant's alerts to a file in this directory."
 )
@@ -124,14 +130,14 @@ def command(  # noqa: PLR0913 - one for each option
     sets: tuple[str, ...],
     profile: str | None,
 ) -> None:
-    """Replay history with the live code, once, and show what would have alerted: with the settings, and with others.
+    """Replay history once with the live code, and show which alerts the settings and their variants would have given.
 
-    Reads PATHs or Kafka as `replay` does. All variants are evaluated in one pass; each gives the alerts of a replay of
-    its own. Findings go to standard output, progress and a summary to standard error; nothing is written to Kafka.
+    Reads PATHs or Kafka as `replay` does. All variants are evaluated in one pass; each gives the alerts of a separate
+    replay. Findings go to standard output, progress and a summary to standard error; nothing is written to Kafka.
     """
     read.check()
     if junit_path is not None and expect_path is None:
-        raise UsageError("--junit needs --expect: name the file that says what is expected.")
+        raise UsageError("--junit needs --expect: name the file with the expectations.")
     with ExitStack() as stack:
         stop = stack.enter_context(stopping())
         named = varied(
@@ -190,7 +196,7 @@ def _largest_record(variants: Sequence[NamedSettings]) -> int:
 
 
 def _alert_files(folder: str | None, variants: Sequence[NamedSettings]) -> dict[str, str]:
-    """A file for each variant, named after it as far as a file system allows."""
+    """One file for each variant, named after it as far as the file system allows."""
     if folder is None:
         return {}
     names: dict[str, str] = {}
@@ -203,7 +209,7 @@ def _alert_files(folder: str | None, variants: Sequence[NamedSettings]) -> dict[
 def _write(
     outcome: Outcome, report_path: str | None, junit_path: str | None, output: str | None, output_format: str
 ) -> SinkError | None:
-    """Every output, whatever becomes of the others; gives the first problem."""
+    """Write every output even if another fails; returns the first error."""
 
     def findings() -> bytes:
         text = findings_text(outcome) if output_format == "text" else FORMATS[output_format](outcome)
@@ -231,15 +237,13 @@ def _summary(outcome: Outcome) -> str:
 
 
 def _gate(outcome: Outcome) -> None:
-    """Raises ExpectationFailed unless everything that was expected is certain to be so."""
+    """Raises ExpectationFailed unless every expectation holds for certain."""
     failed = [verdict for verdict in outcome.verdicts if verdict.holds is False]
     open_ones = [verdict for verdict in outcome.verdicts if verdict.holds is None]
     if not failed and not open_ones:
         return
     lines = [visible(f"  {verdict.name}: {verdict.detail}") for verdict in (*failed, *open_ones)]
     counts = f"{len(failed)} of {len(outcome.verdicts)} expectations failed" + (
-        f", {len(open_ones)} could not be decided because the input was not read to its end"
-        if open_ones
-        else ""
+        f", {len(open_ones)} are undecided because the input was not read to its end" if open_ones else ""
     )
     raise ExpectationFailed("\n".join([f"{counts}:", *lines]))

@@ -21,7 +21,7 @@ from streamdetect.config import doubts, json_schema, load_settings, show
 def command() -> None:
     """Check a configuration, show the effective settings, or print the JSON Schema.
 
-    The environment counts as for every command: STREAMDETECT__KAFKA__GROUP_ID=x sets kafka.group_id.
+    Environment variables apply as for every command: STREAMDETECT__KAFKA__GROUP_ID=x sets kafka.group_id.
     """
 
 
@@ -34,7 +34,7 @@ def command() -> None:
 def check(file: str, sets: tuple[str, ...], profile: str | None) -> None:
     """Read FILE and list every problem in it; exit code 3 if there is any.
 
-    What is valid but hardly meant is told as well.
+    Valid but probably unintended settings are reported too.
     """
     settings = load_settings(file, sets, profile=profile)
     emit(f"{file} is valid")
@@ -56,7 +56,7 @@ def check(file: str, sets: tuple[str, ...], profile: str | None) -> None:
 def show_settings(file: str | None, sets: tuple[str, ...], profile: str | None) -> None:
     """Print the effective settings as YAML, from FILE, the environment, --set and the defaults.
 
-    Secrets are shown as ********. Without FILE: the defaults, a good start for a file of your own.
+    Secrets are shown as ********. Without FILE it prints the defaults, a starting point for a file of your own.
     """
     emit(show(load_settings(file, sets, profile=profile)).rstrip("\n"))
 
@@ -67,5 +67,5 @@ def show_settings(file: str | None, sets: tuple[str, ...], profile: str | None) 
 )
 @common_options
 def schema() -> None:
-    """Print the JSON Schema of the configuration file, for editors and other checkers."""
+    """Print the JSON Schema of the configuration file, for editors and validators."""
     emit(json.dumps(json_schema(), indent=2))

@@ -1,4 +1,4 @@
-"""The whole program around a command: which commands there are, and what an outcome means to the shell."""
+"""The program around a command: the list of commands, and the exit code and message of each error."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from streamdetect.errors import AlertOpened, StreamdetectError
 PROGRAM = "streamdetect"
 BUG = 1
 INTERRUPTED = 130
-REPORT = "This is a bug in streamdetect. Please report it with the lines above and what you ran."
+REPORT = "This is a bug in streamdetect. Please report it with the lines above and the command you ran."
 
-# Name, module and what the list of commands says. A module is imported when its command is used, so that
-# completion and help do not load the engine.
+# Name and help text. A module is imported when its command is used, so that completion and help do not load the
+# engine.
 _COMMANDS = {
     "run": "Detect live: read Kafka and write alerts until stopped.",
-    "replay": "Detect in files, or in a stretch of Kafka, up to the end.",
-    "backtest": "Replay history and show what other settings would have found.",
-    "explain": "Show the arithmetic for one destination and process.",
-    "generate": "Invent an estate's events, with beacons hidden in them.",
-    "state": "Look into a checkpoint: show, verify or export it.",
+    "replay": "Detect in files, or in a range of Kafka, and exit.",
+    "backtest": "Replay history and show what other settings would have detected.",
+    "explain": "Show why one destination and process alerts, or why not.",
+    "generate": "Generate synthetic events of many hosts, with beacons among them.",
+    "state": "Inspect a checkpoint: show, verify or export it.",
     "config": "Check a configuration, show the effective settings, or print the JSON Schema.",
 }
 
 
 class _Commands(click.Group):
-    """The commands, each imported from the module of its name when it is used."""
+    """The commands, each imported on use from the module of its name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)
@@ -55,7 +55,7 @@ class _Commands(click.Group):
     def shell_complete(
         self, ctx: click.Context, incomplete: str
     ) -> list[click.shell_completion.CompletionItem]:
-        """Names from the table, without importing every command for its help."""
+        """Names and help texts from the table, without importing every command."""
         found = [
             click.shell_completion.CompletionItem(name, help=text)
             for name, text in _COMMANDS.items()
@@ -80,12 +80,12 @@ def app() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its exit code."""
     sys.exit(run(arguments))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code. Every expected error becomes its message, without a traceback."""
+    """Run the command line and return its exit code. Expected errors become a message without a traceback."""
     verbosity = Verbosity()
     try:
         code = app.main(args=arguments, prog_name=PROGRAM, standalone_mode=False, obj=verbosity)
@@ -109,7 +109,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(error: StreamdetectError, verbosity: Verbosity) -> None:
-    """The error on standard error: as a log record where logs are JSON, else as text, problems one a line."""
+    """Write an error to standard error: a log record where logs are JSON, else text with one problem a line."""
     _close_broken_stdout()
     _tell("error", str(error), verbosity)
 
@@ -128,7 +128,7 @@ def _say(text: str) -> None:
 
 
 def _close_broken_stdout() -> None:
-    """If the reader of standard output has gone, give its descriptor away, or Python complains again at exit."""
+    """Redirect standard output if its reader has gone: Python would report the error again at exit."""
     if sys.stdout is None:
         return
     try:

@@ -19,11 +19,11 @@ from streamdetect.report.dataframes import (
 from streamdetect.report.words import shift, visible
 
 MOST_ROWS = 50
-"""Most rows of a table here; all of them are in the report and the other formats."""
+"""Most rows of a table; the report and the other formats contain all rows."""
 
 
 def findings_text(outcome: Outcome, console: Console | None = None) -> str:
-    """What was found, the answer first."""
+    """All findings, the most important first."""
     console = console or Console()
     parts = [_stopped(outcome), _variants(outcome, console), _expected(outcome, console)]
     parts += [_differences(outcome, console), _episodes(outcome, console), _near(outcome, console)]
@@ -66,7 +66,7 @@ def _expected(outcome: Outcome, console: Console) -> str:
 
 
 def _differences(outcome: Outcome, console: Console) -> str:
-    """Against what was asked for; the variants' own are numbers in their table."""
+    """Differences from the baseline; those of variants are numbers in their table."""
     if outcome.diff is None:
         return ""
     diff = outcome.diff
@@ -76,7 +76,7 @@ def _differences(outcome: Outcome, console: Console) -> str:
         if row["variant"] == outcome.base.name
     ]
     head = f"Against {visible(outcome.compared_with or '')}: {len(diff.unchanged)} unchanged" + (
-        f", {diff.outside} outside of the time that was evaluated" if diff.outside else ""
+        f", {diff.outside} outside the evaluated time" if diff.outside else ""
     )
     if not rows:
         return f"{head}, no difference"
@@ -98,7 +98,7 @@ def _near(outcome: Outcome, console: Console) -> str:
         return ""
     rows = [row | {"lacked": _lacked(row)} for row in near_records(outcome)]
     names = ["nearness", "nearest_at", "process", "destination", "host", "lacked"]
-    return _table("Nearest to alerting", names, rows, console)
+    return _table("Near misses", names, rows, console)
 
 
 def _shift(seconds: object) -> str | None:
@@ -114,7 +114,7 @@ def _table(title: str, names: Sequence[str], rows: Sequence[TableRow], console: 
     shown = [[row[name] for name in names] for row in rows[:MOST_ROWS]]
     text = table_text(title, [_heading(name) for name in names], shown, console)
     left = len(rows) - MOST_ROWS
-    return f"{text}\n({left:,} more; --report and --format give all)" if left > 0 else text
+    return f"{text}\n({left:,} more; see --report or --format)" if left > 0 else text
 
 
 def _heading(name: str) -> str:

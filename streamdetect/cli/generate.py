@@ -1,4 +1,4 @@
-"""`streamdetect generate`: an invented estate's events, for trying things out."""
+"""`streamdetect generate`: synthetic events of many hosts, for tests and demos."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _parse_beacons(_: click.Context, __: click.Parameter, texts: tuple[str, ...]
     ),
 )
 @click.option(
-    "--hosts", type=click.IntRange(min=1), default=_DEFAULT.hosts, show_default=True, help="How many hosts."
+    "--hosts", type=click.IntRange(min=1), default=_DEFAULT.hosts, show_default=True, help="Number of hosts."
 )
 @click.option(
     "--hours",
@@ -60,7 +60,7 @@ def _parse_beacons(_: click.Context, __: click.Parameter, texts: tuple[str, ...]
     callback=_parse_beacons,
     metavar="PERIOD,JITTER",
     multiple=True,
-    help="Hide a beacon that calls every PERIOD give or take JITTER, like 25s,20% or 5m,30s. May be repeated.",
+    help="Add a beacon that calls every PERIOD plus or minus JITTER, like 25s,20% or 5m,30s. May be repeated.",
 )
 @click.option(
     "--seed", type=int, default=_DEFAULT.seed, show_default=True, help="The same seed gives the same bytes."
@@ -70,7 +70,7 @@ def _parse_beacons(_: click.Context, __: click.Parameter, texts: tuple[str, ...]
     type=click.Choice(SHAPES),
     default=_DEFAULT.shape,
     show_default=True,
-    help="Who writes the events.",
+    help="Sensor and shape of the events.",
 )
 @time_option("--start", default="2026-03-02T00:00:00Z", show_default=True, help="Time of the first event.")
 @click.option(
@@ -81,7 +81,7 @@ def _parse_beacons(_: click.Context, __: click.Parameter, texts: tuple[str, ...]
 )
 @click.option(
     "--topic",
-    help="Kafka topic to write to instead, with the connection of --config; the key is the host, the time the event's.",
+    help="Kafka topic to write to instead, with the connection of --config; key: the host, timestamp: the event time.",
 )
 @config_option()
 @common_options
@@ -97,14 +97,14 @@ def command(  # noqa: PLR0913 - what can be asked for, by name
     topic: str | None,
     config_path: str | None,
 ) -> None:
-    """Invent the network events of an estate of hosts, as JSON lines, with beacons hidden among them.
+    """Generate synthetic network events of many hosts as JSON lines, with beacons among them.
 
-    Stopped half-way, it leaves no file behind; in a topic, what was sent stays.
+    If stopped early it leaves no file; records already sent to a topic remain.
     """
     if (output is None) == (topic is None):
-        raise UsageError("Say where the events go: either --output FILE or --topic TOPIC.")
+        raise UsageError("name either --output FILE or --topic TOPIC.")
     if output is not None and config_path is not None:
-        raise UsageError("--config is for --topic: a file needs no configuration.")
+        raise UsageError("--config is only for --topic: a file needs no configuration.")
     try:
         scenario = Scenario(hosts=hosts, hours=hours, start_ms=start, beacons=beacons, seed=seed, shape=shape)
     except ValueError as error:
@@ -134,10 +134,7 @@ def _into_topic(scenario: Scenario, config_path: str | None, topic: str) -> int:
 
 @contextmanager
 def _counting(scenario: Scenario) -> Iterator[Callable[[Iterable[object]], int]]:
-    """A function that takes all steps, shows how far it is, and says how many there were.
-
-    Asked to stop, it gives up, and with it the file goes.
-    """
+    """A function that runs all steps with progress and returns their number. A signal aborts it."""
     expected = scenario.hosts * scenario.hours * scenario.events_per_host_hour
     with Meter(quiet=verbosity().quiet) as meter, stopping() as stop:
 

@@ -1,4 +1,4 @@
-"""What commands over a bounded input have in common: which input is meant, and outputs that must not be it."""
+"""Shared by commands over a bounded input: the choice of the input, and checks of outputs against it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Progress = Callable[[], tuple[int, int | None]]
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """Files, or a stretch of Kafka."""
+    """Files, or a range of Kafka."""
 
     paths: tuple[str, ...]
     from_kafka: bool
@@ -33,7 +33,7 @@ class Input:
     end: Moment | None
 
     def check(self) -> None:
-        """Raises UsageError for what excludes each other, or says nothing."""
+        """Raises UsageError for no input, or for options that exclude each other."""
         if self.from_kafka and self.paths:
             raise UsageError("PATHs and --from-kafka exclude each other. Name files, or read Kafka.")
         if not self.from_kafka and not self.paths:
@@ -45,13 +45,13 @@ class Input:
 
     @property
     def required_for(self) -> RequiredFor:
-        """What the settings have to name."""
+        """Which settings are required."""
         return "kafka-replay" if self.from_kafka and not self.topics else "replay"
 
     def open(self, settings: Settings, max_record_bytes: int | None = None) -> tuple[Source, Progress]:
-        """The source, and a function that says how much of how much was read.
+        """The source, and a function that returns (read, total) for progress.
 
-        `max_record_bytes` is the largest of all that are tried, where several are.
+        `max_record_bytes` is the largest of all variants.
         """
         if not self.from_kafka:
             files = FileSource(
@@ -71,7 +71,7 @@ class Input:
 
 
 def input_options(command: Decorated) -> Decorated:
-    """PATHs, `--from-kafka`, `--topic`, `--from` and `--to`, handed on as one `read`."""
+    """PATHs, `--from-kafka`, `--topic`, `--from` and `--to`, passed as one `read`."""
 
     def gathered(
         *,
@@ -94,8 +94,8 @@ def input_options(command: Decorated) -> Decorated:
             multiple=True,
             help="Topic to read with --from-kafka.  [default: kafka.topics]",
         ),
-        time_option("--from", "start", words=["earliest"], help="Where to begin in Kafka."),
-        time_option("--to", "end", words=["latest"], help="Where to end in Kafka."),
+        time_option("--from", "start", words=["earliest"], help="Start of the range in Kafka."),
+        time_option("--to", "end", words=["latest"], help="End of the range in Kafka."),
     )
     decorated: Any = gathered
     decorated.__click_params__ = getattr(command, "__click_params__", [])
@@ -106,9 +106,10 @@ def input_options(command: Decorated) -> Decorated:
 
 
 def check_outputs(source: Source | None, *outputs: str | None, also_read: Sequence[str | None] = ()) -> None:
-    """An output that is also read would be overwritten; two outputs in one file mix; one in no directory is lost.
+    """Refuse an output that is also an input, two outputs to one file, and an output in a missing directory.
 
-    `source` are files, None for Kafka; `also_read` are files beside it. Raises UsageError, or SinkError for the last.
+    `source` are files, None for Kafka; `also_read` are further input files. Raises UsageError, or SinkError for a
+    missing directory.
     """
     inputs = [Path(path) for path, _ in source.partitions() if path != "-"] if source is not None else []
     inputs += [Path(path) for path in also_read if path is not None]
@@ -121,9 +122,9 @@ def check_outputs(source: Source | None, *outputs: str | None, also_read: Sequen
         if Path(output).is_dir():
             raise write_error(output, IsADirectoryError(EISDIR, os.strerror(EISDIR)))
         if Path(output).exists() and not Path(output).is_file():
-            continue  # a device, like /dev/null, takes all
+            continue  # a device, like /dev/null, accepts several
         if Path(output).exists() and any(Path(output).samefile(path) for path in inputs if path.exists()):
-            raise UsageError(f"{output} is read and would be overwritten. Write to another file.")
+            raise UsageError(f"{output} is an input and would be overwritten. Write to another file.")
         if Path(output).resolve() in seen:
             raise UsageError(f"{output} is named for two outputs. Write each to a file of its own.")
         seen.add(Path(output).resolve())

@@ -15,11 +15,11 @@ from streamdetect.config import LogSettings
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _CHATTY = "kafka"
 _SELF_CONCERNED = "kafka.net.selector"
-"""Warns that its own event loop is busy, which tells an operator nothing."""
+"""Logger that warns about its own event loop being busy, which is of no use to an operator."""
 
 
 def configure(settings: LogSettings, verbosity: Verbosity) -> None:
-    """Log to standard error at the level and in the format of `settings`, which the command line overrides."""
+    """Log to standard error with level and format of `settings`, unless the command line overrides them."""
     level = _LEVELS[settings.level]
     if verbosity.level:
         level = (
@@ -35,16 +35,16 @@ def configure(settings: LogSettings, verbosity: Verbosity) -> None:
     if verbosity.level <= 1:
         handler.addFilter(CalmClient())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    # The Kafka client tells about every connection; twice -v asks for that.
+    # The Kafka client logs every connection; -vv shows it.
     logging.getLogger(_CHATTY).setLevel(
         logging.NOTSET if verbosity.level > 1 else max(level, logging.WARNING)
     )
 
 
 class CalmClient(logging.Filter):
-    """The Kafka client repeats itself many times a second while a broker is away: each thing once in `seconds`.
+    """Rate limit for the Kafka client, which repeats messages many times a second while a broker is down.
 
-    Its tracebacks are of its own inside, and our own messages say what they mean; twice -v shows all of it.
+    Passes each message once per `seconds`, without its tracebacks: our own messages say what they mean. -vv shows all.
     """
 
     def __init__(self, seconds: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -67,7 +67,7 @@ class CalmClient(logging.Filter):
 
 
 def as_json() -> bool:
-    """Whether logs are written as JSON now."""
+    """Whether logs are written as JSON."""
     return any(isinstance(handler.formatter, EcsFormatter) for handler in logging.getLogger().handlers)
 
 
@@ -77,13 +77,13 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def json_line(logger: str, level: str, message: str) -> str:
-    """One line as JSON logs have it."""
+    """One message as a line of the JSON log."""
     record = logging.LogRecord(logger, _LEVELS[level], "", 0, message, None, None)
     return EcsFormatter().format(record)
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-03-02T04:00:00.000Z INFO streamdetect.service: message`, a traceback under it."""
+    """`2026-03-02T04:00:00.000Z INFO streamdetect.service: message`, followed by a traceback, if any."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -93,7 +93,7 @@ class TextFormatter(logging.Formatter):
 
 
 class EcsFormatter(logging.Formatter):
-    """One JSON object a line, with ECS field names."""
+    """One JSON object per line, with ECS field names."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, object] = {

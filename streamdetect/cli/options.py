@@ -15,7 +15,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 @dataclass(slots=True)
 class Verbosity:
-    """What `-v`, `-q` and `--log-format` asked for, before or after the command's name."""
+    """The values of `-v`, `-q` and `--log-format`, before or after the command's name."""
 
     level: int = 0
     log_format: str | None = None
@@ -26,7 +26,7 @@ class Verbosity:
 
 
 def verbosity() -> Verbosity:
-    """The verbosity of the command that runs."""
+    """The verbosity of the running command."""
     return _verbosity(click.get_current_context())
 
 
@@ -39,7 +39,7 @@ def common_options(command: Decorated) -> Decorated:
             count=True,
             expose_value=False,
             callback=_louder,
-            help="Log more; twice for all.",
+            help="More verbose (-vv: everything).",
         ),
         click.option(
             "-q",
@@ -54,7 +54,7 @@ def common_options(command: Decorated) -> Decorated:
             type=click.Choice(["text", "json"]),
             expose_value=False,
             callback=_set_format,
-            help="How logs are written to standard error.  [default: the setting log.format]",
+            help="Format of logs on standard error.  [default: the setting log.format]",
         ),
     )
     return _with(options, command)
@@ -73,7 +73,7 @@ def settings_options(command: Decorated) -> Decorated:
         click.option(
             "--profile",
             type=click.Choice(["strict", "resilient"]),
-            help="Read documents as Elasticsearch holds them (strict) or as an analyst means them.",
+            help="Read documents as Elasticsearch stores them (strict) or as an analyst means them (resilient).",
         ),
     )
     return _with(options, command)
@@ -84,7 +84,7 @@ def jobs_option(command: Decorated) -> Decorated:
     option = click.option(
         "--jobs",
         type=click.IntRange(1, 256),
-        help="Worker processes that read and decode; 1: none.  [default: one for each core, if there are as many "
+        help="Worker processes that read and decode; 1 disables workers.  [default: one per core, if there are as many "
         "partitions and the input is large enough]",
     )
     return option(command)
@@ -97,7 +97,7 @@ def config_option(*, required: bool = False) -> Callable[[Decorated], Decorated]
 
 
 def time_option(*names: str, words: Sequence[str] = (), **settings: Any) -> Callable[[Decorated], Decorated]:
-    """An option for an ISO 8601 time, handed on in milliseconds since the epoch; `words` are taken as they are."""
+    """An option for an ISO 8601 time, passed in milliseconds since the epoch; `words` are passed unchanged."""
     metavar = "|".join(["TIME", *words])
 
     def parse(_: click.Context, __: click.Parameter, value: str | None) -> int | str | None:
@@ -113,7 +113,7 @@ def time_option(*names: str, words: Sequence[str] = (), **settings: Any) -> Call
 
 
 def example(*lines: str) -> str:
-    """The epilog of a command: what one types, unwrapped."""
+    """The epilog of a command: example command lines, unwrapped."""
     return "\n\n".join(
         ["Example:" if len(lines) == 1 else "Examples:", "\b\n" + "\n".join(f"  {line}" for line in lines)]
     )

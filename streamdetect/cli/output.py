@@ -1,4 +1,4 @@
-"""What commands say: results on standard output, progress and summaries on standard error."""
+"""Output of commands: results on standard output, progress and summaries on standard error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BAR_SECONDS = 0.1
 
 
 def emit(text: str) -> None:
-    """A result on standard output. SinkError if it cannot be written."""
+    """Write a result to standard output. Raises SinkError if that fails."""
     if sys.stdout is None:  # started with >&-
         raise SinkError("standard output is closed. Open it, or name a file with --output.")
     try:
@@ -32,14 +32,14 @@ def emit(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """A remark on standard error; a log record where logs are JSON."""
+    """Write a remark to standard error; as a log record where logs are JSON."""
     click.echo(logs.json_line("streamdetect", "info", text) if logs.as_json() else text, err=True)
 
 
 class Meter:
     """Progress on standard error: a bar on a terminal, else a line every 10 seconds, or nothing if `quiet`.
 
-    `tell` may be called as often as one likes; it is cheap.
+    `tell` is cheap and may be called for every batch.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Meter:
             self._bar.stop()
 
     def tell(self, records: int, done: float, total: float | None) -> None:
-        """`records` so far; `done` of `total`, in any unit, is read, or written (None: nobody knows the total)."""
+        """Report `records` so far, and `done` of `total` in any unit (None: the total is unknown)."""
         now = self._clock()
         if self._quiet or now - self._told < self._seconds:
             return
@@ -81,7 +81,7 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The bar is off the terminal meanwhile, so that other lines can be written."""
+        """Remove the bar while other lines are written."""
         if self._bar is None:
             yield
             return
@@ -107,7 +107,7 @@ def _bar(console: Console) -> Progress:
 
 
 class _BesideBar:
-    """Standard output on the terminal that also shows the bar: each flush takes the bar away for a moment."""
+    """Standard output on the terminal of the bar: each flush removes the bar for a moment."""
 
     closed = False
 
@@ -131,6 +131,6 @@ class _BesideBar:
 
 
 def standard_output(meter: Meter) -> BinaryIO:
-    """Standard output for bytes, in a way that does not tear the bar on the same terminal."""
+    """Standard output for bytes, which does not break a bar on the same terminal."""
     stream = files.standard_output("name a file with --output")
     return cast(BinaryIO, _BesideBar(stream, meter)) if sys.stdout.isatty() else stream

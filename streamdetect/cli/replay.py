@@ -1,4 +1,4 @@
-"""`streamdetect replay`: detection over a bounded input, from files or a stretch of Kafka."""
+"""`streamdetect replay`: detection over a bounded input, from files or a range of Kafka."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ from streamdetect.sinks.files import FileAlertSink, FileDeadLetterSink, NullSink
     "-o",
     "--output",
     type=click.Path(dir_okay=False),
-    help="Write alerts to this file, not to standard output.",
+    help="Write alerts to this file instead of standard output.",
 )
 @click.option(
     "--summary-json", type=click.Path(dir_okay=False), help="Write the summary as a JSON object to this file."
 )
-@click.option("--fail-on-alert", is_flag=True, help="Leave with exit code 20 when an alert was opened.")
+@click.option("--fail-on-alert", is_flag=True, help="Exit with code 20 when an alert was opened.")
 @jobs_option
 @settings_options
 @common_options
@@ -63,7 +63,7 @@ def command(  # noqa: PLR0913 - one for each option
     sets: tuple[str, ...],
     profile: str | None,
 ) -> None:
-    """Run the detection over files, or over a stretch of Kafka, and write the alerts as JSON lines.
+    """Run the detection over files, or over a range of Kafka, and write the alerts as JSON lines.
 
     Each PATH is one partition: JSON lines (plain, .gz or .zst, - for standard input), or one JSON array. A directory
     means every file in it. Alerts go to standard output, progress and a summary to standard error; nothing is
@@ -102,7 +102,7 @@ def _alert_sink(output: str | None, meter: Meter) -> AlertSink:
 
 
 def _dead_letter_sink(settings: Settings) -> DeadLetterSink:
-    """The configured file, else nothing: a replay counts dead letters, but never writes to Kafka."""
+    """The configured file, else none: a replay counts dead letters and never writes to Kafka."""
     path = _dead_letter_path(settings)
     return NullSink() if path is None else FileDeadLetterSink(path)
 

@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 @click.option(
     "--rebuild",
     is_flag=True,
-    help="Build the state anew from the last time.lookback of Kafka, without sending again what was sent; "
-    "for a checkpoint that was lost.",
+    help="Rebuild the state from the last time.lookback of Kafka, without republishing published alerts; "
+    "for a lost checkpoint.",
 )
 @click.option(
     "--reset-state",
     is_flag=True,
-    help="Throw the checkpoint away and begin at kafka.start; alerts may be sent again, under the same ids.",
+    help="Delete the checkpoint and begin at kafka.start; alerts may be published again, under the same ids.",
 )
 @settings_options
 @common_options
@@ -49,7 +49,7 @@ def command(
 ) -> None:
     """Read Kafka and write alerts until stopped by SIGTERM or SIGINT (Ctrl-C).
 
-    Goes on where the last run stopped, with the state in checkpoint.path.
+    Continues where the last run stopped, with the state in checkpoint.path.
     """
     if rebuild and reset_state:
         raise UsageError("--rebuild and --reset-state exclude each other: choose one.")
@@ -57,7 +57,7 @@ def command(
         stop = stack.enter_context(stopping())
         settings = load_settings(config_path, sets, profile=profile, required_for="run")
         logs.configure(settings.log, verbosity())
-        # Help needs no engine; and while all of this is imported, a signal is heard already.
+        # Imported here because help needs no engine; signals are handled during the import already.
         from streamdetect.service.live import loop  # noqa: PLC0415
         from streamdetect.service.status.http import serving  # noqa: PLC0415
         from streamdetect.service.status.stalls import stall_monitor  # noqa: PLC0415
@@ -68,7 +68,7 @@ def command(
         try:
             around = surroundings(settings, stack)
         except KafkaError:
-            if stop():  # nothing was begun
+            if stop():  # stopped before the start
                 return
             raise
         stack.enter_context(stall_monitor(vitals))
@@ -84,7 +84,7 @@ def command(
 
 
 def surroundings(settings: Settings, stack: ExitStack) -> Dependencies:
-    """The real ones; `stack` closes them. The directory first: it is what most often is wrong, and costs nothing."""
+    """The real dependencies, closed by `stack`. The directory comes first: it is the most frequent error, and cheap."""
     from streamdetect.checkpoint.lock import DirectoryLock  # noqa: PLC0415 - help needs none of these
     from streamdetect.checkpoint.sqlite import SqliteStore  # noqa: PLC0415
     from streamdetect.checkpoint.sqlitefile import reset  # noqa: PLC0415
@@ -122,7 +122,7 @@ def surroundings(settings: Settings, stack: ExitStack) -> Dependencies:
 
 
 def _check_outputs(settings: Settings) -> None:
-    """ConfigError for files that would be written over each other."""
+    """Raises ConfigError for output files that would overwrite each other or the state."""
     named = {
         "alerts": settings.alerts.path if settings.alerts.sink == "file" else None,
         "dead_letters": settings.dead_letters.path if settings.dead_letters.sink == "file" else None,
@@ -131,14 +131,14 @@ def _check_outputs(settings: Settings) -> None:
     for name, path in paths.items():
         if path.parent == Path(settings.checkpoint.path).resolve():
             raise ConfigError(
-                f"{name}.path is in checkpoint.path, where only the state belongs. Choose another place."
+                f"{name}.path is in checkpoint.path, which is reserved for the state. Choose another directory."
             )
     if len(set(paths.values())) < len(paths):
-        raise ConfigError("alerts.path and dead_letters.path are the same file. Give each its own.")
+        raise ConfigError("alerts.path and dead_letters.path are the same file. Use two files.")
 
 
 def _alert_sink(settings: Settings) -> AlertSink | None:
-    """None where alerts go to Kafka."""
+    """None if alerts go to Kafka."""
     from streamdetect.sinks.files import FileAlertSink, StdoutAlertSink  # noqa: PLC0415
 
     if settings.alerts.sink == "kafka":
@@ -149,7 +149,7 @@ def _alert_sink(settings: Settings) -> AlertSink | None:
 
 
 def _letter_sink(settings: Settings) -> DeadLetterSink | None:
-    """None where dead letters go to Kafka."""
+    """None if dead letters go to Kafka."""
     from streamdetect.sinks.files import FileDeadLetterSink, NullSink  # noqa: PLC0415
 
     if settings.dead_letters.sink == "kafka":

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT ask a command to stop. The one place that touches signals."""
+"""SIGTERM and SIGINT stop a command. The only module that handles signals."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @contextmanager
 def stopping() -> Iterator[Callable[[], bool]]:
-    """A function that says whether somebody asked to stop; the handlers are put back at the end.
+    """A function that returns whether a signal has arrived; the handlers are restored at the end.
 
-    The second signal does what it does without us: a command that hangs while it stops can still be ended.
+    A second signal has its default effect, so that a command that hangs during shutdown can still be ended.
     """
     asked = False
 

@@ -1,4 +1,4 @@
-"""`streamdetect state`: look into a checkpoint, also while a `run` is writing it."""
+"""`streamdetect state`: inspect a checkpoint, also while a `run` is writing it."""
 
 from __future__ import annotations
 
@@ -38,18 +38,20 @@ _DIRECTORY = click.argument("directory", type=click.Path(), metavar="DIR")
 )
 @common_options
 def command() -> None:
-    """Look into a checkpoint: show, verify or export it.
+    """Inspect a checkpoint: show, verify or export it.
 
-    DIR is the directory of checkpoint.path. Nothing in it is changed, and a `run` may be writing it meanwhile.
+    DIR is the directory of checkpoint.path. It is only read, and a `run` may be writing it at the same time.
     """
 
 
-@command.command(short_help="Show what a checkpoint holds.", epilog=example("streamdetect state show state"))
+@command.command(
+    short_help="Show the contents of a checkpoint.", epilog=example("streamdetect state show state")
+)
 @_DIRECTORY
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @common_options
 def show(directory: str, form: str) -> None:
-    """Show what the checkpoint in DIR holds: settings, partitions, keys, what waits, open episodes, sizes."""
+    """Show the checkpoint in DIR: settings, partitions, keys, pending events, open episodes, sizes."""
     from streamdetect.service.inspect import describe  # noqa: PLC0415 - help needs no engine
 
     with closing(SqliteStore(directory, None)) as store:
@@ -67,15 +69,15 @@ def show(directory: str, form: str) -> None:
 )
 @_DIRECTORY
 @click.argument("paths", nargs=-1, type=click.Path(allow_dash=True), metavar="[PATH]...")
-@click.option("--from-kafka", is_flag=True, help="Derive the state again from what Kafka holds, and compare.")
+@click.option("--from-kafka", is_flag=True, help="Derive the state from the records in Kafka, and compare.")
 @config_option()
 @common_options
 def verify(directory: str, paths: tuple[str, ...], from_kafka: bool, config_path: str | None) -> None:
-    """Check that the checkpoint in DIR is whole; exit code 5 if it is not.
+    """Check that the checkpoint in DIR is intact; exit code 5 if it is not.
 
     With PATHs, one for each partition by topic and number, or --from-kafka: read its records again and compare the
-    state that they give. The configuration says where Kafka is, and the limits; what is detected is decided by the
-    settings that the checkpoint was made with.
+    resulting state. The configuration gives the Kafka connection and the limits; the detection settings are those that
+    the checkpoint was made with.
     """
     if from_kafka and paths:
         raise UsageError("PATHs and --from-kafka exclude each other. Name files, or read Kafka.")
@@ -103,7 +105,7 @@ def verify(directory: str, paths: tuple[str, ...], from_kafka: bool, config_path
 def _records(
     examined: VerifiedCheckpoint, settings: Settings, paths: tuple[str, ...], start_ms: int | None
 ) -> tuple[Source, Callable[[], tuple[int, int | None]]]:
-    """What the checkpoint was made from, and a function that says how much of how much was read."""
+    """The records of the checkpoint, and a function that returns (read, total) for progress."""
     if paths:
         from streamdetect.service.inspect.verify import FilePartitions  # noqa: PLC0415 - help needs no engine
 
@@ -127,44 +129,44 @@ def _records(
     "--output",
     type=click.Path(),
     default="-",
-    help="Write to this file (.gz and .zst compress), not to standard output.",
+    help="Write to this file (.gz and .zst compress) instead of standard output.",
 )
 @common_options
 def export(directory: str, output: str) -> None:
-    """Write every row of the checkpoint in DIR as a line of JSON, in an order that depends on nothing but the rows."""
+    """Write every row of the checkpoint in DIR as a line of JSON, in an order that depends only on the rows."""
     from streamdetect.service.inspect import describe  # noqa: PLC0415 - help needs no engine
 
     with closing(SqliteStore(directory, None)) as store:
         lines = describe.export_lines(store)
     if Path(output).resolve().parent == Path(directory).resolve():
         raise UsageError(
-            f"{output} is in the checkpoint's directory, which is only read. Name another place."
+            f"{output} is in the checkpoint directory, which is read-only here. Choose another directory."
         )
     with packed_file(output) as stream:
         stream.writelines(line + b"\n" for line in lines)
 
 
 def _shown(found: dict[str, Any], console: Console) -> str:
-    """A description as people read it."""
+    """The description as text."""
     settings, keys, waiting = found["settings"], found["keys"], found["waiting"]
     evaluated = "no tick yet" if found["evaluated"] is None else f"up to {found['evaluated']}"
     times = ", ".join(f"{name} {value}" for name, value in settings["time"].items())
     lines = [
         f"checkpoint {found['number']:,} of state {found['state']}, {found['size_bytes']:,} bytes",
-        f"evaluated {evaluated}, {found['ticks']:,} ticks, with {found['keys_peak']:,} keys at most",
+        f"evaluated {evaluated}, {found['ticks']:,} ticks, at most {found['keys_peak']:,} keys",
         f"made with profile {settings['profile']}; {times}",
         *(_rule_line(rule) for rule in settings["rules"]),
-        f"{keys['count']:,} keys with {keys['events']:,} events, and {waiting['events']:,} events that wait",
+        f"{keys['count']:,} keys with {keys['events']:,} events, and {waiting['events']:,} pending events",
     ]
     tables = {
         "partitions": _partition_rows(found["partitions"]),
         "keys": keys["groups"],
-        "waiting for later ticks": waiting["ticks"],
+        "pending for later ticks": waiting["ticks"],
         "open episodes": _episode_rows(found["episodes"]),
-        "decided, not known to be published": _pending_rows(found["pending"]),
+        "output not confirmed as published": _pending_rows(found["pending"]),
         "output files": [{"output": name, **mark} for name, mark in found["marks"].items()],
     }
-    # With one rule its id would be the widest column, and the same in every row.
+    # With one rule its id would be the widest column, equal in every row.
     left_out = {"rule"} if len(settings["rules"]) == 1 else set()
     texts = []
     for title, rows in tables.items():
@@ -175,9 +177,9 @@ def _shown(found: dict[str, Any], console: Console) -> str:
 
 def _rule_line(rule: dict[str, Any]) -> str:
     return (
-        f"rule {rule['id']}: {', '.join(rule['processes'])}; {rule['min_connections_per_hour']:,} or more an hour "
-        f"for {rule['min_duration_hours']:,} h, from {rule['max_hosts']} hosts and {rule['max_processes']} "
-        f"processes at most, renotify {rule['renotify']}; without {rule['excluded_networks']} networks, "
+        f"rule {rule['id']}: {', '.join(rule['processes'])}; at least {rule['min_connections_per_hour']:,} an hour "
+        f"for {rule['min_duration_hours']:,} h, at most {rule['max_hosts']} hosts and {rule['max_processes']} "
+        f"processes, renotify {rule['renotify']}; excludes {rule['excluded_networks']} networks, "
         f"{rule['excluded_ports']} ports, {rule['exceptions']} exceptions"
     )
 

@@ -1,4 +1,4 @@
-"""The summary of a run as people read it."""
+"""The summary of a run as text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from streamdetect.service.summary import Summary
 
 
 def summary_text(summary: Summary, *, stopped: bool = False) -> str:
-    """A few lines: where every record went, what was found, and what should make one wonder."""
+    """A few lines: the verdicts on records, the alerts, and warnings."""
     rate = summary.consumed / max(summary.seconds, 0.001)
     lines = [f"{summary.consumed:,} records in {summary.seconds:.1f} s, {rate:,.0f} a second"]
     groups: tuple[tuple[str, int, dict[str, int]], ...] = (
@@ -21,12 +21,12 @@ def summary_text(summary: Summary, *, stopped: bool = False) -> str:
     for name, count, parts in groups:
         lines.append(f"  {name:<12} {count:>{width},}  {_parts(parts)}".rstrip())
     lines.append(f"  {'alerts':<12} {_parts(summary.alerts) or 'none'}")
-    lines.append(f"  {'ticks':<12} {summary.ticks:,}, with {summary.keys_peak:,} keys at most")
+    lines.append(f"  {'ticks':<12} {summary.ticks:,}, at most {summary.keys_peak:,} keys")
     return "\n".join(lines + _remarks(summary, stopped=stopped))
 
 
 def _parts(counts: Mapping[str, int]) -> str:
-    """The largest first."""
+    """Counts, the largest first."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count:,} {name}" for name, count in ordered if count)
 
@@ -38,11 +38,11 @@ def _remarks(summary: Summary, *, stopped: bool) -> list[str]:
     if summary.suspect_leaps:
         remarks.append(
             f"{summary.suspect_leaps:,} partition{'s' if summary.suspect_leaps > 1 else ''} ended with records too far "
-            "ahead to be believed (time.max_future_jump); look at their hosts' clocks."
+            "ahead to be believed (time.max_future_jump); check the clocks of their hosts."
         )
     if summary.evicted:
         remarks.append(
-            f"{summary.evicted:,} keys were given up to stay within limits.max_keys: alerts may be missing. "
-            "Raise it, or run on fewer hosts' events."
+            f"{summary.evicted:,} keys were evicted to stay within limits.max_keys: alerts may be missing. "
+            "Raise it, or read the events of fewer hosts."
         )
     return remarks

@@ -1,4 +1,4 @@
-"""Tables for people: drawn on a terminal, plain columns elsewhere."""
+"""Tables: drawn on a terminal, plain columns elsewhere."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _NUMBER = re.compile(r"-?[0-9]{1,3}(,?[0-9]{3})*(\.[0-9]+)?\+?")
 
 
 def table_text(title: str, head: Sequence[str], rows: Rows, console: Console) -> str:
-    """A table as text for this console: numbers to the right, None as `-`. One without rows is only named.
+    """A table as text for this console: numbers right-aligned, None as `-`. Without rows only the title.
 
-    No value can end a line, move the cursor or reorder text: what would is written out as its code point.
+    No value can end a line, move the cursor or reorder text: such characters are written as their code points.
     """
     title = visible(title)
     if not rows:
@@ -32,7 +32,7 @@ def table_text(title: str, head: Sequence[str], rows: Rows, console: Console) ->
     for name, is_right in zip(head, right, strict=True):
         table.add_column(name, justify="right" if is_right else "left", overflow="fold")
     for row in cells:
-        table.add_row(*map(Text, row))  # what events say is no markup
+        table.add_row(*map(Text, row))  # values of events are not markup
     with console.capture() as captured:
         console.print(table)
     return captured.get().rstrip("\n")
@@ -63,7 +63,7 @@ def _are_numbers(column: list[object]) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    """Also one that is already text: `1,234.5`, or `3+` for at least 3."""
+    """Whether a cell is a number, also as text: `1,234.5`, or `3+` for at least 3."""
     if isinstance(value, str):
         return _NUMBER.fullmatch(value) is not None
     return isinstance(value, int) and not isinstance(value, bool)

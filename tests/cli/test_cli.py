@@ -292,7 +292,7 @@ def test_an_input_is_never_overwritten(beacon: str) -> None:
         for options in (["-o", beacon], ["--summary-json", beacon], dead_letters):
             told = call("replay", path, *options)
             assert (told.code, told.out) == (2, "")
-            assert "is read and would be overwritten" in told.err
+            assert "is an input and would be overwritten" in told.err
     assert Path(beacon).read_bytes() == before
 
 
@@ -594,7 +594,7 @@ def test_an_unexpected_error_is_1_and_asks_for_a_report(
     told = capsys.readouterr().err
     assert "ZeroDivisionError" in told
     assert told.endswith(
-        "This is a bug in streamdetect. Please report it with the lines above and what you ran.\n"
+        "This is a bug in streamdetect. Please report it with the lines above and the command you ran.\n"
     )
 
 

@@ -498,11 +498,10 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("override", "changes"), CHANGES)
-def test_fingerprint_follows_what_is_detected(load: Load, override: str, changes: bool) -> None:
+def test_detection_settings_are_those_that_change_detection(load: Load, override: str, changes: bool) -> None:
     """Profile, time and enabled rules change it; names, severity, order and the rest do not."""
     before, after = Settings().detection(), load("", [override]).detection()
     assert (before != after) is changes
-    assert re.fullmatch("[0-9a-f]{64}", after)
 
 
 def test_settings_are_fixed() -> None:

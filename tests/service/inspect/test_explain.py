@@ -391,7 +391,7 @@ def test_wrong_usage(beacon: str, tmp_path: Path) -> None:
     before = Path(beacon).read_bytes()
     told = call(*ASK, "--report", beacon, beacon)
     assert (told.code, told.out) == (2, "")
-    assert "is read and would be overwritten" in told.err
+    assert "is an input and would be overwritten" in told.err
     assert Path(beacon).read_bytes() == before
 
 

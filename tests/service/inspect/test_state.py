@@ -768,5 +768,5 @@ def test_export_never_writes_into_the_checkpoint(work: Work, told: Callable[...,
     work.save()
     found = told("state", "export", str(work.folder), "-o", str(work.folder / "state.sqlite3"))
     assert found.code == 2
-    assert "only read" in found.err
+    assert "read-only" in found.err
     assert told("state", "verify", str(work.folder)).code == 0
