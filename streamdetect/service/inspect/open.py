@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from streamdetect.checkpoint import CheckpointStore, Stored
+from streamdetect.checkpoint.decoding import decoding_rows
 from streamdetect.config import Settings
 from streamdetect.errors import CheckpointError
 
@@ -25,33 +24,13 @@ def of_last(store: CheckpointStore, look: Callable[[Stored], Found]) -> Found:
             "There is no checkpoint yet: the run that made this directory has not saved one. Let it run for "
             "checkpoint.interval."
         )
-    with understood():
+    with decoding_rows():
         return look(stored)
-
-
-@contextmanager
-def understood() -> Iterator[None]:
-    """Rows that are whole, and still not what this version writes, make a checkpoint unusable."""
-    try:
-        yield
-    except (
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        OverflowError,
-        struct.error,
-    ) as error:
-        raise CheckpointError(
-            f"The checkpoint holds what this version cannot read: {error!r}. Use the version that wrote it, or start "
-            "over with --reset-state."
-        ) from error
 
 
 def settings_of(stored: Stored, others: Settings | None = None) -> Settings:
     """The settings that a checkpoint was made with; those that decide nothing are taken from `others`."""
-    with understood():
+    with decoding_rows():
         found = Settings.from_detection(stored.settings)
     if others is None:
         return found

@@ -19,12 +19,12 @@ from dataclasses import replace
 from typing import Literal
 
 from streamdetect.checkpoint import CheckpointStore, Row, Stored
+from streamdetect.checkpoint.decoding import decoding_rows
 from streamdetect.config import Settings
 from streamdetect.detect import Detector
 from streamdetect.detect.alerts import iso
 from streamdetect.errors import CheckpointError, FencedError
 from streamdetect.model import Partition
-from streamdetect.service.inspect.open import understood
 from streamdetect.service.live.commit import Committer, Cut
 from streamdetect.service.live.dependencies import Dependencies
 from streamdetect.service.live.leader import BEATS, Ownership, become_owner
@@ -245,7 +245,7 @@ class Startup:
         if gone:
             log.warning("no longer read, so forgotten: %s", ", ".join(f"{p.topic}-{p.number}" for p in gone))
         stored.partitions = [row for partition, row in rows.items() if partition in partitions]
-        with understood():
+        with decoding_rows():
             self.detector.import_state(self._while_wanted(stored.rows()))
             pending = outputs_of(stored.pending)
         self.detector.track_changes()
