@@ -153,7 +153,7 @@ def running(topics: Topics, folder: Path) -> Iterator[None]:
     path = folder / "streamdetect.yaml"
     path.write_text(yaml.safe_dump(settings))
     process = subprocess.Popen(
-        [sys.executable, "-m", "streamdetect.cli", "--quiet", "run", "--config", str(path)],
+        [sys.executable, "-m", "streamdetect", "--quiet", "run", "--config", str(path)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     try:

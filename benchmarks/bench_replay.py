@@ -126,7 +126,7 @@ def command(paths: Sequence[Path], options: Sequence[str]) -> Taken:
         outputs = ("--quiet", "--output", os.devnull, "--summary-json", str(told_in))
         wall, cpu = time.perf_counter(), _children_seconds()
         subprocess.run(
-            [sys.executable, "-m", "streamdetect.cli", "replay", *outputs, *options, *map(str, paths)],
+            [sys.executable, "-m", "streamdetect", "replay", *outputs, *options, *map(str, paths)],
             check=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )

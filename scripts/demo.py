@@ -16,7 +16,7 @@ SAMPLE = Path(__file__).parents[1] / "streamdetect" / "samples" / "day.jsonl.zst
 def main() -> int:
     """Run the demo; the exit code of the replay."""
     say = Console(stderr=True)
-    command = [sys.executable, "-m", "streamdetect.cli", "replay", str(SAMPLE)]
+    command = [sys.executable, "-m", "streamdetect", "replay", str(SAMPLE)]
     say.print("[bold]streamdetect replay streamdetect/samples/day.jsonl.zst[/]")
     replay = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     alerts = [json.loads(line) for line in replay.stdout.splitlines()]

@@ -16,7 +16,7 @@ import streamdetect
 from streamdetect.errors import UsageError
 from streamdetect.synthetic import Beacon, Scenario, lines
 
-COMMAND = [sys.executable, "-m", "streamdetect.cli", "backtest"]
+COMMAND = [sys.executable, "-m", "streamdetect", "backtest"]
 Run = subprocess.CompletedProcess[bytes]
 
 
@@ -37,7 +37,7 @@ def run(*arguments: str | Path, **more: Any) -> Run:
 
 def alerting(history: Path) -> dict[str, Any]:
     """The one alert that opens under default settings."""
-    command = [sys.executable, "-m", "streamdetect.cli", "-q", "replay", str(history)]
+    command = [sys.executable, "-m", "streamdetect", "-q", "replay", str(history)]
     bodies = subprocess.run(command, capture_output=True, check=True).stdout.splitlines()
     found: dict[str, Any] = json.loads(bodies[0])
     return found

@@ -61,7 +61,7 @@ class Outcome(NamedTuple):
 def call(*arguments: str, stdin: bytes = b"", environ: Mapping[str, str] | None = None) -> Outcome:
     """Run the program as a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "streamdetect.cli", *arguments],
+        [sys.executable, "-m", "streamdetect", *arguments],
         input=stdin,
         capture_output=True,
         check=False,
@@ -386,7 +386,7 @@ PRINTING = {
 def call_into(stdout: Any, *arguments: str, environ: Mapping[str, str] | None = None) -> Outcome:
     """Run the program with this standard output."""
     done = subprocess.run(
-        [sys.executable, "-m", "streamdetect.cli", *arguments],
+        [sys.executable, "-m", "streamdetect", *arguments],
         stdout=stdout,
         stderr=subprocess.PIPE,
         check=False,
@@ -434,7 +434,7 @@ def test_a_full_disk_is_8_for_every_file(beacon: str) -> None:
 def test_no_standard_output_at_all_is_told(beacon: str) -> None:
     """Started with `>&-`, a replay says that it has nowhere to write to."""
     done = subprocess.run(
-        ["/bin/sh", "-c", f'"{sys.executable}" -m streamdetect.cli replay -q "{beacon}" >&-'],
+        ["/bin/sh", "-c", f'"{sys.executable}" -m streamdetect replay -q "{beacon}" >&-'],
         stderr=subprocess.PIPE,
         check=False,
         timeout=120,
@@ -693,7 +693,7 @@ def test_generate_leaves_nothing_when_interrupted(tmp_path: Path, number: int) -
     path = tmp_path / "day.jsonl"
     arguments = ["generate", "--hosts", "200", "--hours", "100000", "-o", str(path)]
     with subprocess.Popen(
-        [sys.executable, "-m", "streamdetect.cli", *arguments], stderr=subprocess.PIPE
+        [sys.executable, "-m", "streamdetect", *arguments], stderr=subprocess.PIPE
     ) as process:
         wait_for(lambda: any(file.stat().st_size for file in tmp_path.iterdir()), process)
         process.send_signal(number)
@@ -707,7 +707,7 @@ def test_generate_leaves_nothing_when_interrupted(tmp_path: Path, number: int) -
 def test_replay_stops_cleanly(number: int) -> None:
     """A replay that waits for standard input ends with 0 at a signal, and says that it is not the whole answer."""
     with subprocess.Popen(
-        [sys.executable, "-u", "-m", "streamdetect.cli", "replay", "-"],
+        [sys.executable, "-u", "-m", "streamdetect", "replay", "-"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -728,7 +728,7 @@ def test_a_replay_of_much_is_stopped_half_way(tmp_path: Path) -> None:
     summary_path = tmp_path / "summary.json"
     paths = [str(SAMPLE)] * 8
     with subprocess.Popen(
-        [sys.executable, "-m", "streamdetect.cli", "replay", "--summary-json", str(summary_path), *paths],
+        [sys.executable, "-m", "streamdetect", "replay", "--summary-json", str(summary_path), *paths],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,  # `communicate` would lose what `readline` had read ahead

@@ -198,7 +198,7 @@ def test_the_program_takes_the_config_map(case: str, tmp_path: Path) -> None:
     file = tmp_path / "streamdetect.yaml"
     file.write_text(configuration(case), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "streamdetect.cli", "config", "check", str(file)],
+        [sys.executable, "-m", "streamdetect", "config", "check", str(file)],
         capture_output=True,
         text=True,
         check=False,

@@ -33,7 +33,7 @@ Json = dict[str, Any]
 @pytest.fixture(scope="module")
 def alerts() -> list[Json]:
     """Of the sample day, through the real command."""
-    command = [sys.executable, "-m", "streamdetect.cli", "replay", str(SAMPLE)]
+    command = [sys.executable, "-m", "streamdetect", "replay", str(SAMPLE)]
     told = subprocess.run(command, capture_output=True, check=True, timeout=120).stdout
     return [json.loads(line) for line in told.splitlines()]
 

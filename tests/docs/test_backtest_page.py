@@ -87,7 +87,7 @@ def programs(tmp_path: Path) -> Path:
     folder = tmp_path / "programs"
     folder.mkdir()
     program = folder / "streamdetect"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m streamdetect.cli "$@"\n', encoding="utf-8")
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m streamdetect "$@"\n', encoding="utf-8")
     program.chmod(0o755)
     return folder
 

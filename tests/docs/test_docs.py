@@ -191,7 +191,7 @@ def leaves(node: dict[str, Any], outer: str = "") -> Iterator[str]:
 def test_every_alert_field_is_told() -> None:
     """The sample day's alerts have the fields of the table, all but a domain that no sensor of the day reports."""
     done = subprocess.run(
-        [sys.executable, "-m", "streamdetect.cli", "replay", "-q", str(SAMPLE)],
+        [sys.executable, "-m", "streamdetect", "replay", "-q", str(SAMPLE)],
         capture_output=True,
         check=True,
         timeout=120,

@@ -26,7 +26,7 @@ WAIT = 60.0
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "streamdetect.cli", "generate", *arguments]
+    return [sys.executable, "-m", "streamdetect", "generate", *arguments]
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -221,7 +221,7 @@ class Process:
         self._stage = stage
         self.log = stage.folder / f"run-{uuid.uuid4().hex[:6]}.log"
         config = config or stage.config
-        command = ["-m", "streamdetect.cli", "run", "--config", config, *arguments]
+        command = ["-m", "streamdetect", "run", "--config", config, *arguments]
         program = [*driver, config] if driver else command
         with self.log.open("wb") as stream:
             self.process = subprocess.Popen(

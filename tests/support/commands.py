@@ -52,7 +52,7 @@ class Outcome(NamedTuple):
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "streamdetect.cli", *arguments]
+    return [sys.executable, "-m", "streamdetect", *arguments]
 
 
 def call(*arguments: str) -> Outcome:

@@ -268,7 +268,7 @@ class Outcome(NamedTuple):
 def call(*arguments: str, stdin: bytes = b"") -> Outcome:
     """Run the program as a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "streamdetect.cli", *arguments],
+        [sys.executable, "-m", "streamdetect", *arguments],
         input=stdin,
         capture_output=True,
         check=False,
