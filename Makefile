@@ -1,5 +1,5 @@
 # Everything runs in .venv, which is made on first use. `make PYTHON=/path/to/python` takes another Python.
-.PHONY: help demo test lint format bench bench-flink fuzz chaos lock image sbom clean
+.PHONY: help demo test lint format docs docs-serve bench bench-flink fuzz chaos lock image sbom clean
 .DEFAULT_GOAL := help
 
 VENV = .venv
@@ -13,6 +13,7 @@ help:
 	@echo "make test    all tests, with a real Kafka broker (Java and Kafka come with pip)"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff format the code"
+	@echo "make docs    build the documentation site into build/site; make docs-serve: serve it and rebuild on changes"
 	@echo "make bench   the benchmarks, results to benchmarks/results.md; make bench-flink: the one against Flink SQL, which installs 850 MB"
 	@echo "make fuzz    a million mutated and random records; half an hour"
 	@echo "make chaos   kill the run 200 times against a real broker, for each kind of sink; half an hour"
@@ -33,9 +34,13 @@ $(VENV)/installed: pyproject.toml $(BIN)/python
 	$(PIP) install --editable .
 	@touch $@
 
+$(VENV)/installed-docs: pyproject.toml $(BIN)/python
+	$(PIP) install --editable '.[docs]'
+	@touch $@ $(VENV)/installed
+
 $(VENV)/installed-test: pyproject.toml $(BIN)/python
 	$(PIP) install --editable '.[test]'
-	@touch $@ $(VENV)/installed
+	@touch $@ $(VENV)/installed $(VENV)/installed-docs
 
 demo: $(VENV)/installed
 	@$(BIN)/python scripts/demo.py
@@ -52,6 +57,13 @@ lint: $(VENV)/installed-test
 format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# mkdocs.yml is strict: a warning fails the build.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+docs-serve: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 bench: $(VENV)/installed-test
 	@rm -f benchmarks/results.md
