@@ -94,7 +94,7 @@ def _episodes(outcome: Outcome, console: Console) -> str:
 
 
 def _near(outcome: Outcome, console: Console) -> str:
-    if not outcome.asked_near:
+    if not outcome.near_limit:
         return ""
     rows = [row | {"lacked": _lacked(row)} for row in near_records(outcome)]
     names = ["nearness", "nearest_at", "process", "destination", "host", "lacked"]

@@ -1,5 +1,5 @@
-"""What alerts come to: episodes, what differs between two runs, which expectations hold, who came near.
+"""Findings derived from alerts: episodes, differences between two runs, expectations, near misses.
 
-Belongs here: the words of a backtest (`outcome`) and pure functions of alert documents. Does not belong here:
-evaluating events (detect), running anything (service), or how a finding is shown (report).
+Belongs here: the result types of a backtest (`outcome`) and pure functions of alert documents. Does not belong here:
+evaluating events (detect), running anything (service), formats (report).
 """

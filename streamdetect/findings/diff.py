@@ -1,4 +1,4 @@
-"""What differs between the episodes of two runs: by id where it is the same episode, else by key."""
+"""Differences between the episodes of two runs: matched by id, else by key."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Moved:
 
     @property
     def by_ms(self) -> int:
-        """How much later it opens now; negative for earlier."""
+        """How much later it opens now; negative if earlier."""
         assert self.before.opened_ms is not None  # noqa: S101 - those without one are matched by their ids alone
         assert self.after.opened_ms is not None  # noqa: S101 - as above
         return self.after.opened_ms - self.before.opened_ms
@@ -31,8 +31,8 @@ class Diff:
     """`before` against `after`. Each episode is in one place; `unchanged` holds those of `after`.
 
     An unchanged episode has the same id; `ended_otherwise` are those among them that were resolved at another tick, for
-    another reason, or not at all. `outside` counts episodes of `before` that could not be in `after`, because it did
-    not evaluate their opening tick. All are in the order of opening, then of their keys; pairs in that of `after`.
+    another reason, or not at all. `outside` counts episodes of `before` whose opening tick `after` did not evaluate.
+    All are ordered by opening tick, then by key; pairs by that of `after`.
     """
 
     appeared: Sequence[Episode] = ()
@@ -48,7 +48,7 @@ class Diff:
 
 
 class _Place(NamedTuple):
-    """An episode on the line of its key's opening ticks; `side` is 0 for before, 1 for after."""
+    """An episode among the opening ticks of its key; `side` is 0 for before, 1 for after."""
 
     opened_ms: int
     side: int
@@ -58,11 +58,11 @@ class _Place(NamedTuple):
 def diff(
     before: Sequence[Episode], after: Sequence[Episode], *, evaluated: tuple[int, int] | None = None
 ) -> Diff:
-    """What became of the episodes of `before`. On each side an id is there once.
+    """Compare the episodes of two runs. Each side has an id at most once.
 
-    `evaluated` are the first and last tick of the run of `after`, where that of `before` may have seen more. What it
-    opened at other ticks, or nobody knows when, is `outside`; one that was still open at the last tick, and resolved
-    only later, has not `ended_otherwise`.
+    `evaluated` are the first and last tick of the run of `after`; that of `before` may be longer. Episodes that it
+    opened at other ticks, or at an unknown tick, are `outside`. One that was open at the last tick and resolved later
+    has not `ended_otherwise`.
     """
     known = {episode.id: episode for episode in before}
     same = [Moved(known[episode.id], episode) for episode in after if episode.id in known]
@@ -96,7 +96,7 @@ def _ended_otherwise(pair: Moved, evaluated: tuple[int, int] | None) -> bool:
 
 
 def _moved(before: Sequence[Episode], after: Sequence[Episode]) -> Iterator[Moved]:
-    """Pairs of the same key, the nearest opening ticks first, of equally near ones the earlier."""
+    """Pairs of the same key, the closest opening ticks first, of equally close ones the earlier."""
     lines: defaultdict[KeyName, list[_Place]] = defaultdict(list)
     for side, episodes in enumerate((before, after)):
         for episode in episodes:
@@ -107,9 +107,9 @@ def _moved(before: Sequence[Episode], after: Sequence[Episode]) -> Iterator[Move
 
 
 def _nearest_first(line: Sequence[_Place]) -> Iterator[Moved]:
-    """The nearest two of different sides are neighbours on the line, so only neighbours need comparing.
+    """The closest two of different sides are neighbours in the order of ticks, so only neighbours are compared.
 
-    All pairs would be millions for a key that opens at every other tick of a month.
+    Comparing all pairs would be millions for a key that opens at every other tick of a month.
     """
     count = len(line)
     left, right = list(range(-1, count - 1)), list(range(1, count + 1))
@@ -151,6 +151,6 @@ def _pairs_in_order(pairs: Iterable[Moved]) -> tuple[Moved, ...]:
 
 
 def _order(episode: Episode) -> tuple[object, ...]:
-    """By opening tick (where nobody knows it, by the first alert), then key."""
+    """By opening tick (by the first alert if it is unknown), then by key."""
     opened_ms = episode.first_alert_ms if episode.opened_ms is None else episode.opened_ms
     return (opened_ms, *episode.key.order(), episode.id)

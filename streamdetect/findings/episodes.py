@@ -1,4 +1,4 @@
-"""Alerts back to episodes: the alerts of one run, in the order in which they were sent (semantics.md §5)."""
+"""Episodes from alerts: those of one run, in the order of publication (semantics.md §5)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BLOCKS = ("host", "process", "user", "destination")
 _FIGURES = ("count_connections", "duration_hours", "number_of_con_per_hour", "hosts", "count_unique_pids")
 _THRESHOLDS = ("min_connections_per_hour", "min_duration_hours", "max_hosts", "max_processes")
 _DATE = re.compile(r"([0-9]{4}|[+-][0-9]{4,9})(-[0-9]{2}-.*)")
-_YEARS_MS = 146_097 * 86_400_000  # 400 years: then the Gregorian calendar repeats
+_YEARS_MS = 146_097 * 86_400_000  # 400 years, after which the Gregorian calendar repeats
 
 
 class KeyName(NamedTuple):
@@ -33,13 +33,13 @@ class KeyName(NamedTuple):
 
 @dataclass(slots=True)
 class Episode:
-    """One episode as its alerts tell it. Times in ms since the epoch, UTC.
+    """One episode, derived from its alerts. Times in ms since the epoch, UTC.
 
-    `opened_ms` is None where the `opened` alert is not among them, `resolved_ms` and `reason` are None while it is
+    `opened_ms` is None if the `opened` alert is missing, `resolved_ms` and `reason` are None while it is
     open. `figures` are those of the first alert, `last_figures` those of the last one that is not `resolved` (of the
     first, if all are), both under the names of the alert. `context` holds the blocks host, process, user and
-    destination of the first alert, `message` is its message. `panes` is {pane start: events}, of all its alerts
-    together; None where nobody wanted to keep them.
+    destination of the first alert, `message` is its message. `panes` is {pane start: events} of all its alerts
+    together; None unless requested.
     """
 
     id: str
@@ -61,29 +61,26 @@ class Episode:
 
     @property
     def host(self) -> str | None:
-        """The host's name, else its id; several joined by a comma."""
+        """The host's name, else its id; several joined by commas."""
         block = self.context.get("host", {})
         shown = block.get("name") or block.get("id")
         return ", ".join(shown) if isinstance(shown, list) else shown
 
 
 class NotAnAlertError(ValueError):
-    """The document is no alert of streamdetect; the message says what is missing."""
+    """The document is not an alert of streamdetect; the message says what is missing."""
 
 
 @dataclass(slots=True)
 class Episodes:
-    """Takes alerts one by one; gives the episodes in the order in which their first alert came.
-
-    Keeps of an alert what an `Episode` holds, and its id.
-    """
+    """Collects alerts into episodes, in the order of their first alert. Keeps only what an `Episode` holds."""
 
     keep_panes: bool = False
     found: dict[str, Episode] = field(default_factory=dict)
     _taken: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def take(self, body: bytes | str) -> None:
-        """One more alert. Raises NotAnAlertError; a document seen twice (same alert id) counts once."""
+        """Add an alert. A duplicate (same alert id) is ignored. Raises NotAnAlertError."""
         document = _document(body)
         alert = _of_one_alert(document, keep_panes=self.keep_panes)
         alert_id = _text(document, "event", "id")
@@ -108,7 +105,7 @@ def episodes_of(bodies: Iterable[bytes | str], *, keep_panes: bool = False) -> l
 
 
 def parse_iso_ms(text: str) -> int:
-    """The inverse of `detect.alerts.iso`, also for years that `datetime` does not know; ValueError for other texts."""
+    """The inverse of `detect.alerts.iso`, including years beyond `datetime`. Raises ValueError for other texts."""
     match = _DATE.fullmatch(text)
     if match is None:
         return parse_time_ms(text)
@@ -120,14 +117,14 @@ def _document(body: bytes | str) -> dict[str, Any]:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
-        raise NotAnAlertError("is no alert of streamdetect: it is not JSON") from None
+        raise NotAnAlertError("is not an alert of streamdetect: it is not JSON") from None
     if not isinstance(document, dict):
-        raise NotAnAlertError("is no alert of streamdetect: it is no object")
+        raise NotAnAlertError("is not an alert of streamdetect: it is not an object")
     return document
 
 
 def _of_one_alert(document: dict[str, Any], *, keep_panes: bool) -> Episode:
-    """The episode as this alert alone tells it."""
+    """The episode from one alert."""
     episode_id = _text(document, "streamdetect", "episode_id")
     action = _text(document, "streamdetect", "action")
     if action not in {"opened", "updated", "resolved"}:
@@ -156,7 +153,7 @@ def _of_one_alert(document: dict[str, Any], *, keep_panes: bool) -> Episode:
 
 
 def _join(known: Episode, later: Episode) -> None:
-    """Add a later alert to what is known of its episode."""
+    """Add a later alert to its episode."""
     known.alerts += later.alerts
     known.last_alert_ms = max(known.last_alert_ms, later.last_alert_ms)
     if later.opened_ms is not None:
@@ -170,7 +167,7 @@ def _join(known: Episode, later: Episode) -> None:
 
 
 def _key(document: dict[str, Any]) -> KeyName:
-    """The null group has an address, which is null; in `strict` there is no sensor."""
+    """The key of an alert. The null group has the address null; in `strict` there is no sensor."""
     null_group = _at(document, "destination", "address") is None
     strict = "sensor" not in _at(document, "streamdetect")
     return KeyName(
@@ -182,7 +179,7 @@ def _key(document: dict[str, Any]) -> KeyName:
 
 
 def _context(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The alert's blocks of details, without objects: those a pipeline has put there, like `destination.geo`."""
+    """The alert's context blocks, without nested objects, which a pipeline has added, like `destination.geo`."""
     blocks = {name: document[name] for name in _BLOCKS if isinstance(document.get(name), dict)}
     return {
         name: {field_name: value for field_name, value in block.items() if _is_plain(value)}
@@ -202,7 +199,7 @@ def _panes(document: dict[str, Any]) -> dict[int, int]:
     try:
         return {_number(start_ms, *where): _number(count, *where) for start_ms, count in counts}
     except (TypeError, ValueError):
-        raise _wrong("no list of [pane start, events]", *where) from None
+        raise _wrong("not a list of [pane start, events]", *where) from None
 
 
 def _at(document: dict[str, Any], *path: str) -> Any:
@@ -225,12 +222,12 @@ def _text(document: dict[str, Any], *path: str) -> str:
 
 def _number(value: object, *path: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise _wrong("no whole number", *path)
+        raise _wrong("not a whole number", *path)
     return value
 
 
 def _numbers(document: dict[str, Any], names: Iterable[str], *path: str) -> dict[str, int]:
-    """A block of numbers that holds at least these names."""
+    """A block of numbers with at least these names."""
     for name in names:
         _at(document, *path, name)
     return {name: _number(value, *path, name) for name, value in _at(document, *path).items()}
@@ -245,4 +242,4 @@ def _time_ms(document: dict[str, Any], *path: str) -> int:
 
 
 def _wrong(what: str, *path: str) -> NotAnAlertError:
-    return NotAnAlertError(f"is no alert of streamdetect: {'.'.join(path)} is {what}")
+    return NotAnAlertError(f"is not an alert of streamdetect: {'.'.join(path)} is {what}")

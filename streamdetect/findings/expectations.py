@@ -17,9 +17,9 @@ _CUT_SHORT = "no episode matches so far, and the run was stopped before its end"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One expectation for one key. `holds` is None where it could not be decided (the run was stopped early).
+    """One expectation for one key. `holds` is None if it is undecided because the run was stopped early.
 
-    `name` is what the file calls it, or is made of the key; `detail` says what was found, with ids and times.
+    `name` is the name in the file, or is made of the key; `detail` says what was found, with ids and times.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """An episode under all its names, in the form in which they are compared, by the fields of a KeyPattern."""
+    """An episode with all its names in comparable form, by the fields of a KeyPattern."""
 
     episode: Episode
     names: dict[str, set[str]]
@@ -40,7 +40,7 @@ class _Named:
 def judge(expectations: Expectations, episodes: Sequence[Episode], *, stopped: bool = False) -> list[Verdict]:
     """A verdict for each key: those of `must_alert`, then those of `must_not_alert`, in the order of the file.
 
-    A run that was `stopped` has seen only the beginning: what it did not find may have come later.
+    A `stopped` run has evaluated only the beginning: an episode that it did not find may have opened later.
     """
     named = [_named(episode) for episode in sorted(episodes, key=_begin_ms)]
     verdicts = []
@@ -60,19 +60,19 @@ def _must_alert(matching: list[Episode], by_ms: int | None, *, stopped: bool) ->
     if not matching:
         return (None, _CUT_SHORT) if stopped else (False, _NOTHING)
     if by_ms is None or _begin_ms(matching[0]) <= by_ms:
-        return True, _told(matching)
-    # Ticks come in order: even a stopped run has seen every tick before the one at which this opened.
-    return False, f"too late: {_told(matching)}"
+        return True, _found_text(matching)
+    # Ticks are evaluated in order: even a stopped run has evaluated every tick before the opening one.
+    return False, f"too late: {_found_text(matching)}"
 
 
 def _must_not_alert(matching: list[Episode], *, stopped: bool) -> tuple[bool | None, str]:
     if matching:
-        return False, _told(matching)
+        return False, _found_text(matching)
     return (None, _CUT_SHORT) if stopped else (True, _NOTHING)
 
 
-def _told(matching: list[Episode]) -> str:
-    """How many there are; of the first, when and where it opened, and with which figures."""
+def _found_text(matching: list[Episode]) -> str:
+    """The number of episodes, and opening, host and figures of the first."""
     first, figures = matching[0], matching[0].figures
     count = "1 episode," if len(matching) == 1 else f"{len(matching)} episodes, the first"
     opened = "opened" if first.opened_ms is not None else "opened at or before"
@@ -86,12 +86,12 @@ def _told(matching: list[Episode]) -> str:
 
 
 def _begin_ms(episode: Episode) -> int:
-    """When it opened, else the first tick at which it is known to have been open."""
+    """The opening tick, else the first tick at which the episode was open."""
     return episode.first_alert_ms if episode.opened_ms is None else episode.opened_ms
 
 
 def _called(entry: MustNotAlert, key: KeyPattern) -> str:
-    """The key's own name or one made of it, after that of its label's entry."""
+    """The name of the entry or label, and the key's own name or one made of its fields."""
     name = key.name
     if name is None:
         name = f"{key.process or 'any process'} to {key.destination or 'any destination'}"
@@ -101,7 +101,7 @@ def _called(entry: MustNotAlert, key: KeyPattern) -> str:
 
 
 def _named(episode: Episode) -> _Named:
-    """Destination as in the exceptions of a rule: the key's address or name, or the destination's IP."""
+    """Whether a pattern matches. Its destination may be the key's address or the IP, as in exceptions of rules."""
     key, host = episode.key, episode.context.get("host", {})
     destinations = {
         _comparable(text)
@@ -120,7 +120,7 @@ def _named(episode: Episode) -> _Named:
 
 
 def _texts(value: object) -> list[str]:
-    """A value of an alert may be several."""
+    """A value of an alert as a list of texts."""
     return [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
 
 
@@ -143,7 +143,7 @@ def _comparable(text: str) -> str:
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
-    """The address that a text is; one that is mapped into IPv6 is one of IPv4."""
+    """The address of a text; an IPv4-mapped IPv6 address is the IPv4 address."""
     try:
         address = ip_address(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a backtest found: `service.backtest` fills it in, `report` shows it. Times in ms since the epoch, UTC."""
+"""The result of a backtest: made by `service.bounded`, shown by `report`. Times in ms since the epoch, UTC."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from streamdetect.findings.expectations import Verdict
 
 @dataclass(slots=True)
 class Volume:
-    """Records of one hour of event time, by what became of them: `counted`, `late`, or a reason of filtering.
+    """Records of one hour of event time by verdict: `counted`, `late`, or a filter reason.
 
-    Dead letters with a readable time (`future_time`) are in `future_time`; the others have no hour.
+    Dead letters with a readable time are in `future_time`; the others have no hour.
     """
 
     start_ms: int
@@ -27,10 +27,10 @@ class Volume:
 
 @dataclass(slots=True)
 class InputSummary:
-    """What was read. `shapes` counts records by who wrote them (`events.shapes`).
+    """What was read. `shapes` counts records by shape (`events.shapes`).
 
-    `first_ms` is the time of the earliest event that counts, `last_ms` the newest partition clock: wild ones are in
-    neither. None where there is none.
+    `first_ms` is the time of the earliest event that counts, `last_ms` the newest partition clock; neither includes
+    leaps that were not believed. None if there is none.
     """
 
     inputs: tuple[str, ...]
@@ -42,7 +42,7 @@ class InputSummary:
 
 @dataclass(slots=True)
 class Variant:
-    """One set of settings that was tried. `changes` are the settings that differ from the base, path to value as text.
+    """One set of settings. `changes` are the settings that differ from the base, path to value as text.
 
     `summary` is that of `replay --summary-json`. `diff` is against the base; None for the base itself.
     """
@@ -63,12 +63,11 @@ class Variant:
 
 @dataclass(slots=True)
 class Outcome:
-    """Everything a backtest found. `variants` are those beside `base`.
+    """The whole result of a backtest. `variants` are those beside `base`.
 
-    `near` are the keys without an episode in the base that came nearest, the nearest first. `tracks` hold the course of
-    keys with an episode in the base, as far as they were kept (`detect.tracks`). `compared_with` names what `diff` is
-    against. `stopped` says that the input was not read to its end: it was interrupted, or `problem` broke it off.
-    `asked_near` is how many near misses were asked for.
+    `near` are the near misses of the base, the closest first, at most `near_limit`. `tracked_keys` are keys with an
+    episode in the base, as far as they were kept (`detect.near_misses`). `compared_with` is the other side of `diff`.
+    `stopped` means that the input was not read to its end: the run was interrupted, or ended by `problem`.
     """
 
     settings: Settings
@@ -76,13 +75,13 @@ class Outcome:
     base: Variant
     variants: Sequence[Variant]
     near: Sequence[TrackedKey]
-    tracks: Mapping[KeyName, TrackedKey]
+    tracked_keys: Mapping[KeyName, TrackedKey]
     first_tick_ms: int | None
     last_tick_ms: int | None
     seconds: float
     stopped: bool = False
     problem: StreamdetectError | None = None
-    asked_near: int = 0
+    near_limit: int = 0
     diff: Diff | None = None
     compared_with: str | None = None
     verdicts: Sequence[Verdict] = ()
@@ -90,7 +89,7 @@ class Outcome:
 
     @property
     def days(self) -> float:
-        """Days of event time that were evaluated, at least one tick."""
+        """Days of evaluated event time, at least one tick."""
         if self.first_tick_ms is None or self.last_tick_ms is None:
             return 0.0
         interval_ms = self.settings.time.interval_ms

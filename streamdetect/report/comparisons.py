@@ -1,4 +1,4 @@
-"""What differs, as the page shows it: variants beside the base, and the episodes of one run against another's."""
+"""Differences for the report: variants against the base, and the episodes of one run against another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streamdetect.report.plots import bars_plot
 from streamdetect.report.words import moment, number, shift, visible
 
 MOST_BARS = 60
-"""Most variants that are plotted; all are in the table."""
+"""Most variants in a plot; the table has all of them."""
 
 _MOST_ROWS = 1_000
 _BETWEEN = " · "
@@ -22,7 +22,7 @@ _BETWEEN = " · "
 
 @dataclass(frozen=True, slots=True)
 class DiffRow:
-    """One difference. `anchor` leads to the episode where this page has it."""
+    """One difference. `anchor` is that of the episode, if the page shows it."""
 
     what: str
     anchor: str | None
@@ -32,7 +32,7 @@ class DiffRow:
 
 @dataclass(frozen=True, slots=True)
 class DiffView:
-    """The differences of one diff, those first that matter most."""
+    """The differences of one diff, the most important first."""
 
     rows: Sequence[DiffRow]
     more: int
@@ -41,7 +41,7 @@ class DiffView:
 
 @dataclass(frozen=True, slots=True)
 class VariantView:
-    """A row of the what-if table; the differences are None for the base."""
+    """A row of the table of variants; the differences are None for the base."""
 
     name: str
     episodes: int
@@ -72,13 +72,13 @@ def _a_day(outcome: Outcome, variant: Variant) -> float:
 
 
 def variant_figures(outcome: Outcome) -> list[Figure]:
-    """A bar for each variant, as far as bars can be read."""
+    """A bar for each variant, as far as bars are readable."""
     everyone = variants(outcome)
     plotted = everyone[:MOST_BARS]
     names, settings = bar_names(plotted)
     told = f" by {visible(settings)}" if settings else ""
     if left := len(everyone) - len(plotted):
-        told += f"; the first {number(len(plotted))} variants, {number(left)} more are in the table alone"
+        told += f"; the first {number(len(plotted))} variants, {number(left)} more are only in the table"
     return [
         Figure(bars_plot(names, values, f"{what} for each variant{told}"), f"{what}{told}")
         for what, values in (
@@ -90,9 +90,9 @@ def variant_figures(outcome: Outcome) -> list[Figure]:
 
 
 def bar_names(everyone: Sequence[Variant]) -> tuple[list[str], str]:
-    """A short name for each, and the settings whose values alone are left in it: those that all of a grid share.
+    """A short name for each variant, and the settings whose values it consists of: those shared by a whole grid.
 
-    Variants of `--vary` are called by all their settings (`a=1 b=2`), which are the same in each; files by their path.
+    Variants of `--vary` are named by all their settings (`a=1 b=2`), the same ones in each; files by their path.
     """
     grid = [one for one in everyone if one.changes and one.name == _called(one)]
     shared = {tuple(one.changes) for one in grid}
@@ -135,7 +135,7 @@ def diff_view(diff: Diff, anchors: Mapping[str, str]) -> DiffView:
         "moved": len(diff.moved),
         "ended otherwise": len(diff.ended_otherwise),
         "unchanged": len(diff.unchanged),
-        "outside of what both evaluated": diff.outside,
+        "outside the range that both evaluated": diff.outside,
     }
     return DiffView(
         rows=rows[:_MOST_ROWS],

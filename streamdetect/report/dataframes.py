@@ -1,10 +1,10 @@
-"""Flat records, for data frames and for the other formats: one dict a row, the same keys in each row of a table.
+"""Flat rows for data frames and other formats: one dict per row, the same keys in each row of a table.
 
 Values are text, numbers, booleans and None for missing, nothing nested, so `pandas.DataFrame(rows)` and
-`polars.DataFrame(rows)` take them as they are. Times are ISO 8601 text in UTC with milliseconds and `Z`
+`polars.DataFrame(rows)` accept them unchanged. Times are ISO 8601 text in UTC with milliseconds and `Z`
 (`2026-03-02T04:00:00.000Z`, `detect.alerts.iso`): both libraries read it, it sorts as text, and years beyond 9999 fit.
-Several values of one field are joined by a comma. Lone surrogates, which UTF-8 cannot hold, are written out by their
-code; nothing else is changed, so whoever shows a text has to escape it.
+Several values of one field are joined by commas. Lone surrogates, which UTF-8 cannot encode, are written as their code
+points; nothing else is changed, so text must be escaped before it is shown.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ EPISODE_COLUMNS = (
     *_THRESHOLDS,
     "message",
 )
-"""Of `episode_records`, for a table that has no row."""
+"""Columns of `episode_records`, for a table without rows."""
 
 _OTHER_ROOMS = ("kafka", "http", "alerts", "dead_letters", "checkpoint", "log")
 
 
 def variants(outcome: Outcome) -> list[Variant]:
-    """The base first, then what was tried beside it."""
+    """The base first, then the variants."""
     return [outcome.base, *outcome.variants]
 
 
 def verdicts_of(outcome: Outcome, variant: Variant) -> Sequence[Verdict]:
-    """Those of the base stand on the outcome, or on the base itself."""
+    """The verdicts of a variant; those of the base may be on the outcome instead."""
     return (outcome.verdicts or variant.verdicts) if variant is outcome.base else variant.verdicts
 
 
 def shown_changes(changes: Mapping[str, str]) -> dict[str, str]:
-    """Changed settings, path to value. Those that may hold a secret or name a machine have no value here."""
+    """Changed settings, path to value, without the values of settings that may be secrets or name machines."""
     return {
         path: "(not shown)" if path.split(".")[0] in _OTHER_ROOMS else value
         for path, value in sorted(changes.items())
@@ -71,7 +71,7 @@ def alerts_of(variant: Variant) -> int:
 
 
 def episode_records(outcome: Outcome) -> list[TableRow]:
-    """Every episode of every variant. `count_connections` and so on are of its first alert, `last_…` of its last."""
+    """Every episode of every variant. Figures like `count_connections` are of its first alert, `last_…` of its last."""
     return [
         _sound({"variant": variant.name, **_episode(episode)})
         for variant in variants(outcome)
@@ -150,23 +150,25 @@ def variant_records(outcome: Outcome) -> list[TableRow]:
 
 
 def near_records(outcome: Outcome) -> list[TableRow]:
-    """Keys without an episode in the base that came nearest, the nearest first: each condition, and what it lacked."""
-    return [_sound(_near(track)) for track in outcome.near]
+    """Near misses of the base, the closest first: each condition, and what it lacked."""
+    return [_sound(_near(tracked)) for tracked in outcome.near]
 
 
-def _near(track: TrackedKey) -> TableRow:
-    point, context = track.closest, track.context
+def _near(tracked: TrackedKey) -> TableRow:
+    point, context = tracked.closest, tracked.context
     row: TableRow = {
-        **_key(KeyName(track.rule.id, *track.key)),
-        "rule_name": track.rule.name,
+        **_key(KeyName(tracked.rule.id, *tracked.key)),
+        "rule_name": tracked.rule.name,
         "host": joined(context.host_name or context.host_id),
         "host_id": joined(context.host_id),
         "nearest_at": iso(point.tick_ms),
-        "nearness": share(track.closeness.score, 6),
+        "nearness": share(tracked.closeness.score, 6),
         "objection": point.failed,
         **_figures(figures_block(point.figures), ""),
     }
-    for condition in conditions(figures_block(point.figures), thresholds_block(track.rule.limits), MOST_SEEN):
+    for condition in conditions(
+        figures_block(point.figures), thresholds_block(tracked.rule.limits), MOST_SEEN
+    ):
         row |= {
             f"{condition.name}_value": condition.value,
             f"{condition.name}_threshold": condition.threshold,
@@ -177,9 +179,10 @@ def _near(track: TrackedKey) -> TableRow:
 
 
 def diff_records(outcome: Outcome) -> list[TableRow]:
-    """What differs: the base against `compared_with`, then each variant against the base. Unchanged ones are left out.
+    """All differences: the base against `compared_with`, then each variant against the base; no unchanged episodes.
 
-    `before_…` is None for what appeared, `after_…` for what is gone; `by_seconds` is how much later it opens now.
+    `before_…` is None for an episode that appeared, `after_…` for one that is gone; `by_seconds` is how much later it
+    opens now.
     """
     rows: list[TableRow] = []
     if outcome.diff is not None:
@@ -191,7 +194,7 @@ def diff_records(outcome: Outcome) -> list[TableRow]:
 
 
 def difference_records(variant: str, against: str, diff: Diff) -> Iterator[TableRow]:
-    """What one diff says of `variant`, its `after` side."""
+    """The rows of one diff; `variant` is its `after` side."""
     pairs: list[tuple[str, Episode | None, Episode | None]] = [
         *(("appeared", None, episode) for episode in diff.appeared),
         *(("gone", episode, None) for episode in diff.gone),
@@ -271,7 +274,7 @@ def volume_records(outcome: Outcome) -> list[TableRow]:
 
 
 def fate(verdict: str) -> str:
-    """What became of records with this verdict: counted, filtered, late or refused."""
+    """The group of a verdict: counted, filtered, late or refused."""
     if verdict in ("counted", "late"):
         return verdict
     return "refused" if verdict in REFUSED else "filtered"

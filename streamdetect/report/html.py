@@ -1,8 +1,8 @@
-"""The report as one HTML document: nothing to load, nothing to run, everything escaped.
+"""The report as one HTML document: loads nothing, runs nothing, escapes everything.
 
-The policy in the head lets the browser take the one style sheet in the document (by its hash) and nothing else. Values
-of events are written by one filter (`value`): long ones are cut with the whole text in the title, and what would hide
-or reorder text is written out as its code point.
+The policy in the head allows the one style sheet in the document (by its hash) and nothing else. Values of events are
+written by one filter (`value`): long ones are cut with the full text in the title, and characters that hide or reorder
+text are written as their code points.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from streamdetect.findings.outcome import Outcome
 from streamdetect.report.key_views import near_view
 from streamdetect.report.plot_data import FATES
 from streamdetect.report.views import MOST_NEAR_PLOTTED, MOST_PLOTTED, page_view
-from streamdetect.report.words import LONGEST, cut, moment, number, span, visible, whither
+from streamdetect.report.words import LONGEST, cut, destination_text, moment, number, span, visible
 
 _LONGEST_TITLE = 2_000
 _LONGEST_SENTENCE = 500
@@ -33,9 +33,9 @@ def page(outcome: Outcome) -> str:
     return _render("report.html.j2", view=page_view(outcome), outcome=outcome)
 
 
-def key_page(title: str, tracks: Sequence[TrackedKey], interval_ms: int) -> str:
-    """The course of some keys alone."""
-    views = [near_view(track, interval_ms, plotted=True) for track in tracks]
+def key_page(title: str, tracked_keys: Sequence[TrackedKey], interval_ms: int) -> str:
+    """A page with the timelines of some keys."""
+    views = [near_view(tracked, interval_ms, plotted=True) for tracked in tracked_keys]
     return _render("key.html.j2", title=title, views=views, interval_ms=interval_ms)
 
 
@@ -71,13 +71,13 @@ def _environment() -> Environment:
         "number": number,
         "moment": moment,
         "span": span,
-        "whither": whither,
+        "destination": destination_text,
     }
     return environment
 
 
 def value(text: object) -> Markup:
-    """A value of an event, a file or a setting: isolated from the text around it, cut where it is long."""
+    """A value of an event, file or setting: isolated from the surrounding text, and cut if it is long."""
     if text is None:
         return Markup("-")
     uncut = visible(str(text))
@@ -89,7 +89,7 @@ def value(text: object) -> Markup:
 
 
 def whole(text: object) -> Markup:
-    """A sentence that may hold values: it is cut only where it is no sentence any more."""
+    """A sentence that may contain values: cut only if it is unreasonably long."""
     uncut = visible(str(text))
     if len(uncut) > _LONGEST_SENTENCE:
         return Markup('<bdi title="{}">{}</bdi>').format(

@@ -8,13 +8,13 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from streamdetect.findings.expectations import Verdict
 
-# All but what XML 1.0 can carry (Char in its §2.2); escapes are no way around it. CR would come back as LF.
+# Everything except XML 1.0 characters (Char, §2.2), which cannot be escaped either. CR would be read back as LF.
 _NO_CHARACTER = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _REPLACEMENT = "\ufffd"
 
 
 def junit(verdicts: Sequence[Verdict], *, suite: str, seconds: float) -> bytes:
-    """One test case for each verdict. An undecided one is an error: a gate that saw half is not green."""
+    """One test case for each verdict. An undecided verdict is an error: a partial run must not pass a gate."""
     failed = sum(verdict.holds is False for verdict in verdicts)
     undecided = sum(verdict.holds is None for verdict in verdicts)
     counts = {

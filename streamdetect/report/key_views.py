@@ -1,4 +1,4 @@
-"""Episodes and keys that came near, as the page shows them: who, the arithmetic in words, and the course in plots."""
+"""Episodes and near misses for the report: host and process, the arithmetic in words, and the timeline as plots."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from streamdetect.detect.near_misses import MOST_SEEN, Point, TrackedKey, reason
 from streamdetect.findings.episodes import Episode
 from streamdetect.findings.outcome import Outcome
 from streamdetect.report.plot_data import Gaps, PaneRows, gaps_of, pane_rows, steps, thinned
-from streamdetect.report.plots import Marks, course_plot, gaps_plot, panes_plot
+from streamdetect.report.plots import Marks, figure_plot, gaps_plot, panes_plot
 from streamdetect.report.words import (
     REASONS,
     ConditionText,
     conditions,
     cut,
+    destination_text,
     joined,
     moment,
     number,
     share,
     span,
-    whither,
 )
 
 _MOST_PANE_ROWS = 200
@@ -46,7 +46,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """How a key went on: plots, the exact counts, and when its verdict changed."""
+    """The timeline of a key: plots, exact counts, and changes of its verdict."""
 
     figures: Sequence[Figure]
     marks: Marks
@@ -56,7 +56,7 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeView:
-    """An episode. `course` is None for those that are in the table only."""
+    """An episode. `timeline` is None for those shown only in the table."""
 
     anchor: str
     episode: Episode
@@ -64,12 +64,12 @@ class EpisodeView:
     conditions: Sequence[ConditionText]
     last_conditions: Sequence[ConditionText]
     story: str
-    course: Timeline | None
+    timeline: Timeline | None
 
 
 @dataclass(frozen=True, slots=True)
 class NearView:
-    """A key that came near, at the tick at which it was nearest."""
+    """A near miss, at the tick at which it was closest."""
 
     address: str
     process: str
@@ -80,20 +80,20 @@ class NearView:
     nearness: str
     held: bool
     conditions: Sequence[ConditionText]
-    course: Timeline | None
+    timeline: Timeline | None
 
 
 def episode_view(episode: Episode, outcome: Outcome, *, plotted: bool) -> EpisodeView:
-    track = outcome.tracks.get(episode.key)
-    course = None
+    tracked = outcome.tracked_keys.get(episode.key)
+    timeline = None
     if plotted:
         interval_ms = outcome.settings.time.interval_ms
         opened_ms = episode.first_alert_ms if episode.opened_ms is None else episode.opened_ms
         end_ms = episode.resolved_ms or max(outcome.last_tick_ms or 0, episode.last_alert_ms)
-        course = _course(
-            panes=(episode.panes or {}) if track is None else track.panes,
-            points=() if track is None else track.points,
-            gaps=None if track is None else gaps_of(track.gaps),
+        timeline = _course(
+            panes=(episode.panes or {}) if tracked is None else tracked.panes,
+            points=() if tracked is None else tracked.points,
+            gaps=None if tracked is None else gaps_of(tracked.gaps),
             thresholds=episode.thresholds,
             interval_ms=interval_ms,
             between=(opened_ms - outcome.settings.time.lookback_ms, end_ms),
@@ -108,7 +108,7 @@ def episode_view(episode: Episode, outcome: Outcome, *, plotted: bool) -> Episod
         if episode.last_figures != episode.figures
         else (),
         story=_story(episode),
-        course=course,
+        timeline=timeline,
     )
 
 
@@ -124,7 +124,7 @@ def _facts(episode: Episode) -> Pairs:
         ("executable", process.get("executable")),
         ("pid", process.get("pid")),
         ("entity id", process.get("entity_id")),
-        ("destination", whither(episode.key.address)),
+        ("destination", destination_text(episode.key.address)),
         ("address", destination.get("ip")),
         ("port", destination.get("port")),
         ("domain", destination.get("domain")),
@@ -144,11 +144,11 @@ def _account(domain: str | None, name: str | None) -> str | None:
 def _story(episode: Episode) -> str:
     opened, resolved = episode.opened_ms, episode.resolved_ms
     updates = episode.alerts - (opened is not None) - (resolved is not None)
-    told = "Its opening is not among the alerts" if opened is None else f"Opened at {moment(opened)}"
+    told = "Its opening alert is not among the alerts" if opened is None else f"Opened at {moment(opened)}"
     told += f", updated {_times_of(updates)}, "
     if resolved is None:
         return f"{told}open at the end."
-    reason = REASONS.get(episode.reason or "", "a reason of its own")
+    reason = REASONS.get(episode.reason or "", "a reason unknown here")
     after = "" if opened is None else f" after {span(resolved - opened)}"
     return f"{told}resolved at {moment(resolved)}{after}: {reason} ({reason_of(episode)})."
 
@@ -162,23 +162,23 @@ def _times_of(count: int) -> str:
 
 
 def anchor(episode_id: str) -> str:
-    """Where an episode stands on the page. Ids are UUIDs; what is not could break a link, so its hash stands for it."""
+    """The anchor of an episode: its id if that is a UUID, else a hash, because other text could break the link."""
     if _PLAIN_ID.fullmatch(episode_id):
         return f"e-{episode_id}"
     return f"e-{hashlib.sha256(episode_id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
-def near_view(track: TrackedKey, interval_ms: int, *, plotted: bool) -> NearView:
-    """A key at its nearest; its whole course where it is plotted."""
-    point, details = track.closest, track.context
-    course = None
+def near_view(tracked: TrackedKey, interval_ms: int, *, plotted: bool) -> NearView:
+    """A key at its closest; with its whole timeline if `plotted`."""
+    point, details = tracked.closest, tracked.context
+    timeline = None
     if plotted:
-        places = [*track.panes, *(one.tick_ms for one in track.points), point.tick_ms]
-        course = _course(
-            panes=track.panes,
-            points=track.points,
-            gaps=gaps_of(track.gaps),
-            thresholds=thresholds_block(track.rule.limits),
+        places = [*tracked.panes, *(one.tick_ms for one in tracked.points), point.tick_ms]
+        timeline = _course(
+            panes=tracked.panes,
+            points=tracked.points,
+            gaps=gaps_of(tracked.gaps),
+            thresholds=thresholds_block(tracked.rule.limits),
             interval_ms=interval_ms,
             between=(min(places), max(places)),
             marks=Marks(),
@@ -193,21 +193,21 @@ def near_view(track: TrackedKey, interval_ms: int, *, plotted: bool) -> NearView
         ("address", details.ip),
         ("port", details.port),
         ("domain", details.domain),
-        ("sensor", track.key.sensor),
-        ("rule", track.rule.name),
-        ("rule id", track.rule.id),
+        ("sensor", tracked.key.sensor),
+        ("rule", tracked.rule.name),
+        ("rule id", tracked.rule.id),
     ]
     return NearView(
-        address=whither(track.key.address),
-        process=track.key.process,
-        sensor=track.key.sensor,
+        address=destination_text(tracked.key.address),
+        process=tracked.key.process,
+        sensor=tracked.key.sensor,
         host=joined(details.host_name or details.host_id),
         facts=[(name, text) for name, value in found if (text := joined(value))],
         at=moment(point.tick_ms),
-        nearness=f"{100 * share(track.closeness.score, 2):.0f} %",
+        nearness=f"{100 * share(tracked.closeness.score, 2):.0f} %",
         held=point.failed is None,
-        conditions=conditions(figures_block(point.figures), thresholds_block(track.rule.limits), MOST_SEEN),
-        course=course,
+        conditions=conditions(figures_block(point.figures), thresholds_block(tracked.rule.limits), MOST_SEEN),
+        timeline=timeline,
     )
 
 
@@ -240,7 +240,7 @@ def _course(
             line = thinned(within, value)
             dashed = f"{caption}; dashed: at least {number(threshold)}"
             aloud = _aloud(dashed, [height for _, height in line])
-            plot = course_plot(line, threshold, (drawn.start_ms, drawn.end_ms), marks, aloud)
+            plot = figure_plot(line, threshold, (drawn.start_ms, drawn.end_ms), marks, aloud)
             found.append(Figure(plot, dashed))
     if gaps is not None:
         found.append(_gaps(gaps))
@@ -261,13 +261,13 @@ def _hours(point: Point) -> int:
 
 
 def _aloud(caption: str, values: Sequence[int]) -> str:
-    """What somebody hears who cannot see the plot."""
+    """The label for screen readers."""
     return f"{caption}. From {number(min(values))} to {number(max(values))}." if values else caption
 
 
 def _gaps(gaps: Gaps) -> Figure:
     caption = (
-        f"Time from event to event, in steps of {span(gaps.width_ms)}; dotted: the median, {span(gaps.median_ms)}. "
+        f"Gaps between events, in steps of {span(gaps.width_ms)}; dotted: the median, {span(gaps.median_ms)}. "
         f"{100 * gaps.near_median:.0f} % of {number(gaps.total)} are within 20 % of it"
     )
     aside = [
@@ -281,7 +281,7 @@ def _gaps(gaps: Gaps) -> Figure:
 
 
 def _verdicts(points: Sequence[Point]) -> Pairs:
-    """When the verdict changed: the tick, and what it was from then on."""
+    """Changes of the verdict: the tick, and the verdict from then on."""
     return [
         (moment(one.tick_ms), "true" if one.failed is None else f"false: {one.failed}")
         for one in reason_changes(points)

@@ -21,7 +21,7 @@ from streamdetect.report.dataframes import (
     verdict_records,
     volume_records,
 )
-from streamdetect.report.words import cut, moment, number, shift, sound, visible, whither
+from streamdetect.report.words import cut, destination_text, moment, number, shift, sound, visible
 
 _MOST_ROWS = 200
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -29,7 +29,7 @@ _SPECIAL = frozenset("\\`*_{}[]<>()#!|~$@:&")
 
 
 def json_text(outcome: Outcome) -> str:
-    """One JSON object with sorted keys; equal outcomes give equal bytes, `seconds` and the summaries' aside."""
+    """One JSON object with sorted keys. Equal outcomes give equal bytes, except `seconds`."""
     reading = outcome.reading
     document = {
         "version": __version__,
@@ -65,10 +65,10 @@ def json_text(outcome: Outcome) -> str:
 
 
 def csv_text(outcome: Outcome) -> str:
-    """Every episode of every variant, a header first; missing is empty; lines end as RFC 4180 has it.
+    """Every episode of every variant, after a header; missing values are empty; line ends as in RFC 4180.
 
-    A text that begins with = + - @ tab or carriage return would be run as a formula by a spreadsheet, so it gets an
-    apostrophe in front. Programs that want the values as they are take `json_text`.
+    A spreadsheet would run text that begins with = + - @ tab or carriage return as a formula, so it is prefixed with an
+    apostrophe. For unchanged values use `json_text`.
     """
     rows = episode_records(outcome)
     text = io.StringIO()
@@ -83,7 +83,7 @@ def _cell(value: str | float | None) -> str | float | None:
 
 
 def markdown(outcome: Outcome) -> str:
-    """Tables for a ticket or a pull request. Values of events stand in code spans, where nothing is markup."""
+    """Tables for a ticket or pull request. Values of events are in code spans, where nothing is markup."""
     parts = [
         *_head(outcome),
         *_variants(outcome),
@@ -101,7 +101,7 @@ def _head(outcome: Outcome) -> Iterable[str]:
     base = variant_records(outcome)[0]
     yield "# Backtest"
     if outcome.stopped:
-        yield "**Partial: it was stopped before the input was read to its end.**"
+        yield "**Partial: the run was stopped before the end of the input.**"
     reading = outcome.reading
     if reading.first_ms is not None and reading.last_ms is not None:
         yield f"Events from {moment(reading.first_ms)} to {moment(reading.last_ms)}."
@@ -122,7 +122,7 @@ def _variants(outcome: Outcome) -> Iterable[str]:
     if not outcome.variants:
         return
     names = ("episodes", "hosts", "alerts", "alerts_a_day", "appeared", "gone", "moved")
-    yield "## What if"
+    yield "## Variants"
     yield _table(
         ("variant", "changes", *(name.replace("_", " ") for name in names), "expectations failed"),
         [
@@ -161,7 +161,7 @@ def _differences(outcome: Outcome) -> Iterable[str]:
         return
     diff, against = outcome.diff, outcome.compared_with or ""
     yield f"## Against {_code(against)}"
-    yield f"{number(len(diff.unchanged))} unchanged, {number(diff.outside)} outside of what both evaluated."
+    yield f"{number(len(diff.unchanged))} unchanged, {number(diff.outside)} outside the range that both evaluated."
     rows = list(difference_records(outcome.base.name, against, diff))
     if rows:
         yield from _cut_table(
@@ -169,7 +169,7 @@ def _differences(outcome: Outcome) -> Iterable[str]:
             [
                 [
                     str(row["what"]).replace("_", " "),
-                    _code(whither(_text(row["destination"]))),
+                    _code(destination_text(_text(row["destination"]))),
                     _code(row["process"]),
                     _code(row["host"]),
                     _ends(row, "before"),
@@ -204,7 +204,7 @@ def _episodes(outcome: Outcome) -> Iterable[str]:
             [
                 str(row["opened"] or "-"),
                 "open" if row["resolved"] is None else f"{row['resolved']} {_code(row['reason'])}",
-                _code(whither(_text(row["destination"]))),
+                _code(destination_text(_text(row["destination"]))),
                 _code(row["process"]),
                 _code(row["host"]),
                 _plain(row["count_connections"]),
@@ -221,13 +221,13 @@ def _near(outcome: Outcome) -> Iterable[str]:
     rows = near_records(outcome)
     if not rows:
         return
-    yield "## Why not: keys that came near"
+    yield "## Near misses"
     names = ("rate", "duration", "hosts", "processes")
     yield from _cut_table(
         ("destination", "process", "host", "nearest at", "lacked"),
         [
             [
-                _code(whither(_text(row["destination"]))),
+                _code(destination_text(_text(row["destination"]))),
                 _code(row["process"]),
                 _code(row["host"]),
                 str(row["nearest_at"]),
@@ -244,7 +244,7 @@ def _read(outcome: Outcome) -> Iterable[str]:
     rows += _reasons("filtered", summary.get("filtered", {}))
     rows += [["late", number(summary.get("late", 0))]]
     rows += _reasons("refused", summary.get("dead_lettered", {}))
-    yield "## What was read"
+    yield "## Input"
     yield _table(("records", "count"), rows)
 
 
@@ -268,14 +268,14 @@ def _plain(value: str | float | None) -> str:
 
 
 def _code(value: str | float | None) -> str:
-    """A code span. A backtick would end it and a bar would end the cell, so both are written as code points."""
+    """A code span. A backtick would end it and a bar the cell, so both are written as code points."""
     text = "" if value is None else cut(visible(str(value)))
     text = text.replace("`", "⟨U+0060⟩").replace("|", "⟨U+007C⟩").strip()
     return f"`{text}`" if text else "-"
 
 
 def _prose(text: str) -> str:
-    """A sentence that may hold values: whatever Markdown could read is written as a character reference."""
+    """A sentence that may contain values: Markdown syntax is written as character references."""
     escaped = "".join(f"&#{ord(one)};" if one in _SPECIAL else one for one in visible(text))
     return escaped.replace("www.", "www&#46;")
 

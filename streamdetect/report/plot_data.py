@@ -1,4 +1,4 @@
-"""The course of one key made ready for drawing: panes, rates and gaps in as many steps as a plot can show."""
+"""The timeline of one key prepared for plots: panes, rates and gaps in as many steps as a plot can show."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DAY_MS = 86_400_000
 _ROW_PANES = 12
 FATES = ("counted", "filtered", "late", "refused")
 
-# Widths of steps and distances of marks on a time axis, as people count.
+# Widths of steps and distances of marks on a time axis, in round units.
 _STEPS_MS = (
     *(seconds * 1_000 for seconds in (1, 2, 5, 10, 15, 30)),
     *(minutes * 60_000 for minutes in (1, 2, 5, 10, 15, 30)),
@@ -45,7 +45,7 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """The times between an event and the one before. `bins` are those from about the 1st to the 99th percentile.
+    """The gaps between successive events. `bins` are those from about the 1st to the 99th percentile.
 
     `near_median` is the share within 20 % of the median. `shorter` and `longer` are not in the bins.
     """
@@ -70,7 +70,7 @@ class PaneRows:
 
 @dataclass(frozen=True, slots=True)
 class Volumes:
-    """Records by what became of them, in steps. `outside` are those of far-off times, which are not drawn."""
+    """Records by verdict, in steps. `outside` counts those with far-off times, which are not drawn."""
 
     width_ms: int
     starts_ms: Sequence[int]
@@ -79,7 +79,7 @@ class Volumes:
 
 
 def steps(panes: Mapping[int, int], interval_ms: int, start_ms: int, end_ms: int) -> Steps:
-    """The panes from `start_ms` to `end_ms`, several to a step where there are too many to see."""
+    """The panes from `start_ms` to `end_ms`, merged into steps if there are too many to see."""
     start_ms -= start_ms % interval_ms
     end_ms = max(end_ms + -end_ms % interval_ms, start_ms + interval_ms)
     width_ms = interval_ms * -(-(end_ms - start_ms) // (interval_ms * _MOST_STEPS))
@@ -91,7 +91,9 @@ def steps(panes: Mapping[int, int], interval_ms: int, start_ms: int, end_ms: int
 
 
 def thinned(points: Sequence[Point], value: Callable[[Point], int]) -> list[tuple[int, int]]:
-    """(tick, value) of at most about two in each step: the lowest and the highest, so that no crossing is lost."""
+    """(tick, value) of at most about two in each step: the lowest and the highest, so that no crossing of the threshold
+    is lost.
+    """
     size = -(-len(points) // _MOST_POINTS)
     if size <= 2:
         return [(point.tick_ms, value(point)) for point in points]
@@ -104,7 +106,7 @@ def thinned(points: Sequence[Point], value: Callable[[Point], int]) -> list[tupl
 
 
 def gaps_of(counts: Mapping[int, int]) -> Gaps | None:
-    """What the times between events show; None where there are none."""
+    """The distribution of gaps; None if there are none."""
     ordered = sorted((gap_ms, count) for gap_ms, count in counts.items() if count > 0)
     total = sum(count for _, count in ordered)
     if not total:
@@ -130,7 +132,7 @@ def gaps_of(counts: Mapping[int, int]) -> Gaps | None:
 
 
 def gaps_between(gaps: Gaps) -> tuple[int, int]:
-    """The ends of an axis for gaps: around the bins, and never narrower than what counts as near the median."""
+    """The ends of an axis for gaps: around the bins, and at least as wide as the range near the median."""
     near_ms = ceil(_NEAR_MEDIAN * gaps.median_ms)
     first_ms = min(min(gaps.bins) - 2 * gaps.width_ms, int(gaps.median_ms) - near_ms)
     last_ms = max(max(gaps.bins) + 3 * gaps.width_ms, ceil(gaps.median_ms) + near_ms)
@@ -138,7 +140,7 @@ def gaps_between(gaps: Gaps) -> tuple[int, int]:
 
 
 def span_marks(first_ms: int, last_ms: int) -> list[tuple[int, str]]:
-    """Places on an axis of spans, with labels that differ: below a second in 1, 2, 5, above as people count time."""
+    """Marks on an axis of spans, with distinct labels: 1, 2, 5 below a second, round units of time above."""
     range_ms = last_ms - first_ms
     finest = next((one for one in _FINE_MS if one * _MOST_SPANS >= range_ms), None)
     step_ms = _step(range_ms, _MOST_SPANS) if finest is None else finest
@@ -146,7 +148,7 @@ def span_marks(first_ms: int, last_ms: int) -> list[tuple[int, str]]:
 
 
 def _at(ordered: Sequence[tuple[int, int]], rank: int) -> int:
-    """The gap at a rank, 0 for the shortest."""
+    """The gap at a rank; rank 0 is the shortest."""
     for gap_ms, count in ordered:
         if rank < count:
             return gap_ms
@@ -165,7 +167,7 @@ def _nice(least: int) -> int:
 
 
 def pane_rows(panes: Mapping[int, int], interval_ms: int, most: int) -> PaneRows:
-    """The panes with events, row by row; rows without any are left out."""
+    """The panes with events, row by row, without empty rows."""
     row_ms = interval_ms * _ROW_PANES
     rows: dict[int, list[int | None]] = {}
     for pane_ms, events in sorted(panes.items()):
@@ -177,9 +179,9 @@ def pane_rows(panes: Mapping[int, int], interval_ms: int, most: int) -> PaneRows
 
 
 def volumes_of(volumes: Sequence[Volume], between: tuple[int, int] | None = None) -> Volumes | None:
-    """Hours put together into as few steps as can be read; None where no record had a time.
+    """Hours merged into as few steps as are readable; None if no record had a time.
 
-    `between` are the times that matter: what lies outside is counted and not drawn, unless all of it does.
+    `between` is the relevant range: records outside are counted but not drawn, unless all of them are outside.
     """
     hours: dict[int, Counter[str]] = {}
     for volume in volumes:
@@ -205,7 +207,7 @@ def volumes_of(volumes: Sequence[Volume], between: tuple[int, int] | None = None
 
 
 def _most_of(hours: Mapping[int, Counter[str]]) -> tuple[int, int]:
-    """First and last hour to draw. One wild clock must not press everything else into a single bar."""
+    """First and last hour to draw. One wrong clock must not compress everything else into a single bar."""
     ordered = sorted((start_ms, counts.total()) for start_ms, counts in hours.items())
     first_ms, last_ms = ordered[0][0], ordered[-1][0]
     if last_ms - first_ms > 92 * _DAY_MS:
@@ -214,13 +216,13 @@ def _most_of(hours: Mapping[int, Counter[str]]) -> tuple[int, int]:
         most_ms = _at(ordered, aside), _at(ordered, max(0, total - 1 - aside))
         if (
             2 * (most_ms[1] - most_ms[0]) < last_ms - first_ms
-        ):  # else it is a long history without wild clocks
+        ):  # otherwise a long history without wrong clocks
             return most_ms
     return first_ms, last_ms
 
 
 def _step(range_ms: int, most: int, *, least_ms: int = 1) -> int:
-    """A width as people count with which a range has at most so many steps."""
+    """The smallest round width that divides a range into at most `most` steps."""
     for step_ms in _STEPS_MS:
         if step_ms >= least_ms and step_ms * most >= range_ms:
             return step_ms
@@ -228,7 +230,7 @@ def _step(range_ms: int, most: int, *, least_ms: int = 1) -> int:
 
 
 def time_marks(start_ms: int, end_ms: int, most: int = 6) -> list[tuple[int, str]]:
-    """Places on a time axis with their labels: the hour, and the date where a day begins."""
+    """Marks on a time axis with labels: the hour, and the date at the start of a day."""
     step_ms = _step(end_ms - start_ms, most)
     first_ms = start_ms + -start_ms % step_ms
     return [(ms, time_label(ms, step_ms)) for ms in range(first_ms, end_ms + 1, step_ms)]

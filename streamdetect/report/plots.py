@@ -1,8 +1,8 @@
-"""The plots: pygal lays them out, and only what is on a list here gets into the document.
+"""The plots: pygal lays them out, and an allowlist decides what gets into the document.
 
-pygal writes a style sheet, a script, an id and hidden descriptions into every picture. None of it is taken: the page's
-own style sheet colours the plots (`templates/style.css`), so that a plot is a few kilobytes, follows light and dark,
-and needs no permission in the page's policy. Labels are made of numbers and times, except names of variants.
+pygal writes a style sheet, a script, an id and hidden descriptions into every picture. All of it is dropped: the style
+sheet of the page (`templates/style.css`) colours the plots, so that a plot is a few kilobytes, follows light and dark
+mode, and needs no exception in the page's policy. Labels are numbers and times, except names of variants.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _ATTRIBUTES = {
     "path": ("d",),
     "text": ("x", "y"),
 }
-"""What of pygal's pictures gets into the document, besides classes."""
+"""Tags and attributes of pygal's pictures that get into the document, besides classes."""
 
 _CLASSES = frozenset({"axis", "guide", "major", "line", "nofill", "background", "x", "y", "bar"})
 
@@ -54,7 +54,7 @@ Numbers = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Moments that a plot over time points out; None for one that is not there."""
+    """Times marked in a plot over time, None if missing."""
 
     opened_ms: int | None = None
     resolved_ms: int | None = None
@@ -81,7 +81,7 @@ def panes_plot(panes: Steps, marks: Marks, label: str) -> Markup:
     return _over_time(series, panes.start_ms, panes.end_ms, highest, marks, label)
 
 
-def course_plot(
+def figure_plot(
     points: Numbers, threshold: int, between: tuple[int, int], marks: Marks, label: str
 ) -> Markup:
     """A figure at each tick as a line, its threshold as a dashed one."""
@@ -96,7 +96,7 @@ def course_plot(
 
 
 def gaps_plot(gaps: Gaps, label: str) -> Markup:
-    """How often an event came so long after the one before; the median is a dotted line."""
+    """A histogram of gaps between events; the median is a dotted line."""
     width_ms = gaps.width_ms
     points: list[tuple[float, float]] = []
     for start_ms, count in sorted(gaps.bins.items()):
@@ -113,7 +113,7 @@ def gaps_plot(gaps: Gaps, label: str) -> Markup:
 
 
 def bars_plot(names: Sequence[str], values: Sequence[float], label: str) -> Markup:
-    """One bar for each name, in their order from above, with its value at its end."""
+    """One bar for each name, in order from the top, with its value at its end."""
     chart = pygal.HorizontalBar(
         **_options(width=_NARROW, height=34 + 20 * len(names), spacing=4, print_values=True)
     )
@@ -128,7 +128,7 @@ def bars_plot(names: Sequence[str], values: Sequence[float], label: str) -> Mark
 
 
 def volumes_plot(volumes: Volumes, label: str) -> Markup:
-    """Records per step by what became of them, stacked."""
+    """Records per step by verdict, stacked."""
     chart = pygal.StackedBar(**_options(width=2 * _WIDTH, height=220, spacing=4))
     every = -(-len(volumes.starts_ms) // 8)
     chart.x_labels = [
@@ -145,7 +145,7 @@ def volumes_plot(volumes: Volumes, label: str) -> Markup:
 
 
 def fitting(names: Sequence[str]) -> list[str]:
-    """As much of each name as stands beside a bar: the beginning, the end where beginnings are alike, else a number."""
+    """The part of each name that fits beside a bar: the beginning, the end if beginnings are equal, else a number."""
     heads = [_head(name, _NAME_LENGTH) for name in names]
     alike = Counter(heads)
     ends = [
@@ -159,7 +159,7 @@ def fitting(names: Sequence[str]) -> list[str]:
 
 
 def _head(name: str, most: int) -> str:
-    """The beginning of a name; wide characters (Chinese, Japanese) take the place of two."""
+    """The beginning of a name; wide characters (Chinese, Japanese) count as two."""
     width = 0
     for index, character in enumerate(name):
         width += 2 if east_asian_width(character) in ("W", "F") else 1
@@ -179,7 +179,7 @@ def _column(start: float, end: float, height: float) -> list[tuple[float, float]
 def _over_time(
     series: list[_Series], start_ms: int, end_ms: int, highest: float, marks: Marks, label: str
 ) -> Markup:
-    """Times count from the start: pygal works with floats, and would lose digits of a year far away."""
+    """Times count from the start: pygal works with floats, which would lose digits of far-off years."""
     heights = number_marks(highest, 4)
     for kind, ms in (("opened", marks.opened_ms), ("resolved", marks.resolved_ms)):
         if ms is not None and start_ms <= ms <= end_ms:
@@ -244,7 +244,7 @@ def _drawn(chart: Any, kinds: Sequence[str], label: str) -> Markup:
 
 
 def _written(node: Any, kinds: Sequence[str]) -> str:
-    """One element with what is in it, or nothing for what is not on the list or shows nothing."""
+    """One element with its content, or nothing if it is not on the allowlist or invisible."""
     name = str(node.tag).rpartition("}")[2] if isinstance(node.tag, str) else ""
     if name not in _ATTRIBUTES:
         return ""
@@ -273,5 +273,5 @@ def _class(name: str, kinds: Sequence[str]) -> str:
 
 
 def _short(numbers: str) -> str:
-    """A tenth of a pixel is all that can be seen."""
+    """Rounded to a tenth of a pixel: finer differences are invisible."""
     return sub(r"-?\d+\.\d+", lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), numbers)

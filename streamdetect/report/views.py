@@ -1,4 +1,4 @@
-"""The page as plain values, section by section: everything is decided here, the templates only place it."""
+"""The page as plain values, section by section. Everything is decided here; the templates only arrange it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MOST_LISTED = 50
 
 @dataclass(frozen=True, slots=True)
 class ReadView:
-    """What became of what was read."""
+    """The input, and the verdicts on its records."""
 
     inputs: Sequence[str]
     more_inputs: int
@@ -44,7 +44,7 @@ class ReadView:
 
 @dataclass(frozen=True, slots=True)
 class PageView:
-    """The whole page. `cards` are the answer in numbers."""
+    """The whole page. `cards` are the main figures."""
 
     title: str
     range: str | None
@@ -64,7 +64,7 @@ class PageView:
 
 
 def page_view(outcome: Outcome) -> PageView:
-    """Everything that the page shows."""
+    """The content of the page."""
     ordered = sorted(outcome.base.episodes, key=_opening)
     anchors = {episode.id: anchor(episode.id) for episode in ordered[:_MOST_ROWS]}
     reading = outcome.reading
@@ -90,8 +90,8 @@ def page_view(outcome: Outcome) -> PageView:
         more_episodes=max(0, len(ordered) - _MOST_ROWS),
         several_rules=len({episode.key.rule_id for episode in ordered}) > 1,
         near=[
-            near_view(track, outcome.settings.time.interval_ms, plotted=index < MOST_NEAR_PLOTTED)
-            for index, track in enumerate(outcome.near)
+            near_view(tracked, outcome.settings.time.interval_ms, plotted=index < MOST_NEAR_PLOTTED)
+            for index, tracked in enumerate(outcome.near)
         ],
         read=_read(outcome),
         settings=_times(outcome.settings),
@@ -144,9 +144,9 @@ def _read(outcome: Outcome) -> ReadView:
         numbers=[
             ("records read", number(summary.get("consumed", 0))),
             ("ticks", number(summary.get("ticks", 0))),
-            ("most keys at once", number(summary.get("keys_peak", 0))),
+            ("most keys in memory", number(summary.get("keys_peak", 0))),
             ("keys evicted", number(summary.get("evicted", 0))),
-            ("wild clocks, not believed at the end", number(summary.get("suspect_leaps", 0))),
+            ("clock leaps not believed at the end", number(summary.get("suspect_leaps", 0))),
         ],
         shapes=sorted(reading.shapes.items()),
         volumes=None if volumes is None else _volumes(volumes),
@@ -160,7 +160,7 @@ def _read(outcome: Outcome) -> ReadView:
 
 
 def _between(outcome: Outcome) -> tuple[int, int] | None:
-    """From the first window to the last tick: a few wild clocks must not squash what lies in it."""
+    """From the first window to the last tick: a few wrong clocks must not compress the plot."""
     if outcome.first_tick_ms is None or outcome.last_tick_ms is None:
         return None
     return outcome.first_tick_ms - outcome.settings.time.lookback_ms, outcome.last_tick_ms
@@ -169,12 +169,12 @@ def _between(outcome: Outcome) -> tuple[int, int] | None:
 def _volumes(volumes: Volumes) -> Figure:
     caption = f"Records in each {span(volumes.width_ms)} of event time: {', '.join(FATES)}"
     if volumes.outside:
-        caption += f". {number(volumes.outside)} with times outside of this range are not drawn"
+        caption += f". {number(volumes.outside)} with times outside this range are not drawn"
     return Figure(volumes_plot(volumes, caption), f"{caption}.")
 
 
 def _times(settings: Settings) -> Pairs:
-    """Profile and time. Settings of other rooms may hold secrets or names of machines; none of them is read here."""
+    """Profile and time. Other settings may contain secrets or names of machines and are not read here."""
     shown = settings.time.model_dump(mode="json", by_alias=True)
     return [("profile", settings.profile), *((f"time.{name}", str(value)) for name, value in shown.items())]
 

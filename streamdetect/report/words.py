@@ -1,4 +1,4 @@
-"""Values as people read them: times, spans, numbers, reasons, the arithmetic of a condition. No markup here."""
+"""Values in words: times, spans, numbers, reasons, the arithmetic of a condition. No markup."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from streamdetect.detect.alerts import iso
 from streamdetect.detect.conditions import ConditionName, Thresholds
 
 LONGEST = 80
-"""Characters of a value in a table; the whole text is in its title."""
+"""Most characters of a value in a table; the full text is in its title."""
 
 _HOUR_MS = 3_600_000
 _MOST_MARKS = 2
-# Controls, format characters (bidi, zero width), surrogates, unassigned, line separators: they hide or reorder text.
+# Controls, format characters (bidi, zero width), surrogates, unassigned, line separators: which hide or reorder text.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 REASONS = {
     "expired": "no event was left in the window",
     "second_host": "more hosts than the rule allows had contacted it",
     "second_process": "more process instances than the rule allows had contacted it",
-    "no_host": "no host of it was known any more",
-    "no_process": "no process instance of it was known any more",
+    "no_host": "no host was known any more",
+    "no_process": "no process instance was known any more",
     "duration": "the time from the first to the last event in the window had become too short",
     "rate": "too few connections an hour were left in the window",
 }
@@ -41,7 +41,7 @@ class ConditionText:
 
 
 def visible(text: str) -> str:
-    """The text with everything that hides, reorders or piles up written out as its code point."""
+    """The text with characters that hide, reorder or pile up text written as their code points."""
     if text.isascii() and text.isprintable():
         return text
     shown: list[str] = []
@@ -55,7 +55,7 @@ def visible(text: str) -> str:
 
 
 def sound(text: str) -> str:
-    """The text without lone surrogates (a file name may have them): they are written out, so that UTF-8 can hold it."""
+    """The text with lone surrogates (possible in file names) escaped, so that it can be encoded in UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -64,7 +64,7 @@ def cut(text: str, longest: int = LONGEST) -> str:
 
 
 def joined(value: object) -> str | None:
-    """A value of an event as one text: several are joined by a comma; None for a missing one."""
+    """A value of an event as one text: several are joined by commas; None if missing."""
     if value is None:
         return None
     if isinstance(value, list | tuple):
@@ -72,17 +72,17 @@ def joined(value: object) -> str | None:
     return str(value)
 
 
-def whither(address: str | None) -> str:
+def destination_text(address: str | None) -> str:
     return "no address" if address is None else address
 
 
 def number(value: float) -> str:
-    """Whole numbers with separators, others with one digit behind the point."""
+    """Whole numbers with separators, others with one decimal."""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
 def moment(ms: int) -> str:
-    """2026-03-02 04:00, with seconds only where there are some."""
+    """2026-03-02 04:00, with seconds only if they are not zero."""
     text = iso(ms)[:-5].replace("T", " ")
     return text.removesuffix(":00")
 
@@ -104,7 +104,7 @@ def span(ms: float) -> str:
 
 
 def exact(ms: int) -> str:
-    """A span of which nothing is cut: `27.5 s`, `30 min 10 s`, `5 min 0.002 s`, `3 h 30 min`, `2 d 1 h`."""
+    """A span without rounding: `27.5 s`, `30 min 10 s`, `5 min 0.002 s`, `3 h 30 min`, `2 d 1 h`."""
     if ms < 1_000:
         return f"{ms} ms"
     if ms < 120_000:
@@ -122,7 +122,7 @@ def _seconds(ms: int) -> str:
 
 
 def share(part: float, digits: int) -> float:
-    """A share rounded for reading. One that is not whole never looks whole: something is missing."""
+    """A rounded share. A share below 1 is never rounded up to 1."""
     rounded = round(part, digits)
     return 1 - 10**-digits if part < 1 <= rounded else rounded
 

@@ -1,17 +1,16 @@
-"""Invented estates of hosts: documents for demos, tests and benchmarks.
+"""Synthetic data: documents of invented hosts, for demos, tests and benchmarks.
 
-The rule of this room: it makes documents up, and nothing else. It knows no Kafka and no files, uses the
-standard library and orjson only, imports nothing of streamdetect but model and errors, and decides nothing
-about detection. Every name, id and address is invented. The same plan gives the same bytes on every Python
->= 3.11: all chance comes from `Random.random()`, the one method whose sequence Python promises to keep.
+Belongs here: generating documents. Does not belong here: Kafka, files, anything about detection. Uses the standard
+library and orjson only. Every name, id and address is invented. The same scenario gives the same bytes on every Python
+>= 3.11: all randomness comes from `Random.random()`, the only method whose sequence Python guarantees.
 
-Why only planted beacons can pass the default hunt stands in `traffic`.
+`traffic` explains why only planted beacons can match the default hunt.
 """
 
 from __future__ import annotations
 
 from streamdetect.synthetic.beacons import Placement
-from streamdetect.synthetic.plan import SHAPES, Beacon, Scenario, parse_beacon
+from streamdetect.synthetic.scenario import SHAPES, Beacon, Scenario, parse_beacon
 from streamdetect.synthetic.stream import documents, keyed_records, lines, placements
 
 __all__ = [

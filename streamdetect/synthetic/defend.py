@@ -1,6 +1,6 @@
-"""Elastic Defend's documents: ECS, written by a native client that no processor has touched.
+"""Elastic Defend's documents: ECS, written by a native client, without ingest processors.
 
-| shape            | what is special about it                                                            |
+| shape            | specifics                                                                          |
 |------------------|-------------------------------------------------------------------------------------|
 | defend-8.12      | event.action is a scalar; a connection's start and its end are two records          |
 | defend-8.18      | one record with both actions in an array; a host of id, name and os, often no family |
@@ -16,7 +16,7 @@ from streamdetect.synthetic.hosts import Host
 from streamdetect.synthetic.internet import Peer
 from streamdetect.synthetic.programs import Process
 from streamdetect.synthetic.times import iso_100ns
-from streamdetect.synthetic.traffic import CONNECTION, END, FILE, LOOKUP, WHOLE, Flow
+from streamdetect.synthetic.traffic import CONNECTION, END, FILE, LOOKUP, WHOLE, Activity
 
 Document = dict[str, Any]
 
@@ -34,7 +34,7 @@ _ECS = {"version": "8.10.0"}
 
 
 class Defend:
-    """Renders one host's flows. The parts that do not change are made once and shared."""
+    """Renders one host's activities. Constant parts are built once and shared."""
 
     def __init__(self, host: Host) -> None:
         self._machine = host.machine
@@ -46,20 +46,20 @@ class Defend:
         self._elastic = {"agent": {"id": host.machine.agent_id}}
         self._host = _small_host(host) if host.shape == "defend-8.18" else _whole_host(host, self._scalars)
 
-    def __call__(self, time_ms: int, _arrival_ms: int, flow: Flow, noise: float) -> Document:
+    def __call__(self, time_ms: int, _arrival_ms: int, activity: Activity, noise: float) -> Document:
         stamp = iso_100ns(time_ms, int(noise * 10_000))
-        if flow.kind == CONNECTION:
-            document = self._connection(stamp, flow, noise)
-        elif flow.kind == LOOKUP:
-            document = self._lookup(stamp, flow)
-        elif flow.kind == FILE:
-            document = self._file(stamp, flow)
+        if activity.kind == CONNECTION:
+            document = self._connection(stamp, activity, noise)
+        elif activity.kind == LOOKUP:
+            document = self._lookup(stamp, activity)
+        elif activity.kind == FILE:
+            document = self._file(stamp, activity)
         else:
-            document = self._document(stamp, "process", "start", ["start"], flow)
+            document = self._document(stamp, "process", "start", ["start"], activity)
         return document
 
     def _document(
-        self, stamp: str, category: str, action: str | list[str], kinds: list[str], flow: Flow
+        self, stamp: str, category: str, action: str | list[str], kinds: list[str], activity: Activity
     ) -> Document:
         self._sequence += 1
         return {
@@ -81,56 +81,56 @@ class Defend:
             },
             "host": self._host,
             "message": f"Endpoint {category} event",
-            "process": _process(flow.process),
-            "user": _user(flow.process),
+            "process": _process(activity.process),
+            "user": _user(activity.process),
         }
 
-    def _connection(self, stamp: str, flow: Flow, noise: float) -> Document:
-        peer, phase = flow.peer, flow.phase
+    def _connection(self, stamp: str, activity: Activity, noise: float) -> Document:
+        peer, phase = activity.peer, activity.phase
         assert peer is not None
-        begun = "connection_accepted" if flow.ingress else "connection_attempted"
+        begun = "connection_accepted" if activity.ingress else "connection_attempted"
         ended = "disconnect_received"
         if phase == WHOLE:
-            document = self._document(stamp, "network", [begun, ended], ["start", "end"], flow)
+            document = self._document(stamp, "network", [begun, ended], ["start", "end"], activity)
         elif phase == END:
-            document = self._document(stamp, "network", ended, ["end"], flow)
+            document = self._document(stamp, "network", ended, ["end"], activity)
         else:
-            document = self._document(stamp, "network", begun, ["start"], flow)
-        own, other = self._own_end(flow, peer), _other_end(peer)
-        if phase:  # only a connection that has ended knows its size
+            document = self._document(stamp, "network", begun, ["start"], activity)
+        own, other = self._own_end(activity, peer), _other_end(peer)
+        if phase:  # the size is known only once a connection has ended
             own = {**own, "bytes": 400 + int(noise * 9000)}
             other = {**other, "bytes": 900 + int(noise * noise * 400_000)}
-        document["source"], document["destination"] = (other, own) if flow.ingress else (own, other)
+        document["source"], document["destination"] = (other, own) if activity.ingress else (own, other)
         document["network"] = {
-            "direction": "ingress" if flow.ingress else "egress",
+            "direction": "ingress" if activity.ingress else "egress",
             "transport": peer.transport,
             "type": "ipv6" if peer.v6 else "ipv4",
         }
         return document
 
-    def _own_end(self, flow: Flow, peer: Peer) -> Document:
+    def _own_end(self, activity: Activity, peer: Peer) -> Document:
         ip = own_ip(self._machine.ip, self._machine.ip6, self._machine.link_local, peer)
-        return {"address": ip, "ip": ip, "port": flow.port}
+        return {"address": ip, "ip": ip, "port": activity.port}
 
-    def _lookup(self, stamp: str, flow: Flow) -> Document:
-        """A name is looked up: the same data stream, but no destination address."""
+    def _lookup(self, stamp: str, activity: Activity) -> Document:
+        """A DNS lookup: the same data stream, without a destination address."""
         kinds = ["connection", "protocol", "info"]
-        document = self._document(stamp, "network", "lookup_requested", kinds, flow)
-        document["message"] = f"DNS query is completed for the name {flow.text}, type 1"
-        document["dns"] = {"question": {"name": flow.text, "type": "A"}}
+        document = self._document(stamp, "network", "lookup_requested", kinds, activity)
+        document["message"] = f"DNS query is completed for the name {activity.text}, type 1"
+        document["dns"] = {"question": {"name": activity.text, "type": "A"}}
         document["destination"] = {"port": 53}
         document["network"] = {"protocol": "dns", "transport": "udp"}
         return document
 
-    def _file(self, stamp: str, flow: Flow) -> Document:
-        document = self._document(stamp, "file", "creation", ["creation"], flow)
-        name = flow.text.rpartition("\\")[2]
-        document["file"] = {"extension": "tmp", "name": name, "path": flow.text, "size": len(name) * 311}
+    def _file(self, stamp: str, activity: Activity) -> Document:
+        document = self._document(stamp, "file", "creation", ["creation"], activity)
+        name = activity.text.rpartition("\\")[2]
+        document["file"] = {"extension": "tmp", "name": name, "path": activity.text, "size": len(name) * 311}
         return document
 
 
 def own_ip(ip: str, ip6: str, link_local: str, peer: Peer) -> str:
-    """The host's own address towards a peer."""
+    """The host's own address for connections with a peer."""
     if not peer.v6:
         return "127.0.0.1" if peer.ip == "127.0.0.1" else ip
     return ip6 if peer.country else link_local
@@ -167,7 +167,7 @@ def _user(process: Process) -> Document:
 
 
 def _small_host(host: Host) -> Document:
-    """What 8.18 leaves of the host block; every other host's os has no family, only a type."""
+    """The reduced host block of 8.18; the os of every other host has a type but no family."""
     machine = host.machine
     system = {"name": "Windows", "type": "windows", "version": machine.build}
     if host.index % 2:

@@ -1,4 +1,4 @@
-"""Chance, out of `Random.random()` alone: the other methods of `random` may change between Python versions.
+"""Random draws from `Random.random()` only: other methods of `random` may change between Python versions.
 
 No logarithm, sine or power either: their last bit differs between C libraries.
 """
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def stream(seed: int, *path: int) -> Random:
-    """A source of chance for one part of an estate alone, so that no part's draws shift another's."""
+    """A random generator for one part of a scenario, so that parts do not affect each other's draws."""
     return Random("/".join(map(str, (seed, *path))))
 
 
@@ -37,7 +37,7 @@ def chance(rng: Random, share: float) -> bool:
 
 
 def whole(rng: Random, mean: float) -> int:
-    """A whole number whose mean is `mean`: the fraction is drawn for."""
+    """A random whole number with mean `mean`: rounded up with the probability of the fraction."""
     floor = int(mean)
     return floor + (rng.random() < mean - floor)
 
@@ -51,7 +51,7 @@ def guid(rng: Random) -> str:
 
 
 class Weighted:
-    """A law of popularity: `index(rng.random())` is an index, drawn by weight."""
+    """A weighted distribution: `index(rng.random())` is an index drawn by weight."""
 
     __slots__ = ("_last", "_steps")
 

@@ -1,12 +1,12 @@
-"""The hosts of an estate: names, addresses, ids, users, and the shape in which their events arrive."""
+"""The hosts of a scenario: names, addresses, ids, users, and the shape of their events."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from streamdetect.synthetic.draws import below, between, guid, hexa, pick, stream
-from streamdetect.synthetic.plan import HOUR_MS, Scenario
 from streamdetect.synthetic.programs import Account, Launcher
+from streamdetect.synthetic.scenario import HOUR_MS, Scenario
 
 DOMAIN = "nordhavn.example"
 NT_DOMAIN = "NORDHAVN"
@@ -28,8 +28,8 @@ _WINDOWS = (
     ("Windows Server 2022 Datacenter", "21H2 (10.0.20348.3207)"),
 )
 
-# Which shapes an estate of each kind is made of: host n has entry n, round and round. The common ones of
-# `mixed` come first, so that a small estate is still a plausible one; 20 hosts have every shape.
+# The shapes of each kind of scenario: host n has entry n modulo the length. The common ones of `mixed` come first, so
+# that a small scenario is plausible too; 20 hosts have every shape.
 _SHAPES: dict[str, tuple[str, ...]] = {
     "defend": ("defend-8.12", "defend-8.18-full"),
     "sysmon-raw": ("winlogbeat8-raw", "agent-raw", "winlogbeat8-raw", "winlogbeat8-forwarded"),
@@ -46,7 +46,7 @@ _SHAPES: dict[str, tuple[str, ...]] = {
 
 @dataclass(slots=True, eq=False)
 class Machine:
-    """A computer as its documents describe it."""
+    """A computer as described in documents."""
 
     name: str
     id: str
@@ -75,7 +75,7 @@ class Host:
     launcher: Launcher
     collector: Machine
     utc_offset_hours: int
-    old_sysmon: bool  # leaves unknown values empty; newer ones write "-"
+    old_sysmon: bool  # leaves unknown values empty; newer versions write "-"
 
     @property
     def sysmon(self) -> bool:
@@ -83,7 +83,7 @@ class Host:
 
     @property
     def network_only(self) -> bool:
-        """Exports of Event ID 3 alone: nothing else in them would have a time that everybody reads."""
+        """Exports with Event ID 3 only: other events would have no time in a common field."""
         return self.shape in ("evtx-dump", "python-evtx", "azure-eventdata-string")
 
     @property
@@ -92,24 +92,24 @@ class Host:
         return self.shape in ("defend-8.12", "defend-scalars")
 
 
-def shapes_of(plan: Scenario) -> tuple[str, ...]:
-    return _SHAPES[plan.shape]
+def shapes_of(scenario: Scenario) -> tuple[str, ...]:
+    return _SHAPES[scenario.shape]
 
 
-def make_hosts(plan: Scenario) -> list[Host]:
-    """Every host of the plan."""
-    amount = 1 + plan.hosts // 200
-    collectors = [_machine(plan.seed, -1 - number, f"WEC{number + 1:02d}") for number in range(amount)]
-    return [_host(plan, index, collectors) for index in range(plan.hosts)]
+def make_hosts(scenario: Scenario) -> list[Host]:
+    """Every host of the scenario."""
+    amount = 1 + scenario.hosts // 200
+    collectors = [_machine(scenario.seed, -1 - number, f"WEC{number + 1:02d}") for number in range(amount)]
+    return [_host(scenario, index, collectors) for index in range(scenario.hosts)]
 
 
-def _host(plan: Scenario, index: int, collectors: list[Machine]) -> Host:
-    rng = stream(plan.seed, 2, index)
-    machine = _machine(plan.seed, index, f"{pick(rng, _SITES)}-WS-{index + 1:04d}")
+def _host(scenario: Scenario, index: int, collectors: list[Machine]) -> Host:
+    rng = stream(scenario.seed, 2, index)
+    machine = _machine(scenario.seed, index, f"{pick(rng, _SITES)}-WS-{index + 1:04d}")
     name = f"{pick(rng, _GIVEN)}.{pick(rng, _FAMILY)}"
     user = Account(name, NT_DOMAIN, f"S-1-5-21-771-4019-8826-{1100 + index}")
-    boot_ms = plan.start_ms - between(rng, HOUR_MS, 90 * HOUR_MS)
-    shapes = shapes_of(plan)
+    boot_ms = scenario.start_ms - between(rng, HOUR_MS, 90 * HOUR_MS)
+    shapes = shapes_of(scenario)
     return Host(
         index=index,
         machine=machine,

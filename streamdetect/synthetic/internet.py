@@ -1,4 +1,4 @@
-"""The other ends of connections: an invented internet, Microsoft's services, the servers of the estate."""
+"""Remote ends of connections: an invented internet, Microsoft services, internal servers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from streamdetect.synthetic.draws import Weighted, below, between, chance, pick
 
-# First octets that lie in no network that the default hunt excludes. 45 and 185 are kept for beacons, so that
-# a beacon never shares its address with a site.
+# First octets outside the networks that the default hunt excludes. 45 and 185 are reserved for beacons, so that a
+# beacon never shares its address with a site.
 _SITE_OCTETS = (
     5, 23, 31, 34, 46, 51, 62, 77, 80, 88, 91, 94, 104, 116, 130, 139, 144, 151, 159, 176, 193, 212,
 )  # fmt: skip
 _BEACON_OCTETS = (45, 185)
-# Set aside for documentation (2001:db8::/32), and not excluded by the default hunt either.
+# Reserved for documentation (2001:db8::/32), and not excluded by the default hunt.
 _SITE_PREFIX6 = 0x20010DB8
 
 _FIRST = (
@@ -50,7 +50,7 @@ class Peer:
     domain: str | None = None
     transport: str = "tcp"
     country: str | None = None  # of a public address
-    block: dict[str, Any] | None = None  # Elastic Defend's rendering, made once
+    block: dict[str, Any] | None = None  # Elastic Defend's rendering, cached
 
     @property
     def v6(self) -> bool:
@@ -58,7 +58,7 @@ class Peer:
 
 
 def peer(ip: str, port: int, domain: str | None = None, transport: str = "tcp") -> Peer:
-    """A peer of the estate's own networks, in the compressed form that Elastic Defend writes."""
+    """An internal peer, in the compressed form that Elastic Defend writes."""
     return Peer(ip, long_form(ip), port, domain, transport)
 
 
@@ -71,18 +71,18 @@ def long_form(ip: str) -> str:
 
 
 class Internet:
-    """Public sites in the order of their popularity, and the services that every Windows host calls."""
+    """Public sites in order of popularity, and the services that every Windows host calls."""
 
     def __init__(self, rng: Random, size: int) -> None:
         self._taken: set[str] = set()
         self.sites = [self._site(rng) for _ in range(size)]
-        # Zipf's law, its head cut: the first site gets some 7 % of all visits, so every busy host meets it.
+        # Zipf's law without its head: the first site gets about 7 % of all visits, so every busy host visits it.
         self.law = Weighted([1 / (rank + 2) for rank in range(size)])
         self.microsoft = [self._public(rng, _SITE_OCTETS, name) for name in _MICROSOFT]
         self.apps = [self._site(rng) for _ in range(24)]
 
     def beacon(self, rng: Random) -> Peer:
-        """A destination that nothing else in the estate contacts; half of them are known by address only."""
+        """A destination that nothing else contacts; half of them have no name."""
         domain = f"{pick(rng, _FIRST)}-{pick(rng, _SECOND)}{below(rng, 90) + 10}.example"
         return self._public(rng, _BEACON_OCTETS, domain if chance(rng, 0.5) else None)
 
@@ -112,7 +112,7 @@ class Internet:
 
 
 class Servers:
-    """The estate's own servers: private addresses, all of them outside the default hunt."""
+    """Internal servers: private addresses, all excluded by the default hunt."""
 
     def __init__(self) -> None:
         self.dns = [peer(f"10.20.0.{last}", 53, "dns.nordhavn.example", "udp") for last in (10, 11)]

@@ -21,7 +21,7 @@ NETWORK_SERVICE = Account("NETWORK SERVICE", "NT AUTHORITY", "S-1-5-20")
 
 
 class Program(NamedTuple):
-    """`executable` without a backslash has no process name in Sysmon's world (`System`)."""
+    """A program. An `executable` without a backslash (`System`) has no process name in Sysmon events."""
 
     name: str
     executable: str
@@ -67,7 +67,7 @@ BROWSERS = (CHROME, EDGE, FIREFOX)
 
 @dataclass(slots=True, eq=False)
 class Process:
-    """One running instance: as Elastic Defend names it (`entity_id`) and as Sysmon does (`guid`)."""
+    """One process instance, with Elastic Defend's id (`entity_id`) and Sysmon's (`guid`)."""
 
     program: Program
     account: Account
@@ -78,11 +78,11 @@ class Process:
     parent_pid: int
     parent_entity_id: str
     parent_guid: str
-    block: dict[str, Any] | None = None  # Elastic Defend's rendering, made once
+    block: dict[str, Any] | None = None  # Elastic Defend's rendering, cached
 
 
 class Launcher:
-    """Starts processes on one host: the ids are built as the sensors build them."""
+    """Starts processes on one host, with ids built as the sensors build them."""
 
     def __init__(self, rng: Random, agent_id: str, sysmon_machine: str, boot_ms: int) -> None:
         self._rng = rng

@@ -1,4 +1,4 @@
-"""Which class writes which shape."""
+"""The class that renders each shape."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from streamdetect.synthetic import sysmon_raw
 from streamdetect.synthetic.defend import Defend
 from streamdetect.synthetic.hosts import Host
 from streamdetect.synthetic.sysmon_ecs import SysmonEcs
-from streamdetect.synthetic.traffic import Flow
+from streamdetect.synthetic.traffic import Activity
 
-Renderer = Callable[[int, int, Flow, float], dict[str, Any]]
-"""(event time, arrival time, what happened, noise) -> document."""
+Renderer = Callable[[int, int, Activity, float], dict[str, Any]]
+"""(event time, arrival time, activity, noise) -> document."""
 
 _CLASSES: dict[str, Callable[[Host], Renderer]] = {
     "agent-raw": sysmon_raw.AgentRaw,
@@ -35,5 +35,5 @@ _CLASSES: dict[str, Callable[[Host], Renderer]] = {
 
 
 def renderer(host: Host) -> Renderer:
-    """What turns this host's flows into its documents."""
+    """The renderer of a host's documents."""
     return _CLASSES[host.shape](host)

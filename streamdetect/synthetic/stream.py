@@ -1,7 +1,7 @@
-"""The stream of an estate: documents in the order in which they arrive.
+"""The stream of a scenario: documents in order of arrival.
 
-Made slot by slot: what every host does in five minutes is drawn, put in order of arrival and given out; what
-arrives later waits for the next slot. So memory holds one slot, however long the plan.
+Generated slot by slot: the activities of every host in five minutes are drawn, sorted by arrival and emitted; later
+arrivals wait for the next slot. So memory holds one slot, however long the scenario.
 """
 
 from __future__ import annotations
@@ -17,58 +17,58 @@ from streamdetect.synthetic.beacons import Placement, plant
 from streamdetect.synthetic.draws import stream
 from streamdetect.synthetic.hosts import make_hosts
 from streamdetect.synthetic.internet import Internet, Servers
-from streamdetect.synthetic.plan import Scenario
+from streamdetect.synthetic.scenario import Scenario
 from streamdetect.synthetic.shapes import Renderer, renderer
-from streamdetect.synthetic.traffic import SLOT_MS, Flow, Traffic
+from streamdetect.synthetic.traffic import SLOT_MS, Activity, Traffic
 
-# Arrival time, a number that makes the order total, event time, who writes it down, what happened, noise.
-_Arrival = tuple[int, int, int, Renderer, Flow, float]
+# Arrival time, a tie breaker, event time, renderer, activity, noise.
+_Arrival = tuple[int, int, int, Renderer, Activity, float]
 
 
-def documents(plan: Scenario) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(event time in ms, document) in order of arrival, which is that of the event times give or take 100 s.
+def documents(scenario: Scenario) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(event time in ms, document) in order of arrival, at most 100 s away from the order of event times.
 
-    Documents share their unchanging parts with each other: copy one before changing it.
+    Documents share constant parts: copy one before changing it.
     """
-    for arrival_ms, _, time_ms, render, flow, noise in Estate(plan).arrivals():
-        yield time_ms, render(time_ms, arrival_ms, flow, noise)
+    for arrival_ms, _, time_ms, render, activity, noise in Estate(scenario).arrivals():
+        yield time_ms, render(time_ms, arrival_ms, activity, noise)
 
 
-def keyed_records(plan: Scenario) -> Iterator[tuple[str, int, bytes]]:
+def keyed_records(scenario: Scenario) -> Iterator[tuple[str, int, bytes]]:
     """(id of the host, event time in ms, the document as JSON) in order of arrival, for a topic keyed by host."""
-    estate = Estate(plan)
+    estate = Estate(scenario)
     ids = estate.machine_ids()
-    for arrival_ms, _, time_ms, render, flow, noise in estate.arrivals():
-        yield ids[id(render)], time_ms, orjson.dumps(render(time_ms, arrival_ms, flow, noise))
+    for arrival_ms, _, time_ms, render, activity, noise in estate.arrivals():
+        yield ids[id(render)], time_ms, orjson.dumps(render(time_ms, arrival_ms, activity, noise))
 
 
-def lines(plan: Scenario) -> Iterator[bytes]:
-    """The documents as JSON lines, each with its line feed."""
+def lines(scenario: Scenario) -> Iterator[bytes]:
+    """The documents as JSON lines, each with a line feed."""
     dumps, newline = orjson.dumps, orjson.OPT_APPEND_NEWLINE
-    for _, document in documents(plan):
+    for _, document in documents(scenario):
         yield dumps(document, option=newline)
 
 
-def placements(plan: Scenario) -> list[Placement]:
-    """What a plan plants, without making its traffic: for tests, and for telling people what to expect."""
-    return [calls.placement for calls in Estate(plan).beacons]
+def placements(scenario: Scenario) -> list[Placement]:
+    """The planted beacons of a scenario, without generating its traffic."""
+    return [calls.placement for calls in Estate(scenario).beacons]
 
 
 class Estate:
-    """Hosts, their traffic and the planted beacons of one plan."""
+    """Hosts, their traffic and the planted beacons of one scenario."""
 
-    def __init__(self, plan: Scenario) -> None:
-        self._plan = plan
-        hosts = make_hosts(plan)
-        internet = Internet(stream(plan.seed, 0), min(20_000, 1000 + 20 * plan.hosts))
+    def __init__(self, scenario: Scenario) -> None:
+        self._plan = scenario
+        hosts = make_hosts(scenario)
+        internet = Internet(stream(scenario.seed, 0), min(20_000, 1000 + 20 * scenario.hosts))
         servers = Servers()
         self._hosts = hosts
         self._renderers = {host.index: renderer(host) for host in hosts}
-        self._traffic = [(host, Traffic(plan, host, internet, servers)) for host in hosts]
-        self.beacons = plant(plan, hosts, internet)
+        self._traffic = [(host, Traffic(scenario, host, internet, servers)) for host in hosts]
+        self.beacons = plant(scenario, hosts, internet)
 
     def machine_ids(self) -> dict[int, str]:
-        """The machine's id by the identity of what renders its host: an arrival holds no host."""
+        """The machine id by the identity of the host's renderer: arrivals do not contain the host."""
         return {id(self._renderers[host.index]): host.machine.id for host in self._hosts}
 
     def arrivals(self) -> Iterator[_Arrival]:
@@ -87,13 +87,13 @@ class Estate:
         renderers, start_ms = self._renderers, self._plan.start_ms
         for host, traffic in self._traffic:
             render, sysmon = renderers[host.index], host.sysmon
-            for time_ms, flow, noise in traffic.slot(slot_ms):
+            for time_ms, activity, noise in traffic.slot(slot_ms):
                 if time_ms >= start_ms:
-                    yield _arrival_ms(time_ms, noise, sysmon), next(serial), time_ms, render, flow, noise
+                    yield _arrival_ms(time_ms, noise, sysmon), next(serial), time_ms, render, activity, noise
         for calls in self.beacons:
-            for host, (time_ms, flow, noise) in calls.slot(slot_ms):
+            for host, (time_ms, activity, noise) in calls.slot(slot_ms):
                 arrival_ms = _arrival_ms(time_ms, noise, host.sysmon)
-                yield arrival_ms, next(serial), time_ms, renderers[host.index], flow, noise
+                yield arrival_ms, next(serial), time_ms, renderers[host.index], activity, noise
 
 
 def _arrival_ms(time_ms: int, noise: float, sysmon: bool) -> int:

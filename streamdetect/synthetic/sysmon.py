@@ -1,6 +1,6 @@
-"""Sysmon events as Sysmon itself describes them: an event id, its data as text, and the rendered message.
+"""Sysmon events as Sysmon writes them: an event id, its data as text, and the rendered message.
 
-How shippers wrap them is the business of `sysmon_raw` and `sysmon_ecs`.
+`sysmon_raw` and `sysmon_ecs` wrap them as shippers do.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from streamdetect.synthetic.defend import own_ip
 from streamdetect.synthetic.hosts import Host
 from streamdetect.synthetic.internet import Peer, long_form
 from streamdetect.synthetic.times import utc_time
-from streamdetect.synthetic.traffic import CONNECTION, FILE, LOOKUP, Flow
+from streamdetect.synthetic.traffic import CONNECTION, FILE, LOOKUP, Activity
 
 PROVIDER = "Microsoft-Windows-Sysmon"
 PROVIDER_GUID = "{5770385f-c22a-43e0-bf4c-06f5698ffbd9}"
@@ -27,11 +27,11 @@ _PORT_NAMES = {53: "domain", 80: "http", 88: "kerberos", 135: "epmap", 389: "lda
 
 
 class SysmonEvent(NamedTuple):
-    """`data` in Sysmon's order; a value is empty where a Sysmon too old to write "-" knows nothing."""
+    """`data` in Sysmon's order; old versions leave unknown values empty instead of writing "-"."""
 
     id: int
     time_ms: int
-    written_ms: int  # to the event log
+    written_ms: int  # time of the event log
     record_id: int
     data: dict[str, str]
 
@@ -42,33 +42,33 @@ class SysmonEvent(NamedTuple):
 
     @property
     def filled(self) -> dict[str, str]:
-        """The data as Beats keeps it: without the empty values."""
+        """The data as Beats ships it: without empty values."""
         return {name: value for name, value in self.data.items() if value}
 
 
 class Sysmon:
-    """One host's sensor: numbers its records."""
+    """The sensor of one host, which numbers its records."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._record_id = 40_000 + 977 * host.index
         self._unknown = "" if host.old_sysmon else "-"
 
-    def event(self, time_ms: int, arrival_ms: int, flow: Flow, noise: float) -> SysmonEvent:
+    def event(self, time_ms: int, arrival_ms: int, activity: Activity, noise: float) -> SysmonEvent:
         self._record_id += 1
         written_ms = time_ms + min((arrival_ms - time_ms) * 4 // 5, 25_000)
-        if flow.kind == CONNECTION:
-            data = self._connection(time_ms, flow, noise)
+        if activity.kind == CONNECTION:
+            data = self._connection(time_ms, activity, noise)
             return SysmonEvent(3, time_ms, written_ms, self._record_id, data)
-        head = {"RuleName": self._unknown, "UtcTime": utc_time(time_ms), **_who(flow)}
-        if flow.kind == LOOKUP:
+        head = {"RuleName": self._unknown, "UtcTime": utc_time(time_ms), **_who(activity)}
+        if activity.kind == LOOKUP:
             found = f"::ffff:10.20.4.{int(noise * 200) + 20};"
-            head |= {"QueryName": flow.text, "QueryStatus": "0", "QueryResults": found}
+            head |= {"QueryName": activity.text, "QueryStatus": "0", "QueryResults": found}
             return SysmonEvent(22, time_ms, written_ms, self._record_id, head)
-        if flow.kind == FILE:
-            head |= {"TargetFilename": flow.text, "CreationUtcTime": utc_time(time_ms)}
+        if activity.kind == FILE:
+            head |= {"TargetFilename": activity.text, "CreationUtcTime": utc_time(time_ms)}
             return SysmonEvent(11, time_ms, written_ms, self._record_id, head)
-        process = flow.process
+        process = activity.process
         head |= {
             "CommandLine": process.program.executable,
             "CurrentDirectory": "C:\\Windows\\system32\\",
@@ -80,20 +80,20 @@ class Sysmon:
         }
         return SysmonEvent(1, time_ms, written_ms, self._record_id, head)
 
-    def _connection(self, time_ms: int, flow: Flow, noise: float) -> dict[str, str]:
-        peer = flow.peer
+    def _connection(self, time_ms: int, activity: Activity, noise: float) -> dict[str, str]:
+        peer = activity.peer
         assert peer is not None
         unknown = self._unknown
         family = "true" if peer.v6 else "false"
-        own = (self._own_ip(peer), self._host.machine.fqdn, flow.port)
+        own = (self._own_ip(peer), self._host.machine.fqdn, activity.port)
         other = (peer.long_ip, peer.domain if peer.domain and noise < 0.8 else unknown, peer.port)
-        source, destination = (other, own) if flow.ingress else (own, other)
+        source, destination = (other, own) if activity.ingress else (own, other)
         return {
             "RuleName": unknown,
             "UtcTime": utc_time(time_ms),
-            **_who(flow),
+            **_who(activity),
             "Protocol": peer.transport,
-            "Initiated": "false" if flow.ingress else "true",
+            "Initiated": "false" if activity.ingress else "true",
             "SourceIsIpv6": family,
             "SourceIp": source[0],
             "SourceHostname": source[1],
@@ -111,8 +111,8 @@ class Sysmon:
         return long_form(own_ip(machine.ip, machine.ip6, machine.link_local, peer))
 
 
-def _who(flow: Flow) -> dict[str, str]:
-    process = flow.process
+def _who(activity: Activity) -> dict[str, str]:
+    process = activity.process
     return {
         "ProcessGuid": process.guid,
         "ProcessId": str(process.pid),

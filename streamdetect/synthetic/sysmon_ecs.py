@@ -1,6 +1,6 @@
 """Sysmon events after Elastic's pipeline: ECS, without destination.address and bytes.
 
-| shape                | what is special about it                                                          |
+| shape                | specifics                                                                        |
 |----------------------|-----------------------------------------------------------------------------------|
 | sysmon-ecs           | Elastic Agent on the endpoint                                                     |
 | sysmon-ecs-forwarded | Winlogbeat 8 on a collector: the host is a name, and it is the collector's        |
@@ -15,7 +15,7 @@ from streamdetect.synthetic.hosts import Host
 from streamdetect.synthetic.sysmon import CHANNEL, PROVIDER, PROVIDER_GUID, TASKS, Sysmon, SysmonEvent
 from streamdetect.synthetic.sysmon_raw import beats_agent, beats_host
 from streamdetect.synthetic.times import iso_ms
-from streamdetect.synthetic.traffic import Flow
+from streamdetect.synthetic.traffic import Activity
 
 Document = dict[str, Any]
 
@@ -34,7 +34,7 @@ _ECS_KINDS = {
 
 
 class SysmonEcs:
-    """Renders one host's flows."""
+    """Renders one host's activities."""
 
     def __init__(self, host: Host) -> None:
         self._sysmon = Sysmon(host)
@@ -47,8 +47,8 @@ class SysmonEcs:
         self._host_block = beats_host(shipper, short=self._forwarded)
         self._directions = ("inbound", "outbound") if self._old else ("ingress", "egress")
 
-    def __call__(self, time_ms: int, arrival_ms: int, flow: Flow, noise: float) -> Document:
-        event = self._sysmon.event(time_ms, arrival_ms, flow, noise)
+    def __call__(self, time_ms: int, arrival_ms: int, activity: Activity, noise: float) -> Document:
+        event = self._sysmon.event(time_ms, arrival_ms, activity, noise)
         document = self._frame(event)
         data = event.filled
         executable = data["Image"]
@@ -115,7 +115,7 @@ class SysmonEcs:
         for end, prefix in (("source", "Source"), ("destination", "Destination")):
             side: Document = {"ip": data[prefix + "Ip"], "port": int(data[prefix + "Port"])}
             name = data.get(prefix + "Hostname", "-")
-            if name != "-" or self._forwarded:  # early 8.x keeps the dash
+            if name != "-" or self._forwarded:  # early 8.x ships the dash
                 side["domain"] = name
             document[end] = side
         addresses = [data["SourceIp"], data["DestinationIp"]]

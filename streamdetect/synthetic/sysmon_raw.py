@@ -1,4 +1,4 @@
-"""Sysmon events that no pipeline has read: each shipper's own wrapping around the same data."""
+"""Raw Sysmon events, before any pipeline: each shipper's own wrapping of the same data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import orjson
 from streamdetect.synthetic.hosts import Host, Machine
 from streamdetect.synthetic.sysmon import CHANNEL, PROVIDER, PROVIDER_GUID, TASKS, Sysmon, SysmonEvent
 from streamdetect.synthetic.times import iso_100ns, iso_ms, local_time
-from streamdetect.synthetic.traffic import Flow
+from streamdetect.synthetic.traffic import Activity
 
 Document = dict[str, Any]
 
@@ -22,7 +22,7 @@ _TRUTHS = {"true": True, "false": False}
 
 
 def beats_host(machine: Machine, short: bool = False) -> Document:
-    """add_host_metadata's block; `short` is all that a forwarded event has."""
+    """The block of add_host_metadata; `short` is that of a forwarded event."""
     if short:
         return {"name": machine.name}
     return {
@@ -55,15 +55,15 @@ def beats_agent(machine: Machine, kind: str, version: str) -> Document:
 
 
 class _Raw:
-    """What all wrappings need: the host, and the sensor that numbers its records."""
+    """Base of all wrappings: the host, and its sensor."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._computer = host.machine.fqdn
         self._sysmon = Sysmon(host)
 
-    def __call__(self, time_ms: int, arrival_ms: int, flow: Flow, noise: float) -> Document:
-        return self.wrap(self._sysmon.event(time_ms, arrival_ms, flow, noise), noise)
+    def __call__(self, time_ms: int, arrival_ms: int, activity: Activity, noise: float) -> Document:
+        return self.wrap(self._sysmon.event(time_ms, arrival_ms, activity, noise), noise)
 
     def wrap(self, event: SysmonEvent, noise: float) -> Document:
         raise NotImplementedError
@@ -76,7 +76,7 @@ class Winlogbeat8(_Raw):
         super().__init__(host)
         shipper = host.collector if forwarded else host.machine
         self._agent = beats_agent(shipper, "winlogbeat", "8.13.4")
-        # Half of the collectors put their whole host block on other machines' events.
+        # Half of the collectors add their own host block to the events of other machines.
         self._host_block = beats_host(shipper, short=forwarded and host.index % 2 == 0)
         self._forwarded = forwarded
 
@@ -153,7 +153,7 @@ class LogstashRaw(Winlogbeat8):
 
 
 class Winlogbeat6(_Raw):
-    """Winlogbeat 6 on a collector: the event's fields at the top, and the collector as the host."""
+    """Winlogbeat 6 on a collector: event fields at the top level, and the collector as the host."""
 
     def wrap(self, event: SysmonEvent, noise: float) -> Document:
         collector = self._host.collector.name
@@ -182,7 +182,7 @@ class Winlogbeat6(_Raw):
 
 
 class NxlogFlat(_Raw):
-    """NXLog through Logstash: everything at the top, `host` is the relay as a string, EventTime is local."""
+    """NXLog through Logstash: all fields at the top level, `host` is the relay as a string, EventTime is local time."""
 
     def wrap(self, event: SysmonEvent, noise: float) -> Document:
         local = local_time(event.written_ms, self._host.utc_offset_hours)
@@ -220,7 +220,7 @@ class NxlogFlat(_Raw):
 
 
 class EvtxDump(_Raw):
-    """evtx_dump's JSON: attributes under `#attributes`, values with types, GUIDs without braces."""
+    """evtx_dump's JSON: attributes under `#attributes`, typed values, GUIDs without braces."""
 
     def wrap(self, event: SysmonEvent, noise: float) -> Document:
         return {
@@ -258,7 +258,7 @@ def _typed(name: str, value: str) -> str | int | bool:
 
 
 class PythonEvtx(_Raw):
-    """python-evtx's XML through an XML-to-dict converter: attributes with `@`, the data as a list."""
+    """python-evtx's XML through an XML-to-dict converter: attributes with `@`, data as a list."""
 
     def wrap(self, event: SysmonEvent, noise: float) -> Document:
         data: list[Document] = [

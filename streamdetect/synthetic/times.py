@@ -1,4 +1,4 @@
-"""Times as the sensors write them. Seconds are remembered: neighbours in a stream share them."""
+"""Times as the sensors write them. Texts of seconds are cached: neighbours in a stream share them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def iso_100ns(time_ms: int, ticks: int) -> str:
 
 
 def utc_time(time_ms: int) -> str:
-    """`2026-03-02 08:15:30.123`, as Sysmon writes UtcTime: UTC, and no zone says so."""
+    """`2026-03-02 08:15:30.123`, as Sysmon writes UtcTime: UTC without a zone."""
     return f"{_spaced(time_ms // 1000)}.{time_ms % 1000:03d}"
 
 
 def local_time(time_ms: int, offset_hours: int) -> str:
-    """`2026-03-02 09:15:30`, as NXLog writes EventTime: the host's own zone, and none says so."""
+    """`2026-03-02 09:15:30`, as NXLog writes EventTime: local time without a zone."""
     return _spaced(time_ms // 1000 + offset_hours * 3600)

@@ -54,7 +54,7 @@ def terminal() -> Console:
 
 def asked(texts: Texts) -> Outcome:
     """Every table: variants, expectations, differences, episodes and near misses."""
-    return replace(outcome(texts, episodes=3, variants=2, near=2, hours=3), asked_near=2)
+    return replace(outcome(texts, episodes=3, variants=2, near=2, hours=3), near_limit=2)
 
 
 def hidden(text: str) -> set[str]:

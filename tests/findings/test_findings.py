@@ -179,7 +179,7 @@ def test_what_a_pipeline_adds_is_not_kept() -> None:
 def test_what_is_missing_is_named(path: str) -> None:
     """Everything that an episode is made of; a refused document leaves no trace."""
     gathered = Episodes(keep_panes=True)
-    with pytest.raises(NotAnAlertError, match=rf"^is no alert of streamdetect: {path}(\.\w+)? is missing$"):
+    with pytest.raises(NotAnAlertError, match=rf"^is not an alert of streamdetect: {path}(\.\w+)? is missing$"):
         gathered.take(changed(ALERTS[0], *path.split(".")))
     assert gathered == Episodes(keep_panes=True)
 
@@ -190,19 +190,19 @@ def test_what_is_missing_is_named(path: str) -> None:
         (b"\xff{}", "it is not JSON"),
         (b"", "it is not JSON"),
         ("[" * 100_000, "it is not JSON"),
-        ("[1]", "it is no object"),
+        ("[1]", "it is not an object"),
         ("{}", "streamdetect is missing"),
         (changed(ALERTS[0], "streamdetect", to=1), "streamdetect is no object"),
         (changed(ALERTS[0], "@timestamp", to="today"), "@timestamp is no time"),
         (changed(ALERTS[0], "@timestamp", to=1), "@timestamp is no text"),
-        (changed(ALERTS[0], "event", "severity", to=True), "event.severity is no whole number"),
-        (changed(ALERTS[0], "streamdetect", "figures", "hosts", to="1"), "hosts is no whole number"),
+        (changed(ALERTS[0], "event", "severity", to=True), "event.severity is not a whole number"),
+        (changed(ALERTS[0], "streamdetect", "figures", "hosts", to="1"), "hosts is not a whole number"),
         (
             changed(ALERTS[0], "streamdetect", "action", to="closed"),
             "is neither opened, updated nor resolved",
         ),
-        (changed(ALERTS[0], "streamdetect", "pane_counts", to=[[1]]), "is no list of"),
-        (changed(ALERTS[0], "streamdetect", "pane_counts", to=5), "is no list of"),
+        (changed(ALERTS[0], "streamdetect", "pane_counts", to=[[1]]), "is not a list of"),
+        (changed(ALERTS[0], "streamdetect", "pane_counts", to=5), "is not a list of"),
     ],
     ids=lambda value: None if isinstance(value, bytes) or len(value) > 99 else value,
 )

@@ -157,7 +157,7 @@ def nothing() -> Outcome:
         base=base,
         variants=[],
         near=[],
-        tracks={},
+        tracked_keys={},
         first_tick_ms=None,
         last_tick_ms=None,
         seconds=0.0,
@@ -251,7 +251,7 @@ def test_every_number_of_the_alerts_is_there() -> None:
         assert moment(episode.opened_ms) in told
         for start_ms, events in (episode.panes or {}).items():
             row_ms = start_ms - start_ms % (12 * PANE_MS)
-            cells = re.search(rf"pane by pane.*? {moment(row_ms)}((?: [\d,]+)+)", told)
+            cells = re.search(rf"counts by pane.*? {moment(row_ms)}((?: [\d,]+)+)", told)
             assert cells is not None
             assert f"{events}" in cells[1].split()
 
@@ -375,7 +375,7 @@ def test_a_thousand_variants_are_in_the_table() -> None:
     one.variants = grid(1_000)
     caption, labels = bars_of(one)
     assert MOST_BARS == 60
-    assert caption.endswith("; the first 60 variants, 941 more are in the table alone")
+    assert caption.endswith("; the first 60 variants, 941 more are only in the table")
     assert {"60", "118"} <= set(labels)  # 60 and 58 more, beside the base
     assert "119" not in labels
     assert "min_connections_per_hour=1059" in Document.of(page(one)).text
@@ -412,7 +412,7 @@ def test_a_busy_report_stays_small() -> None:
 
 def test_a_partial_run_says_so() -> None:
     """What was stopped early is loud about it, in every format that people read."""
-    assert "Partial: it was stopped" in Document.of(page(outcome(stopped=True))).text
+    assert "Partial: the run was stopped" in Document.of(page(outcome(stopped=True))).text
     assert "Partial" not in Document.of(page(outcome())).text
     assert "**Partial" in markdown(outcome(stopped=True))
     assert json.loads(json_text(outcome(stopped=True)))["stopped"] is True
@@ -433,12 +433,12 @@ def test_episodes_without_a_track_or_an_opening() -> None:
     one = outcome(episodes=1, variants=0, near=0, plain=True)
     episode = one.base.episodes[0]
     bare = replace(
-        one, tracks={}, base=replace(one.base, episodes=[replace(episode, panes=None, opened_ms=None)])
+        one, tracked_keys={}, base=replace(one.base, episodes=[replace(episode, panes=None, opened_ms=None)])
     )
     told = Document.of(page(bare)).text
-    assert "Its course was not kept" in told
-    assert "Its opening is not among the alerts" in told
-    panes_only = page(replace(one, tracks={}))
+    assert "Its timeline was not kept" in told
+    assert "Its opening alert is not among the alerts" in told
+    panes_only = page(replace(one, tracked_keys={}))
     assert panes_only.count("<svg") == 2  # events in each pane, and what was read
     assert page(one).count("<svg") == 5  # and rate, hours, gaps
 
@@ -474,14 +474,14 @@ def test_no_setting_of_other_rooms_is_shown() -> None:
 def test_the_page_of_a_key() -> None:
     """The course alone, for `explain --report`, with a hostile title."""
     one = outcome()
-    tracks = [*one.near, *one.tracks.values()]
-    text = key_page(HOSTILE, tracks, PANE_MS)
+    tracked_keys = [*one.near, *one.tracked_keys.values()]
+    text = key_page(HOSTILE, tracked_keys, PANE_MS)
     found = Document.of(text)
     ours_only(found, Document.of(page(outcome(replace(HARMLESS, host="W" * 100)))))
-    assert found.tags["article"] == len(tracks)
+    assert found.tags["article"] == len(tracked_keys)
     assert "All four conditions held at" in found.text
-    assert "Nearest at" in found.text
-    assert "No key was followed." in Document.of(key_page("x", [], PANE_MS)).text
+    assert "Closest at" in found.text
+    assert "No key was tracked." in Document.of(key_page("x", [], PANE_MS)).text
 
 
 # -- records and the plain formats
@@ -750,7 +750,7 @@ def test_wild_times_do_not_squash_the_volumes() -> None:
     read = page_view(one).read
     outside = 2 * (total // 16) + 1
     assert read.volumes is not None
-    assert f"{outside:,} with times outside of this range are not drawn" in read.volumes.caption
+    assert f"{outside:,} with times outside this range are not drawn" in read.volumes.caption
     drawn = sum(sum(counts) for _, counts in read.volume_rows)
     assert drawn == total + 2
     assert read.volume_rows[0][0] == moment(START_MS - DAY_MS)

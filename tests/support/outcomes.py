@@ -133,16 +133,16 @@ def event_context(texts: Texts) -> EventContext:
 def episode_of(
     rule: Rule,
     key: Key,
-    track: TrackedKey,
+    tracked: TrackedKey,
     texts: Texts,
     *,
     resolved_ms: int | None = None,
     opened_ms: int | None = None,
 ) -> Episode:
     """The episode of a track: opened at its first true tick."""
-    first = next(one for one in track.points if one.failed is None)
+    first = next(one for one in tracked.points if one.failed is None)
     opened = first.tick_ms if opened_ms is None else opened_ms
-    last = track.points[-1] if resolved_ms is None else first
+    last = tracked.points[-1] if resolved_ms is None else first
     return Episode(
         id=str(uuid5(NAMESPACE_URL, repr((key, opened)))),
         key=KeyName(rule.id, *key),
@@ -174,7 +174,7 @@ def episode_of(
         resolved_ms=resolved_ms,
         reason=None if resolved_ms is None else texts.reason,
         alerts=3,
-        panes=dict(track.panes),
+        panes=dict(tracked.panes),
     )
 
 
@@ -245,19 +245,19 @@ def outcome(
     rule = Rule(settings.rules[0], settings)
     end_ms = START_MS + DAY_MS
     found: list[Episode] = []
-    tracks = {}
+    tracked_keys = {}
     for index in range(episodes):
         key = Key(f"{texts.address}{index or ''}" if index else texts.address, texts.process, texts.sensor)
         if index < 8:
             beacon = Beacon(
                 hours=9 + index % 5, start_ms=START_MS + (30 + 7 * index % 300) * 60_000, seed=index
             )
-            track = track_of(rule, key, beacon.times, end_ms, texts)
+            tracked = track_of(rule, key, beacon.times, end_ms, texts)
         resolved = None if index % 3 == 2 else end_ms - (index % 40) * PANE_MS
-        episode = episode_of(rule, key, track, texts, resolved_ms=resolved)
+        episode = episode_of(rule, key, tracked, texts, resolved_ms=resolved)
         found.append(episode)
         if index % 7 != 6:
-            tracks[episode.key] = track
+            tracked_keys[episode.key] = tracked
     nearby = [
         track_of(
             rule,
@@ -274,12 +274,12 @@ def outcome(
     diff = None
     if not plain and found:
         other = episode_of(
-            rule, Key(None, texts.process, None), tracks[found[0].key], texts, resolved_ms=end_ms
+            rule, Key(None, texts.process, None), tracked_keys[found[0].key], texts, resolved_ms=end_ms
         )
         earlier = episode_of(
             rule,
             Key(texts.address, texts.process, texts.sensor),
-            tracks[found[0].key],
+            tracked_keys[found[0].key],
             texts,
             opened_ms=(found[0].opened_ms or 0) - 3 * PANE_MS,
         )
@@ -303,7 +303,7 @@ def outcome(
         base=base,
         variants=[_variant(index, texts, settings, found, verdicts) for index in range(variants)],
         near=nearby,
-        tracks=tracks,
+        tracked_keys=tracked_keys,
         first_tick_ms=START_MS + PANE_MS,
         last_tick_ms=max(end_ms, START_MS + hours * HOUR_MS),
         seconds=6.5,

@@ -133,13 +133,16 @@ def shape_of(document: dict[str, Any]) -> str:
     )
 
 
-def crossings(plan: Scenario) -> Iterator[tuple[str, str, str]]:
+def crossings(scenario: Scenario) -> Iterator[tuple[str, str, str]]:
     """The keys for which the default hunt is true at any tick, by the slow and obvious computation."""
     events: defaultdict[tuple[str, str, str], list[Counted]] = defaultdict(list)
-    for record in filter(None, (counted(*pair) for pair in documents(plan))):
+    for record in filter(None, (counted(*pair) for pair in documents(scenario))):
         events[record.key].append(record)
     for key, records in events.items():
-        if any(hunt_is_true(records, tick) for tick in range(plan.start_ms, plan.end_ms + 300_001, 300_000)):
+        if any(
+            hunt_is_true(records, tick)
+            for tick in range(scenario.start_ms, scenario.end_ms + 300_001, 300_000)
+        ):
             yield key
 
 
@@ -153,8 +156,8 @@ def hunt_is_true(records: list[Counted], tick_ms: int) -> bool:
     return one and hours >= 4 and len(window) >= 120 * hours
 
 
-def calls_of(plan: Scenario, ip: str) -> list[int]:
-    found = [counted(*pair) for pair in documents(plan)]
+def calls_of(scenario: Scenario, ip: str) -> list[int]:
+    found = [counted(*pair) for pair in documents(scenario)]
     return sorted(record.time_ms for record in found if record and record.key[0] == ip)
 
 
@@ -164,18 +167,18 @@ def calls_of(plan: Scenario, ip: str) -> list[int]:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_same_seed_same_bytes(shape: str) -> None:
     """Twice the same plan is twice the same bytes; another seed is another estate."""
-    plan = Scenario(hosts=5, hours=1, start_ms=MORNING_MS, shape=shape, beacons=(Beacon(25_000),))
+    scenario = Scenario(hosts=5, hours=1, start_ms=MORNING_MS, shape=shape, beacons=(Beacon(25_000),))
     other = Scenario(hosts=5, hours=1, start_ms=MORNING_MS, shape=shape, beacons=(Beacon(25_000),), seed=2)
-    assert list(lines(plan)) == list(lines(plan))
-    assert list(lines(plan)) != list(lines(other))
+    assert list(lines(scenario)) == list(lines(scenario))
+    assert list(lines(scenario)) != list(lines(other))
 
 
 def test_hash_order_does_not_matter() -> None:
     """Two interpreters with different hash seeds write the same bytes."""
     code = (
         "import hashlib; from streamdetect.synthetic import *;"
-        "plan = Plan(hosts=20, hours=1, beacons=(Beacon(9000),));"
-        "print(hashlib.sha256(b''.join(lines(plan))).hexdigest())"
+        "scenario = Scenario(hosts=20, hours=1, beacons=(Beacon(9000),));"
+        "print(hashlib.sha256(b''.join(lines(scenario))).hexdigest())"
     )
     digests = {
         subprocess.run(
@@ -198,8 +201,8 @@ def test_the_sample_day_is_its_plan() -> None:
 
 def test_lines_are_documents() -> None:
     """A line is its document as JSON, and ends with a line feed."""
-    plan = Scenario(hosts=20, hours=0.25, start_ms=MORNING_MS)
-    for line, (_, document) in zip(lines(plan), documents(plan), strict=True):
+    scenario = Scenario(hosts=20, hours=0.25, start_ms=MORNING_MS)
+    for line, (_, document) in zip(lines(scenario), documents(scenario), strict=True):
         assert line.endswith(b"}\n")
         assert line.count(b"\n") == 1
         assert orjson.loads(line) == document
@@ -212,9 +215,11 @@ def test_lines_are_documents() -> None:
 def test_order_of_arrival(shape: str) -> None:
     """Not sorted, as no real stream is, but never more than 2 minutes behind the newest event time."""
     newest_ms = behind_ms = disorder = 0
-    plan = Scenario(hosts=20, hours=4, start_ms=MORNING_MS + 123_457, shape=shape, beacons=(Beacon(5_000),))
-    for time_ms, _ in documents(plan):
-        assert plan.start_ms <= time_ms < plan.end_ms
+    scenario = Scenario(
+        hosts=20, hours=4, start_ms=MORNING_MS + 123_457, shape=shape, beacons=(Beacon(5_000),)
+    )
+    for time_ms, _ in documents(scenario):
+        assert scenario.start_ms <= time_ms < scenario.end_ms
         behind_ms = max(behind_ms, newest_ms - time_ms)
         disorder += time_ms < newest_ms
         newest_ms = max(newest_ms, time_ms)
@@ -234,8 +239,8 @@ def test_streams_begin_at_once() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_share_that_does_not_count(shape: str) -> None:
     """Over a day about 80 % of the background is nothing for the default hunt."""
-    plan = Scenario(hosts=20, hours=24, shape=shape, events_per_host_hour=60)
-    found = [counted(*pair) for pair in documents(plan)]
+    scenario = Scenario(hosts=20, hours=24, shape=shape, events_per_host_hour=60)
+    found = [counted(*pair) for pair in documents(scenario)]
     assert 0.75 < found.count(None) / len(found) < 0.85
     # 20 hosts x 24 h x 60 an hour = 28,800
     assert len(found) == pytest.approx(28_800, rel=0.1)
@@ -257,8 +262,8 @@ def test_every_shape_appears_in_mixed() -> None:
 
 def test_defend_documents_are_of_real_size() -> None:
     """About 1.5 KB, with scalar and array actions, timestamps of 7 digits, and lookups without an address."""
-    plan = Scenario(hosts=10, hours=2, start_ms=MORNING_MS, shape="defend")
-    found = [document for _, document in documents(plan)]
+    scenario = Scenario(hosts=10, hours=2, start_ms=MORNING_MS, shape="defend")
+    found = [document for _, document in documents(scenario)]
     sizes = [len(orjson.dumps(document)) for document in found]
     assert 1300 < sum(sizes) / len(sizes) < 1600
     assert {type(document["event"]["action"]) for document in found} == {str, list}
@@ -271,8 +276,8 @@ def test_defend_documents_are_of_real_size() -> None:
 def test_popular_destinations_are_shared() -> None:
     """The destination with most hosts is contacted by nearly all, and most destinations by one or two."""
     hosts: defaultdict[str, set[str]] = defaultdict(set)
-    plan = Scenario(hosts=30, hours=24, shape="defend")
-    for record in filter(None, (counted(*pair) for pair in documents(plan))):
+    scenario = Scenario(hosts=30, hours=24, shape="defend")
+    for record in filter(None, (counted(*pair) for pair in documents(scenario))):
         hosts[record.key[0]].add(record.host)
     amounts = sorted(map(len, hosts.values()))
     assert amounts[-1] >= 28
@@ -285,10 +290,12 @@ def test_popular_destinations_are_shared() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_beacons_keep_their_promise(shape: str) -> None:
     """From hour 1 on, one record a call, every gap within period +- jitter, one host and one process."""
-    plan = Scenario(hosts=6, hours=8, shape=shape, beacons=(Beacon(25_000, 5_000),), events_per_host_hour=5)
-    (placement,) = placements(plan)
-    times = calls_of(plan, placement.destination.ip)
-    assert plan.start_ms + HOUR_MS <= placement.first_ms < plan.start_ms + HOUR_MS + 25_000
+    scenario = Scenario(
+        hosts=6, hours=8, shape=shape, beacons=(Beacon(25_000, 5_000),), events_per_host_hour=5
+    )
+    (placement,) = placements(scenario)
+    times = calls_of(scenario, placement.destination.ip)
+    assert scenario.start_ms + HOUR_MS <= placement.first_ms < scenario.start_ms + HOUR_MS + 25_000
     # Call k is at first + 25 k s + 0 to 5 s, before 7 h = 25,200 s are over; first is 0 to 25 s into them. So
     # 25 k + 5 < 25,200 - (0 to 25): k stays below 1007.8 - (0 to 1). That is 1,007 or 1,008 calls.
     assert len(times) == placement.calls
@@ -297,13 +304,13 @@ def test_beacons_keep_their_promise(shape: str) -> None:
     assert all(20_000 <= gap <= 30_000 for gap in gaps)
     assert min(gaps) < 22_000
     assert max(gaps) > 28_000
-    assert times[-1] < plan.end_ms
+    assert times[-1] < scenario.end_ms
 
 
 def test_a_short_plan_beacons_from_its_start() -> None:
     """Under 6 hours there is no quiet hour: 1 h / 10 s = 360 calls, the first less than 10 s late."""
-    plan = Scenario(hosts=2, hours=1, beacons=(Beacon(10_000),), events_per_host_hour=0)
-    assert len(list(documents(plan))) == placements(plan)[0].calls in (359, 360)
+    scenario = Scenario(hosts=2, hours=1, beacons=(Beacon(10_000),), events_per_host_hour=0)
+    assert len(list(documents(scenario))) == placements(scenario)[0].calls in (359, 360)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -317,16 +324,16 @@ def test_only_planted_beacons_cross_the_default_hunt(shape: str, seed: int) -> N
         Beacon(10_000, 0, processes=2),
         Beacon(10_000, 0, hosts=2),
     )
-    plan = Scenario(hosts=12, hours=10, start_ms=MORNING_MS, shape=shape, seed=seed, beacons=beacons)
-    wanted = {placement.destination.ip for placement in placements(plan)[:2]}
-    assert {ip for ip, _, _ in crossings(plan)} == wanted
+    scenario = Scenario(hosts=12, hours=10, start_ms=MORNING_MS, shape=shape, seed=seed, beacons=beacons)
+    wanted = {placement.destination.ip for placement in placements(scenario)[:2]}
+    assert {ip for ip, _, _ in crossings(scenario)} == wanted
 
 
 @pytest.mark.parametrize("shape", ["defend", "sysmon-ecs"])
 def test_a_busy_lonely_host_does_not_cross(shape: str) -> None:
     """One host with 3,000 events an hour, whose destinations nobody else makes common: still none crosses."""
-    plan = Scenario(hosts=1, hours=9, start_ms=MORNING_MS, shape=shape, events_per_host_hour=3000)
-    assert set(crossings(plan)) == set()
+    scenario = Scenario(hosts=1, hours=9, start_ms=MORNING_MS, shape=shape, events_per_host_hour=3000)
+    assert set(crossings(scenario)) == set()
 
 
 def test_the_sample_day_has_one_beacon_to_find() -> None:

@@ -80,7 +80,7 @@ def explain_source(*, settings: Settings, source: Source, query: ExplainQuery) -
     outcome = run_backtest(variants=[NamedSettings("base", {}, settings)], source=source, ways=ways)
     if outcome.problem is not None:
         raise outcome.problem
-    found = sorted((*outcome.near, *outcome.tracks.values()), key=lambda tracked: tracked.key.order())
+    found = sorted((*outcome.near, *outcome.tracked_keys.values()), key=lambda tracked: tracked.key.order())
     incomplete = _eviction_remarks(outcome)
     title = f"{process} to {address}" + " (until limits.max_keys was exceeded)" * bool(incomplete)
     if not found:

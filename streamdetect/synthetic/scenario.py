@@ -1,16 +1,16 @@
-"""What to invent: how many hosts, for how long, which beacons among them."""
+"""What to generate: how many hosts, for how long, with which beacons."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
+from streamdetect.config.units import parse_duration_ms
+
 HOUR_MS = 3_600_000
 
 SHAPES = ("defend", "sysmon-raw", "sysmon-ecs", "mixed")
 
-_UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": HOUR_MS, "d": 24 * HOUR_MS}
-_DURATION = re.compile(r"([0-9]+)(ms|s|m|h|d)")
 _PERCENT = re.compile(r"([0-9]+)%")
 
 
@@ -19,10 +19,10 @@ _LAST_MS = 253_370_764_800_000  # 9999-01-01T00:00:00Z: local times are written 
 
 @dataclass(frozen=True, slots=True)
 class Beacon:
-    """A call every `period_ms`; the gap between two calls is `period_ms` give or take `jitter_ms`.
+    """A call every `period_ms`; the gap between two calls is `period_ms` plus or minus `jitter_ms`.
 
-    One call is one record in every shape. `processes` and `hosts` above 1 take turns at calling: the default
-    hunt must pass over such a beacon.
+    One call is one record in every shape. Several `processes` or `hosts` call in turn: the default hunt must
+    not detect such a beacon.
     """
 
     period_ms: int
@@ -52,19 +52,16 @@ def parse_beacon(text: str) -> Beacon:
 
 
 def _duration_ms(text: str, what: str, whole: str) -> int:
-    match = _DURATION.fullmatch(text)
-    if not match:
+    try:
+        return parse_duration_ms(text)
+    except ValueError:
         wanted = "a duration like 500ms, 25s or 5m" + (", or a share like 20%" if what == "jitter" else "")
-        raise ValueError(f"the {what} of the beacon {whole!r} must be {wanted}, not {text!r}")
-    return int(match[1]) * _UNITS_MS[match[2]]
-
-
-_LAST_MS = 253_370_764_800_000  # 9999-01-01T00:00:00Z: local times are written too
+        raise ValueError(f"the {what} of the beacon {whole!r} must be {wanted}, not {text!r}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """An estate. `events_per_host_hour` is the mean over a day; nights are quieter. Beacons come on top."""
+    """A scenario. `events_per_host_hour` is the mean over a day; nights are quieter. Beacons are added."""
 
     hosts: int = 50
     hours: float = 24
@@ -76,15 +73,15 @@ class Scenario:
 
     def __post_init__(self) -> None:
         if self.hosts < 1:
-            raise ValueError(f"an estate needs at least one host, not {self.hosts}")
+            raise ValueError(f"a scenario needs at least one host, not {self.hosts}")
         if not 0 < self.hours < 1_000_000:
             raise ValueError(f"hours must be above 0 and below 1,000,000, not {self.hours:g}")
         if self.start_ms < 0 or self.end_ms > _LAST_MS:
-            raise ValueError("an estate must begin in 1970 or later and end before the year 9999")
+            raise ValueError("a scenario must begin in 1970 or later and end before the year 9999")
         if not 0 <= self.events_per_host_hour < 1_000_000:
             raise ValueError(f"events per host and hour must be 0 or more, not {self.events_per_host_hour}")
         if any(beacon.hosts > self.hosts for beacon in self.beacons):
-            raise ValueError(f"a beacon cannot run on more hosts than the {self.hosts} of the estate")
+            raise ValueError(f"a beacon cannot run on more hosts than the {self.hosts} of the scenario")
         if self.shape not in SHAPES:
             raise ValueError(f"unknown shape {self.shape!r}: choose one of {', '.join(SHAPES)}")
 
