@@ -76,8 +76,8 @@ def explain_source(*, settings: Settings, source: Source, query: ExplainQuery) -
     Raises InputError as a replay does, UsageError for a time after the last tick.
     """
     address, process = _as_in_keys(query, settings)
-    ways = ReplayOptions(near=_ALL, only=(_addresses(address), process))
-    outcome = run_backtest(variants=[NamedSettings("base", {}, settings)], source=source, ways=ways)
+    options = ReplayOptions(near=_ALL, only=(_addresses(address), process))
+    outcome = run_backtest(variants=[NamedSettings("base", {}, settings)], source=source, options=options)
     if outcome.problem is not None:
         raise outcome.problem
     found = sorted((*outcome.near, *outcome.tracked_keys.values()), key=lambda tracked: tracked.key.order())
