@@ -22,10 +22,10 @@ from streamdetect.cli.output import emit
 from streamdetect.cli.tables import table_text
 from streamdetect.config import load_settings
 from streamdetect.errors import UsageError
+from streamdetect.findings.timeline import Timeline, TimelineTable
 from streamdetect.report.html import key_page
 from streamdetect.report.words import moment, span, visible
 from streamdetect.service.inspect.explain import ExplainQuery, Explanation, explain_checkpoint, explain_source
-from streamdetect.service.inspect.timeline import Timeline, TimelineTable
 from streamdetect.sinks.atomic_file import packed_file
 from streamdetect.sources.files import FileSource
 

@@ -1,5 +1,5 @@
-"""Findings derived from alerts: episodes, differences between two runs, expectations, near misses.
+"""Findings: episodes, differences between two runs, expectations, near misses, the timeline of a key.
 
-Belongs here: the result types of a backtest (`outcome`) and pure functions of alert documents. Does not belong here:
-evaluating events (detect), running anything (service), formats (report).
+Belongs here: the result types of a backtest (`outcome`) and pure functions of alerts and tracked keys. Does not belong
+here: evaluating events (detect), running anything (service), formats (report).
 """

@@ -22,17 +22,17 @@ from streamdetect.detect.windows import WindowState, fold
 from streamdetect.errors import UsageError
 from streamdetect.events.values import parse_address
 from streamdetect.findings.outcome import Outcome
-from streamdetect.model import address_key_of
-from streamdetect.report.words import conditions
-from streamdetect.service.bounded.variant_replay import ReplayOptions, run_backtest
-from streamdetect.service.inspect.open import check_settings, of_last, settings_of
-from streamdetect.service.inspect.timeline import (
+from streamdetect.findings.timeline import (
     Timeline,
     TimelineTable,
     table_of,
     timeline_of_states,
     timeline_of_tracked,
 )
+from streamdetect.model import address_key_of
+from streamdetect.report.words import conditions
+from streamdetect.service.bounded.variant_replay import ReplayOptions, run_backtest
+from streamdetect.service.inspect.open import check_settings, of_last, settings_of
 from streamdetect.sources import Source
 
 _ALL = 1_000_000  # keys: one for each rule and sensor with this destination and process

@@ -29,13 +29,13 @@ from streamdetect.detect.conditions import NO_EVENTS, Figures, failed_condition
 from streamdetect.detect.near_misses import MOST_SEEN, Point, reason_changes
 from streamdetect.detect.windows import leaves_ms
 from streamdetect.findings.episodes import episodes_of
+from streamdetect.findings.timeline import MOST_ROWS, Timeline, changes, table_of
 from streamdetect.model import Partition
 from streamdetect.report.html import key_page
 from streamdetect.report.words import moment
 from streamdetect.report.words import number as shown_number
 from streamdetect.service.bounded.replay import run_replay
 from streamdetect.service.inspect.explain import ExplainQuery, Explanation, explain_source
-from streamdetect.service.inspect.timeline import MOST_ROWS, Timeline, changes, table_of
 from streamdetect.testing import MemoryAlertSink, MemoryDeadLetterSink, MemorySource
 from tools import environment
 
@@ -380,7 +380,7 @@ def test_a_report_of_nothing(beacon: str, tmp_path: Path) -> None:
     )
     assert (told.code, told.err) == (0, "")
     assert "Timeline" not in told.out
-    assert "No key was followed." in Text(path.read_text()).pieces
+    assert "No key was tracked." in Text(path.read_text()).pieces
 
 
 def test_wrong_usage(beacon: str, tmp_path: Path) -> None:
