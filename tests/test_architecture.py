@@ -159,3 +159,31 @@ def test_each_package_opens_with_its_rule() -> None:
     """The docstring of a room or wing says what belongs there."""
     for init in PACKAGE.glob("*/**/__init__.py"):
         assert len(ast.get_docstring(ast.parse(init.read_text())) or "") > 80, init
+
+
+LIBRARY_NAMES = {"kafka": "kafka-python", "confluent_kafka": "confluent-kafka", "yaml": "PyYAML"}
+"""Names in docs/design.md that differ from the module's, besides `-` for `_`."""
+
+
+def design_rows() -> list[tuple[int, list[str], str]]:
+    """(floor, rooms, libraries) of each row of the table in docs/design.md."""
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8").partition("## The house")[2]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line[:2] == "| "
+    ]
+    return [
+        (int(floor), [name.strip("`/ ") for name in rooms.split(",")], doors)
+        for floor, rooms, _, doors in (row for row in rows if len(row) == 4 and row[0].isdigit())
+    ]
+
+
+def test_the_design_page_shows_this_plan() -> None:
+    """Each room is on its floor in the table of docs/design.md, and each library in the row of each of its doors."""
+    drawn = {room: floor for floor, rooms, _ in design_rows() for room in rooms}
+    assert drawn == {room: floor for room, floor in FLOORS.items() if room != "__main__"}
+    for library, rooms in DOORS.items():
+        name = LIBRARY_NAMES.get(library, library.replace("_", "-"))
+        shown = {room for _, row_rooms, doors in design_rows() if name in doors for room in row_rooms}
+        assert library == "pydantic_core" or rooms <= shown, f"{name} is missing in a row of {rooms}"
