@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 from streamdetect import __version__
 from streamdetect.detect.alerts import figures_block, iso, thresholds_block
@@ -29,47 +30,8 @@ _SURVEY_SHARE = 20
 
 _HOUR_MS = 3_600_000
 
-_STYLE = """
-:root{color-scheme:light dark;--back:#fff;--text:#1a1d21;--soft:#5b6470;--line:#d9dde2;--card:#f5f6f8;
---good:#116329;--bad:#b42318;--warn:#8a5300}
-@media(prefers-color-scheme:dark){:root{--back:#14171a;--text:#e6e9ec;--soft:#9aa4af;--line:#333a42;--card:#1d2126;
---good:#56d364;--bad:#ff8a80;--warn:#f0b849}}
-*{box-sizing:border-box}
-body{margin:0 auto;padding:1rem;max-width:72rem;background:var(--back);color:var(--text);
-font:15px/1.45 system-ui,sans-serif}
-h1{font-size:1.25rem;margin:0 0 .25rem}h2{font-size:1rem;margin:1.5rem 0 .5rem}
-p{margin:.25rem 0}.soft{color:var(--soft)}.good{color:var(--good)}.bad{color:var(--bad)}
-.warn{color:var(--warn)}
-.state{font-weight:600}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.5rem;margin-top:1rem}
-.card{background:var(--card);border-radius:.5rem;padding:.6rem .75rem}
-.card b{display:block;font-size:1.2rem;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
-.card span{color:var(--soft);font-size:.85rem}
-.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top;
-overflow-wrap:break-word}
-th{color:var(--soft);font-weight:500;font-size:.85rem}@media(max-width:40rem){table.keys thead{display:none}
-table.keys tr{display:block;padding:.5rem 0;
-border-bottom:1px solid var(--line)}table.keys td{display:block;border:0;padding:.1rem 0;text-align:left}
-table.keys td[data-name]::before{content:attr(data-name) ": ";color:var(--soft)}}
-""".strip()
-
-_SCRIPT = """
-(function(){
-const main=document.querySelector('main'),seen=document.getElementById('seen');
-async function fresh(){
-  try{
-    const answer=await fetch('part',{cache:'no-store',signal:AbortSignal.timeout(10000)});
-    if(!answer.ok)throw answer.status;
-    const text=await answer.text();
-    if(!document.hidden&&text!==main.innerHTML&&!String(getSelection()))main.innerHTML=text;
-    seen.textContent='refreshed every 5 s';seen.className='soft';
-  }catch(problem){seen.textContent='no answer from this instance: what stands here is old';seen.className='bad';}
-  setTimeout(fresh,5000);
-}
-setTimeout(fresh,5000);
-})();
-""".strip()
+_STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8").strip()
+_SCRIPT = Path(__file__).with_name("page.js").read_text(encoding="utf-8").strip()
 
 
 def _digest(text: str) -> str:
