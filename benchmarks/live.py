@@ -31,7 +31,7 @@ from streamdetect.service.live.loop import run_live
 from streamdetect.service.status.http import serving
 from streamdetect.service.status.stalls import watched
 from streamdetect.service.status.state import RunStatus
-from streamdetect.sources.kafka import KafkaSource
+from streamdetect.sources.kafka_live import KafkaSource
 
 HOSTS = 300
 STALLED_SECONDS = 20

@@ -1,12 +1,12 @@
-"""How to reach the broker: client settings, which topics it has, and what a failure to reach it means.
+"""How to reach the broker: client settings, the topics it has, and the cause of a failure to reach it.
 
-What source and sink both need of Kafka belongs here, and is in one place because of it. Reading and writing
-records do not, nor does any decision. With `sources/` and `sinks/kafka.py` this is the only door of kafka-python.
+Belongs here: what both the sources and the sinks need of Kafka. Does not belong here: reading and writing records, and
+any decision. Only this package, `sources/` and `sinks/` import kafka-python.
 """
 
+from streamdetect.broker.catalogue import Catalogue, Topic
+from streamdetect.broker.client_settings import bootstrap_seconds
 from streamdetect.broker.connect import Connection, connect, reaching
-from streamdetect.broker.names import nearest
-from streamdetect.broker.settings import bootstrap_seconds
-from streamdetect.broker.topics import Catalogue, Topic
+from streamdetect.broker.similar_names import similar_names
 
-__all__ = ["Catalogue", "Connection", "Topic", "bootstrap_seconds", "connect", "nearest", "reaching"]
+__all__ = ["Catalogue", "Connection", "Topic", "bootstrap_seconds", "connect", "reaching", "similar_names"]

@@ -1,8 +1,7 @@
-"""What a failure to reach the broker most probably means, judged by what the Kafka client wrote to its log.
+"""The most probable cause of a failure to reach the broker, derived from the log of the Kafka client.
 
-The client itself only says "Unable to bootstrap", whatever the cause. The table is in order: the first line
-whose pattern is found anywhere in the log is the cause, so what is certain comes before what may be a
-consequence.
+The client's error is "Unable to bootstrap" whatever the cause. The tables are ordered: the first entry whose pattern
+occurs anywhere in the log is the cause, so certain causes precede those that may only be a consequence.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 
 class Attempt(NamedTuple):
-    """What was tried: where, and how. No secrets."""
+    """The servers and the way of connecting that were tried. Contains no secrets."""
 
     servers: tuple[str, ...]
     protocol: str
@@ -38,7 +37,7 @@ class Attempt(NamedTuple):
 
 
 class Cause(NamedTuple):
-    """A pattern in the client's log and what to tell the operator; `{ca}` and `{servers}` are filled in."""
+    """A pattern in the client's log, and the message to the operator with place holders that `_filled` replaces."""
 
     pattern: str
     text: str
@@ -47,46 +46,48 @@ class Cause(NamedTuple):
 _CERTAIN = (
     Cause(
         r"certificate has expired",
-        "The broker's certificate has expired. Renew it on the broker; if it has not, check the clock here.",
+        "The broker's certificate has expired. Renew it on the broker, or correct the clock of this machine if that "
+        "is wrong.",
     ),
     Cause(
-        r"certificate is not yet valid", "The broker's certificate is not valid yet. Check the clock here."
+        r"certificate is not yet valid",
+        "The broker's certificate is not valid yet. Check the clock of this machine.",
     ),
     Cause(
         r"[Hh]ostname mismatch|IP address mismatch|certificate is not valid for",
-        "The broker's certificate is for another host name than {servers}. Use a name that is in the "
-        "certificate in kafka.bootstrap_servers (and in the broker's advertised.listeners), or have one "
-        "issued for this name.",
+        "The broker's certificate is for another host name than {servers}. Use a name from the certificate "
+        "in kafka.bootstrap_servers (and in the broker's advertised.listeners), or issue a certificate for "
+        "this name.",
     ),
     Cause(
         r"CERTIFICATE_VERIFY_FAILED",
-        "The broker's certificate is not signed by an authority that {ca} holds. Set kafka.ca_file to the "
+        "The broker's certificate is not signed by an authority in {ca}. Set kafka.ca_file to the "
         "certificate of the authority that signed the broker's.",
     ),
     Cause(
         r"SaslAuthenticationFailed",
-        "The broker refused the user name or password. Check kafka.username, kafka.password (or "
+        "The broker rejected the user name or password. Check kafka.username, kafka.password (or "
         "kafka.password_file) and kafka.sasl_mechanism, and that the broker has this user for this "
         "mechanism.",
     ),
     Cause(
         r"IllegalSaslState",
-        "The listener at this port does not ask for a password. Set kafka.security_protocol to {bare}, or "
+        "The listener at this port does not use SASL login. Set kafka.security_protocol to {bare}, or "
         "use the port of a SASL listener.",
     ),
     Cause(
         r"UnsupportedSaslMechanism|SaslHandshake failed|does not support \S+ sasl mechanism",
-        "The broker does not offer this mechanism. Set kafka.sasl_mechanism to one that is in the "
-        "broker's sasl.enabled.mechanisms.",
+        "The broker does not offer this mechanism. Set kafka.sasl_mechanism to one of the broker's "
+        "sasl.enabled.mechanisms.",
     ),
     Cause(
         r"(?i)alert bad certificate|certificate required|alert handshake failure|alert unknown ca",
-        "The broker refused our certificate, or wants one and got none. Set kafka.cert_file and "
+        "The broker rejected the client certificate, or requires one and got none. Set kafka.cert_file and "
         "kafka.key_file to a certificate that the broker's truststore accepts.",
     ),
     Cause(
         r"does not support the 'MetadataRequest'|kafka controller",
-        "This is the port of a controller, not of a broker. Use the port of a broker's listener.",
+        "The port belongs to a controller, not to a broker. Use the port of a broker's listener.",
     ),
 )
 _UNENCRYPTED = Cause(
@@ -94,77 +95,73 @@ _UNENCRYPTED = Cause(
     "The port does not speak TLS. Set kafka.security_protocol to {untls}, or use the port of a TLS listener.",
 )
 _ENCRYPTED = Cause(
-    # A TLS alert (bytes 21, 3, x) read as the length of a Kafka message.
+    # A TLS alert (bytes 21, 3, x) interpreted as the length of a Kafka message.
     r"Invalid frame length: 352[0-9]{6}\b",
     "The port speaks TLS. Set kafka.security_protocol to {tls}, or use the port of a plaintext listener.",
 )
 _PROBABLE = (
-    Cause(
-        r"DNS", "The host name cannot be resolved. Check kafka.bootstrap_servers and the name service here."
-    ),
+    Cause(r"DNS", "The host name cannot be resolved. Check kafka.bootstrap_servers and DNS on this machine."),
     Cause(
         r"ECONNREFUSED|refused",
-        "Nothing listens there. Check that the broker runs, and host and port in kafka.bootstrap_servers.",
+        "Nothing listens at that address. Check that the broker runs, and host and port in kafka.bootstrap_servers.",
     ),
     Cause(r"ENETUNREACH|EHOSTUNREACH|unreachable", "There is no route to the host. Check the network."),
 )
-_SILENCE = "There was no answer. Check host and port, and firewalls in between."
+_NO_ANSWER = "There was no answer. Check host, port and firewalls."
 
 
-def most_probable_cause(attempt: Attempt, said: Sequence[str], connected: bool = False) -> str:
-    """One or two sentences: what is most probably wrong, and what to do about it.
+def most_probable_cause(attempt: Attempt, log_lines: Sequence[str], connected: bool = False) -> str:
+    """One or two sentences: the most probable cause, and what to do about it.
 
-    `connected`: the broker had answered before, so what fails is the rest of the cluster.
+    `connected`: the broker has answered before, so another broker of the cluster fails.
     """
-    log = "\n".join(said)
+    log = "\n".join(log_lines)
     if connected:
         return _after_bootstrap(log)
     for cause in (*_CERTAIN, _UNENCRYPTED if attempt.tls else _ENCRYPTED):
         if re.search(cause.pattern, log):
             return _filled(cause.text, attempt)
-    hung_up = "socket disconnected" in log
-    if hung_up or "timed out" in log:
-        guess = _cut_off(attempt, "Broker version identified" in log, hung_up)
+    disconnected = "socket disconnected" in log
+    if disconnected or "timed out" in log:
+        guess = _cause_of_disconnect(attempt, "Broker version identified" in log, disconnected)
         if guess is not None:
             return _filled(guess, attempt)
     return next(
-        (_filled(cause.text, attempt) for cause in _PROBABLE if re.search(cause.pattern, log)), _SILENCE
+        (_filled(cause.text, attempt) for cause in _PROBABLE if re.search(cause.pattern, log)), _NO_ANSWER
     )
 
 
-def _cut_off(attempt: Attempt, answered: bool, hung_up: bool) -> str | None:
-    """The broker hung up without a reason: how far we had come says most about it."""
+def _cause_of_disconnect(attempt: Attempt, answered: bool, disconnected: bool) -> str | None:
+    """The probable cause of a disconnect without a reason, by the stage that the connection had reached."""
     if answered and attempt.sasl:
-        # The client drops a refusal that arrives together with the end of the connection.
+        # The client drops an error response that arrives together with the end of the connection.
         return (
-            "The broker hung up while we logged in: probably the user name or password is wrong, or the "
+            "The broker disconnected during the login: probably the user name or password is wrong, or the "
             "mechanism is not enabled. Check kafka.username, kafka.password and kafka.sasl_mechanism."
         )
-    if answered and hung_up:
+    if answered and disconnected:
         return (
-            "The broker hung up after the greeting: the listener probably wants a password. Set "
+            "The broker disconnected after the first response: the listener probably requires a SASL login. Set "
             "kafka.security_protocol to {sasl}, with kafka.sasl_mechanism, kafka.username and kafka.password."
         )
-    if hung_up and not attempt.tls:
-        return (
-            "The broker hung up at once: the port probably speaks TLS. Set kafka.security_protocol to {tls}."
-        )
+    if disconnected and not attempt.tls:
+        return "The broker disconnected at once: the port probably speaks TLS. Set kafka.security_protocol to {tls}."
     return None
 
 
 def _after_bootstrap(log: str) -> str:
-    """The first address answered, so what fails is what that answer said."""
-    told = re.findall(r"Initializing connection for node_id (?!bootstrap)\S+ at (\S+)", log)
-    where = f" ({', '.join(sorted(set(told)))})" if told else ""
+    """The bootstrap address answered, so the addresses in that answer fail."""
+    addresses = re.findall(r"Initializing connection for node_id (?!bootstrap)\S+ at (\S+)", log)
+    where = f" ({', '.join(sorted(set(addresses)))})" if addresses else ""
     return (
-        f"The broker answered before, but the brokers it named{where} do not. Check that they run, their "
+        f"The broker answered, but the brokers it advertises{where} do not. Check that they run, their "
         "advertised.listeners, and that every partition has a leader."
     )
 
 
 def _filled(text: str, attempt: Attempt) -> str:
     return text.format(
-        ca=attempt.ca_file or "this system's store",
+        ca=attempt.ca_file or "the certificate store of this system",
         servers=", ".join(attempt.servers),
         bare="SSL" if attempt.tls else "PLAINTEXT",
         untls="SASL_PLAINTEXT" if attempt.sasl else "PLAINTEXT",

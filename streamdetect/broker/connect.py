@@ -1,4 +1,4 @@
-"""Make a client, or say in one error why the broker cannot be reached."""
+"""Creates a client, or raises one error with the cause why the broker cannot be reached."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import kafka.errors  # type: ignore[import-untyped]  # it has no types at all
 from kafka.net.compat import KafkaNetClient  # type: ignore[import-untyped]
 
 from streamdetect.broker.causes import Attempt, most_probable_cause
-from streamdetect.broker.quiet import listening
-from streamdetect.broker.settings import bootstrap_seconds, client_settings, secrets
+from streamdetect.broker.client_log import client_log_captured
+from streamdetect.broker.client_settings import bootstrap_seconds, client_settings, secrets
 from streamdetect.errors import ConfigError, KafkaError
 
 if TYPE_CHECKING:
@@ -22,49 +22,51 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Connection:
-    """A kafka-python client and the cluster metadata that its own thread keeps fresh."""
+    """A kafka-python client and its cluster metadata, which the client's thread keeps up to date."""
 
     client: Any
     cluster: Any
 
 
 def connect(kind: Any, settings: KafkaSettings, **defaults: Any) -> Connection:
-    """A `KafkaConsumer` or `KafkaProducer` that has reached the broker, or a KafkaError that says why not."""
-    _hide_secrets()
-    made: list[Any] = []
+    """A `KafkaConsumer` or `KafkaProducer` connected to the broker. Raises KafkaError with the cause if that fails."""
+    _install_secret_filter()
+    created: list[Any] = []
 
-    def remember(**values: Any) -> Any:
-        made.append(KafkaNetClient(**values))
-        return made[-1]
+    def create(**values: Any) -> Any:
+        created.append(KafkaNetClient(**values))
+        return created[-1]
 
-    values = client_settings(kind.DEFAULT_CONFIG, settings, {**defaults, "kafka_client": remember})
+    values = client_settings(kind.DEFAULT_CONFIG, settings, {**defaults, "kafka_client": create})
     try:
         with reaching(settings):
-            return Connection(kind(**values), made[-1].cluster)
+            return Connection(kind(**values), created[-1].cluster)
     except BaseException:
-        # A client that failed in its constructor leaves its thread and sockets to us.
-        for net in made:
+        # A client that fails in its constructor does not stop its thread or close its sockets.
+        for net in created:
             net.close()
         raise
 
 
 @contextmanager
 def reaching(settings: KafkaSettings, connected: bool = False) -> Iterator[None]:
-    """Turn any failure of the client in this block into a KafkaError with the most probable cause.
+    """Turns any failure of the client in the block into a KafkaError with the most probable cause.
 
-    `connected`: the client has reached a broker before this block.
+    `connected`: the client has reached a broker before the block.
     """
-    with listening() as said:
+    with client_log_captured() as log_lines:
         try:
             yield
         except (kafka.errors.KafkaConfigurationError, ValueError, TypeError) as error:
-            text = f"The Kafka client refuses its settings: {error}. Check kafka: in the configuration."
-            raise ConfigError(scrubbed(text, settings)) from None
+            text = f"The Kafka client rejects its settings: {error}. Check kafka: in the configuration."
+            raise ConfigError(without_secrets(text, settings)) from None
         except kafka.errors.KafkaError as error:
-            raise KafkaError(scrubbed(_explanation(settings, said, connected, error), settings)) from error
+            raise KafkaError(
+                without_secrets(_explanation(settings, log_lines, connected, error), settings)
+            ) from error
 
 
-def _explanation(settings: KafkaSettings, said: list[str], connected: bool, error: Exception) -> str:
+def _explanation(settings: KafkaSettings, log_lines: list[str], connected: bool, error: Exception) -> str:
     attempt = Attempt(
         servers=tuple(settings.bootstrap_servers),
         protocol=settings.security_protocol,
@@ -73,19 +75,19 @@ def _explanation(settings: KafkaSettings, said: list[str], connected: bool, erro
         ca_file=None if settings.ca_file is None else str(settings.ca_file),
         seconds=bootstrap_seconds(settings),
     )
-    cause = most_probable_cause(attempt, said, connected)
+    cause = most_probable_cause(attempt, log_lines, connected)
     return f"Kafka cannot be used at {attempt}. {cause} (Client: {error})"
 
 
-def scrubbed(text: str, settings: KafkaSettings) -> str:
-    """A text without the secrets of these settings."""
+def without_secrets(text: str, settings: KafkaSettings) -> str:
+    """The text with the secrets of these settings masked."""
     for secret in secrets(settings):
         text = text.replace(secret, "***")
     return text
 
 
-class _NoSecrets(logging.Filter):
-    """At level DEBUG the client logs every byte it sends, passwords included."""
+class _SecretFilter(logging.Filter):
+    """Removes passwords: at level DEBUG the client logs every byte it sends."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno > logging.DEBUG:
@@ -99,9 +101,9 @@ class _NoSecrets(logging.Filter):
         return True
 
 
-_no_secrets = _NoSecrets()
+_secret_filter = _SecretFilter()
 
 
-def _hide_secrets() -> None:
+def _install_secret_filter() -> None:
     for name in ("kafka.net.connection", "kafka.protocol.parser"):
-        logging.getLogger(name).addFilter(_no_secrets)
+        logging.getLogger(name).addFilter(_secret_filter)

@@ -1,4 +1,4 @@
-"""What a consumer group has committed, with the text beside each position."""
+"""Committed offsets of a consumer group, with their commit metadata."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     from streamdetect.config import KafkaSettings
 
 METADATA_MS = 5_000
-"""How old the client's view of the topics may become: whether one has gone is judged by several answers."""
+"""Maximum age of the client's topic metadata. Several updates decide whether a topic was deleted."""
 
 
 class FinalError(KafkaError):
-    """Another attempt would end the same way."""
+    """Not retryable: another attempt would fail in the same way."""
 
 
-class Position(NamedTuple):
-    """`metadata` is the text beside the offset, empty if there is none."""
+class CommittedOffset(NamedTuple):
+    """`metadata` is the text stored with the offset, empty if there is none."""
 
     offset: int
     metadata: str
 
 
 class ConsumerGroupOffsets:
-    """Reads the positions of `kafka.group_id`; never joins it.
+    """Reads the committed offsets of `kafka.group_id` without joining the group.
 
-    `stable` waits for open transactions: right after its own producer was initialised that is the only right answer.
-    Not stable is the answer of a moment ago, but never has to wait.
+    With `stable` a read waits until no offset commit is pending in an open transaction; right after this program's
+    producer was initialised only that is correct. Without it a read never waits, but may return outdated offsets.
     """
 
     def __init__(self, settings: KafkaSettings, *, stable: bool) -> None:
@@ -54,30 +54,32 @@ class ConsumerGroupOffsets:
     def connection(self) -> Connection:
         return self._connection
 
-    def read(self, partitions: Collection[Partition], timeout_ms: int) -> dict[Partition, Position]:
-        """Those partitions that have a position. Raises KafkaError if there is no answer in time, FinalError if we may
-        not know.
+    def read(self, partitions: Collection[Partition], timeout_ms: int) -> dict[Partition, CommittedOffset]:
+        """The partitions that have a committed offset.
+
+        Raises KafkaError without an answer in time, FinalError if access is denied.
         """
         wanted = [TopicPartition(*partition) for partition in partitions]
-        # The client's `committed()` asks for one partition at a time: seconds for many of them on a long line.
+        # The client's `committed()` requests one partition at a time: seconds for many of them over a slow connection.
         coordinator: Any = self._connection.client._coordinator  # noqa: SLF001 - see above
         with reaching(self._settings, connected=True):
             try:
                 found = coordinator.fetch_committed_offsets(wanted, timeout_ms=timeout_ms)
             except client_errors.AuthorizationError as error:
-                raise self._refused(error, partitions) from error
+                raise self._denied(error, partitions) from error
         return {
-            Partition(where.topic, where.partition): Position(at.offset, at.metadata or "")
-            for where, at in found.items()
+            Partition(key.topic, key.partition): CommittedOffset(entry.offset, entry.metadata or "")
+            for key, entry in found.items()
         }
 
-    def _refused(self, error: Exception, partitions: Collection[Partition]) -> FinalError:
+    def _denied(self, error: Exception, partitions: Collection[Partition]) -> FinalError:
         group = self._settings.group_id
         rights = f"READ on the group {group} (kafka.group_id)"
         if isinstance(error, client_errors.TopicAuthorizationFailedError):
             rights = f"READ on {', '.join(sorted({partition.topic for partition in partitions}))}"
         return FinalError(
-            f"Kafka does not let us see the positions of the group {group}: {error}. Grant our user {rights}."
+            f"Kafka denies reading the committed offsets of the group {group}: {error}. Grant the "
+            f"configured user {rights}."
         )
 
     def close(self) -> None:

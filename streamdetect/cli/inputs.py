@@ -58,7 +58,7 @@ class Input:
                 self.paths, max_record_bytes=max_record_bytes or settings.limits.max_record_bytes
             )
             return files, files.progress
-        from streamdetect.sources.kafka import KafkaRange  # noqa: PLC0415 - files need no Kafka client
+        from streamdetect.sources.kafka_range import KafkaRange  # noqa: PLC0415 - files need no Kafka client
 
         kafka = KafkaRange(
             settings.kafka,

@@ -92,7 +92,8 @@ def surroundings(settings: Settings, stack: ExitStack) -> Dependencies:
     from streamdetect.service.live.local_sinks import LocalSinks  # noqa: PLC0415
     from streamdetect.sinks.kafka import KafkaTransactionalSink  # noqa: PLC0415
     from streamdetect.sources import readback  # noqa: PLC0415
-    from streamdetect.sources.kafka import KafkaRange, KafkaSource  # noqa: PLC0415
+    from streamdetect.sources.kafka_live import KafkaSource  # noqa: PLC0415
+    from streamdetect.sources.kafka_range import KafkaRange  # noqa: PLC0415
 
     _check_outputs(settings)
     kafka, written = settings.kafka, settings.written_topics()
@@ -115,9 +116,9 @@ def surroundings(settings: Settings, stack: ExitStack) -> Dependencies:
         sent_alerts=partial(readback.alerts_in_topic, kafka, alerts)
         if alerts is not None
         else partial(readback.alerts_in_file, settings.alerts.path),
-        sent_letters=partial(readback.letters_in_topic, kafka, letters)
+        sent_letters=partial(readback.dead_letters_in_topic, kafka, letters)
         if letters is not None
-        else partial(readback.letters_in_file, settings.dead_letters.path),
+        else partial(readback.dead_letters_in_file, settings.dead_letters.path),
     )
 
 

@@ -111,7 +111,7 @@ def _records(
 
         files = FileSource(paths, max_record_bytes=settings.limits.max_record_bytes)
         return FilePartitions(files, examined.offsets), files.progress
-    from streamdetect.sources.kafka import KafkaRange  # noqa: PLC0415 - files need no Kafka client
+    from streamdetect.sources.kafka_range import KafkaRange  # noqa: PLC0415 - files need no Kafka client
 
     kafka = KafkaRange(
         settings.kafka, examined.topics(), "earliest" if start_ms is None else start_ms, examined.offsets

@@ -22,9 +22,9 @@ from kafka import (  # type: ignore[import-untyped]  # it has no types at all
 from kafka import errors as client_errors
 from kafka.serializer import Serializer  # type: ignore[import-untyped]
 
-from streamdetect.broker import Catalogue, connect, nearest
+from streamdetect.broker import Catalogue, connect, similar_names
+from streamdetect.broker.client_log import client_log_muted
 from streamdetect.broker.groups import ConsumerGroupOffsets, FinalError
-from streamdetect.broker.quiet import client_unheard
 from streamdetect.errors import FencedError, KafkaError, SinkError
 from streamdetect.model import Partition
 from streamdetect.sinks import Outputs
@@ -100,7 +100,7 @@ class KafkaTransactionalSink:
         for topic in topics:
             if topic not in known:
                 raise SinkError(
-                    f"Kafka has no topic {topic} to write to{nearest(topic, known)}. Create it, correct its "
+                    f"Kafka has no topic {topic} to write to{similar_names(topic, known)}. Create it, correct its "
                     "name in the configuration, or grant our user DESCRIBE on it."
                 )
         self._catalogue.watch(topics)
@@ -214,7 +214,7 @@ class KafkaTransactionalSink:
     def _check_topics(self) -> None:
         """Told without waiting for the next alert: it may be days away, and the client is busy looking until then."""
         for topic in (self._alerts, self._letters):
-            if topic is not None and self._catalogue.gone(topic):
+            if topic is not None and self._catalogue.deleted(topic):
                 raise self._refused(client_errors.UnknownTopicOrPartitionError("it was deleted"), topic)
 
     # -- after a failure
@@ -284,7 +284,7 @@ class KafkaTransactionalSink:
                 "abort it in every topic that it is in."
             ) from error
         finally:
-            with client_unheard():
+            with client_log_muted():
                 positions.close()
 
     @staticmethod
@@ -322,7 +322,7 @@ class KafkaTransactionalSink:
 
     def close(self) -> None:
         self._drop()
-        with client_unheard():
+        with client_log_muted():
             self._onlooker.close()
 
 
@@ -366,7 +366,7 @@ def abandon(producer: Any) -> None:
             producer._closed = True  # noqa: SLF001 - see above
 
     try:
-        with client_unheard():
+        with client_log_muted():
             within(2.0, close)
     except (HungError, client_errors.KafkaError) as error:
         log.debug("closing a producer: %s", error)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from kafka import KafkaProducer  # type: ignore[import-untyped]  # it has no types at all
 from kafka import errors as client_errors
 
-from streamdetect.broker import Catalogue, connect, nearest
+from streamdetect.broker import Catalogue, connect, similar_names
 from streamdetect.errors import SinkError
 from streamdetect.sinks.broker_errors import hint
 from streamdetect.sinks.kafka import abandon
@@ -49,8 +49,8 @@ class Publisher:
             known = catalogue.all_topics()
         if self._topic not in known:
             raise SinkError(
-                f"Kafka has no topic {self._topic} to write to{nearest(self._topic, known)}. Create it, correct its "
-                "name, or grant our user DESCRIBE on it."
+                f"Kafka has no topic {self._topic} to write to{similar_names(self._topic, known)}. Create it, "
+                "correct its name, or grant our user DESCRIBE on it."
             )
 
     def send_all(self, records: Iterable[tuple[str, int, bytes]]) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """Where records come from: bytes of one partition, in order.
 
-Belongs here: reading Kafka and files, decompressing, and saying where a partition ends. Does not belong here:
-looking into a record, or any decision; a source does not know what time it is for the events that it carries.
+Belongs here: reading Kafka and files, decompression, and detecting the end of a partition. Does not belong here:
+parsing a record, any decision, and event time: a source does not know the times of the events in its records.
 """
 
 from __future__ import annotations
@@ -15,60 +15,59 @@ __all__ = ["Bounds", "LiveSource", "Source"]
 
 
 class Bounds(NamedTuple):
-    """Offsets of the first record that there is, and after the last one that may be read."""
+    """Offset of the first record of a partition, and the offset after the last one that may be read."""
 
     first: int
     end: int
 
 
 class Source(Protocol):
-    """What the program reads from. One thread calls it, and calls nothing after `close`."""
+    """What the program reads from. One thread calls it, and makes no call after `close`."""
 
     def partitions(self) -> tuple[Partition, ...]:
-        """All partitions that are known now; there may be more later, never fewer."""
+        """All partitions known now. More may be added later, none is removed."""
         ...
 
     def poll(self, hold: Collection[Partition], timeout_ms: int) -> list[Batch]:
-        """The next records; nothing of the partitions in `hold`. Empty when `timeout_ms` passed without
-        any.
-        """
+        """The next records, none of the partitions in `hold`. Empty when none arrived within `timeout_ms`."""
         ...
 
     def at_end(self) -> frozenset[Partition]:
-        """Bounded: partitions read to their end. Live: read up to the broker's end right now."""
+        """Bounded: partitions read to their end. Live: partitions read up to the broker's current end."""
         ...
 
     def close(self) -> None:
-        """Give back what is held open."""
+        """Release connections and files."""
         ...
 
 
 class LiveSource(Source, Protocol):
-    """A source without an end, that knows where it is. `partitions()` answers at once, records come after `begin`."""
+    """A source without an end that tracks its positions. `partitions()` works at once, records come after `begin`."""
 
     def begin(
         self,
         positions: Mapping[Partition, int | None] | None = None,
         topic_ids: Mapping[str, str] | None = None,
     ) -> None:
-        """Go on at these positions (None: at the beginning), without any where the settings say.
+        """Start at these positions (None: at the beginning); without positions at the start that the settings name.
 
-        `topic_ids` are those of the topics that the positions were in. Raises LostOffsetsError if they are gone.
+        `topic_ids` are the ids of the topics at the time of the positions. Raises LostOffsetsError if the records to
+        continue from no longer exist.
         """
         ...
 
     def positions(self) -> dict[Partition, int | None]:
-        """Where each partition goes on: after all that `poll` has given."""
+        """The offset at which each partition continues, after all records that `poll` has returned."""
         ...
 
     def topic_ids(self) -> dict[str, str]:
-        """What tells a topic from another one of the same name."""
+        """The id of each topic. It differs between topics that had the same name one after the other."""
         ...
 
     def lags(self) -> dict[Partition, int]:
-        """Records between where each partition goes on and the end last heard of, without asking anybody."""
+        """Records between the position and the last known end of each partition. Sends no request."""
         ...
 
     def bounds(self) -> dict[Partition, Bounds]:
-        """What each partition holds now, as far as there is an answer. Another thread may ask."""
+        """What each partition holds now; without partitions whose broker does not answer. Any thread may call it."""
         ...

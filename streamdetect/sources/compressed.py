@@ -1,4 +1,4 @@
-"""Blocks of decompressed bytes out of a file: plain, gzip or zstandard, of one or many members."""
+"""Reads a file as blocks of decompressed bytes: plain, gzip or zstandard, with one or many members."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import zstandard
 from isal import isal_zlib
 from isal.igzip_lib import IsalError
 
-# Blocks above 128 KiB come from mmap, and reading them is half as fast.
+# Buffers above 128 KiB are allocated by mmap, which halves the read speed.
 PLAIN_BLOCK = 128 * 1024
-PACKED_BLOCK = 32 * 1024
+COMPRESSED_BLOCK = 32 * 1024
 
-_SNIFFED = 4
+_MAGIC_BYTES = 4
 _GZIP_WINDOW = 31
 
 
 class DamagedError(Exception):
-    """The bytes of a file are not what they claim to be. The text says how."""
+    """The content of a file does not match its format. The text says how."""
 
 
 class RawFile:
-    """A file as it lies on disk, with a count of the bytes read. `-` is standard input.
+    """The stored (compressed) bytes of a file, with a count of the bytes read. `-` is standard input.
 
-    OSError when it cannot be opened or read. A pipe (or terminal) is asked for data only when it has some, so that
-    waiting for it never keeps other files, or a signal to stop, from their turn.
+    Raises OSError when the file cannot be opened or read. A pipe (or terminal) is read only when it has data, so it
+    never blocks other files or a signal to stop.
     """
 
     def __init__(self, path: str) -> None:
@@ -45,7 +45,7 @@ class RawFile:
         return self._file.fileno()
 
     def read(self, size: int) -> bytes | None:
-        """The next bytes, b"" at the end, or None where a pipe has none yet."""
+        """The next bytes, b"" at the end, or None while a pipe has no data."""
         if self.is_pipe and not select.select([self._file], [], [], 0)[0]:
             return None
         data = self._file.read(size)
@@ -59,7 +59,7 @@ class RawFile:
 
 @dataclass(frozen=True, slots=True)
 class _Codec:
-    """A compression: how its members begin, what decompresses one of them, what that raises."""
+    """A compression format: magic bytes and decoder of a member, and the error that the decoder raises."""
 
     name: str
     suffix: str
@@ -69,12 +69,12 @@ class _Codec:
 
 
 _CODECS = (
-    # Of the standard library's zlib, isal is the same three times as fast.
+    # isal decodes the same as zlib of the standard library, three times as fast.
     _Codec("gzip", ".gz", (b"\x1f\x8b",), lambda: isal_zlib.decompressobj(_GZIP_WINDOW), IsalError),  # type: ignore[arg-type]  # its stub calls the class an instance
     _Codec(
         "zstandard",
         ".zst",
-        # The second is a frame to skip over, with which parallel compressors begin; its first byte varies.
+        # The others are skippable frames, with which parallel compressors begin.
         (b"\x28\xb5\x2f\xfd", *(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))),
         lambda: zstandard.ZstdDecompressor().decompressobj(),
         zstandard.ZstdError,
@@ -83,21 +83,21 @@ _CODECS = (
 
 
 def blocks(file: RawFile) -> Iterator[bytes]:
-    """The decompressed bytes of a file; b"" means that nothing has come yet. DamagedError when they break off.
+    """The decompressed bytes of a file; b"" means that no data is available yet. Raises DamagedError.
 
-    A name that ends in .gz or .zst says what the file is; else its first bytes do.
+    The format is that of the suffix .gz or .zst, else that of the first bytes.
     """
     head = b""
-    while len(head) < _SNIFFED:
-        piece = file.read(PLAIN_BLOCK)
-        if piece == b"":
+    while len(head) < _MAGIC_BYTES:
+        block = file.read(PLAIN_BLOCK)
+        if block == b"":
             break
-        head += piece or b""
-        if piece is None:
+        head += block or b""
+        if block is None:
             yield b""
     codec = _codec(file.path, head)
     if codec is not None:
-        yield from _unpacked(file, head, codec)
+        yield from _decompressed(file, head, codec)
         return
     if head:
         yield head
@@ -112,32 +112,32 @@ def _codec(path: str, head: bytes) -> _Codec | None:
     return None
 
 
-def _unpacked(file: RawFile, head: bytes, codec: _Codec) -> Iterator[bytes]:
+def _decompressed(file: RawFile, head: bytes, codec: _Codec) -> Iterator[bytes]:
     members = _Members(codec)
     data: bytes | None = head
     while data != b"":
         yield from [b""] if data is None else members.feed(data)
-        data = file.read(PACKED_BLOCK)
+        data = file.read(COMPRESSED_BLOCK)
     if not members.complete:
-        raise DamagedError(f"its {codec.name} data breaks off before its end")
+        raise DamagedError(f"its {codec.name} data ends too early")
 
 
 class _Members:
-    """The members of a compressed file, one behind the other."""
+    """Decoder of the concatenated members of a compressed file."""
 
     def __init__(self, codec: _Codec) -> None:
         self._codec = codec
         self._decoder: Any = None
-        self._begun = 0
+        self._started = 0
 
     @property
     def complete(self) -> bool:
-        """Whether the data so far ends where a member ends; no member at all is no compressed file."""
-        return self._decoder is None and self._begun > 0
+        """Whether the data so far ends at the end of a member. False without any member."""
+        return self._decoder is None and self._started > 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """What the next bytes of the file decompress to."""
-        while data := self._at_member(data):
+        """The decompressed blocks of the next bytes of the file."""
+        while data := self._start_member(data):
             try:
                 block = self._decoder.decompress(data)
             except self._codec.error as error:
@@ -148,10 +148,10 @@ class _Members:
             if block:
                 yield block
 
-    def _at_member(self, data: bytes) -> bytes:
-        """Begin the next member if none is open. Zeros between members of gzip are padding, as gzip has it."""
-        if self._decoder is None and self._begun and self._codec.name == "gzip":
+    def _start_member(self, data: bytes) -> bytes:
+        """Start the next member if none is open. Zeros between gzip members are padding, as for gzip itself."""
+        if self._decoder is None and self._started and self._codec.name == "gzip":
             data = data.lstrip(b"\0")
         if self._decoder is None and data:
-            self._decoder, self._begun = self._codec.decoder(), self._begun + 1
+            self._decoder, self._started = self._codec.decoder(), self._started + 1
         return data

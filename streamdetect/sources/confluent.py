@@ -1,14 +1,12 @@
-"""confluent-kafka (librdkafka) fetches the records: `kafka.reader: confluent`.
+"""`RecordFetcher` by confluent-kafka (librdkafka): `kafka.reader: confluent`.
 
-With `sources/messages.py` the only door of that package.
+Only this module and `confluent_buffer.py` import that package. Its threads prefetch into one queue for all partitions,
+in which end-of-log events and errors stand between the records in order. Three things differ because of that:
 
-Its threads fetch ahead of us into one queue for all partitions, in which ends of logs and errors stand among the
-records, each in its place. Three things are done differently because of it:
-
-* A partition that is held is not paused at once, which would throw away what has been fetched: its records are kept
-  here, and it is paused only when too many are.
-* Behind an error the queue goes on, as if nothing had been there. Here the partition stops at it.
-* A seek is refused right after an assignment, so to seek is to assign all partitions anew, at their own places.
+* A held partition is not paused at once, because pausing discards what was prefetched: its records are buffered here,
+  and it is paused only when too many are.
+* After an error the queue continues as if nothing had happened. Here the partition stops at the error.
+* librdkafka rejects a seek right after an assignment, so a seek assigns all partitions again at their own offsets.
 """
 
 from __future__ import annotations
@@ -29,8 +27,8 @@ from kafka import KafkaConsumer  # type: ignore[import-untyped]  # it has no typ
 from kafka import errors as client_errors
 
 from streamdetect.broker import bootstrap_seconds
-from streamdetect.broker.connect import scrubbed
-from streamdetect.broker.settings import client_settings, confluent_settings
+from streamdetect.broker.client_settings import client_settings, confluent_settings
+from streamdetect.broker.connect import without_secrets
 from streamdetect.errors import ConfigError, KafkaError
 from streamdetect.model import Batch, Partition
 from streamdetect.sources.confluent_buffer import PartitionBuffer, log
@@ -39,176 +37,182 @@ from streamdetect.sources.fetcher import BEGINNING, CONSUMER_SETTINGS
 if TYPE_CHECKING:
     from streamdetect.config import KafkaSettings
 
-AT_ONCE = 5_000
-"""Records taken from the queue in one go, and at most in one batch."""
+MAX_BATCH = 5_000
+"""Most messages taken from the queue at once, and most records of one batch."""
 
-KEPT_RECORDS, KEPT_BYTES = 20_000, 32 * 1024 * 1024
-"""Of all held partitions together: one that has more than its share is paused."""
+MAX_HELD_RECORDS, MAX_HELD_BYTES = 20_000, 32 * 1024 * 1024
+"""Limits for all held partitions together. A partition that exceeds its share is paused."""
 
 LIBRDKAFKA = {
-    # Nothing is ever committed, and nobody joins the group; but librdkafka wants a name, and this one we may use.
+    # Nothing is committed and no group is joined, but librdkafka requires a group id.
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
     "auto.offset.reset": "error",
-    # Its position does not pass markers of transactions; the offset of this event does.
+    # librdkafka's position does not pass transaction markers; the offset of this event does.
     "enable.partition.eof": True,
     "allow.auto.create.topics": False,
-    # Two replies of a broker, and enough to go on with while the next is on its way.
+    # Room for two responses of a broker, so that one can be processed while the next is in flight.
     "queued.max.messages.kbytes": 32 * 1024,
-    # How long fetching rests when the queue is full; a second by default, in which we read it empty and wait.
+    # How long fetching pauses when the queue is full. The default of a second is long enough to drain the queue and
+    # then wait.
     "fetch.queue.backoff.ms": 10,
     "max.poll.interval.ms": 86_400_000,
 }
 
 
 class ConfluentFetcher:
-    """`RecordFetcher` by librdkafka. Raises ConfigError or KafkaError where it cannot begin."""
+    """`RecordFetcher` by librdkafka. Raises ConfigError or KafkaError when it cannot start."""
 
     def __init__(self, settings: KafkaSettings) -> None:
-        self._logs: dict[Partition, PartitionBuffer] = {}
-        self._moved = False
-        self._told: list[str] = []
-        self._consumer = _consumer(settings, self._told)
+        self._buffers: dict[Partition, PartitionBuffer] = {}
+        self._must_assign = False
+        self._connection_errors: list[str] = []
+        self._consumer = _consumer(settings, self._connection_errors)
         try:
-            _reach(self._consumer, settings, self._told)
+            _check_reachable(self._consumer, settings, self._connection_errors)
         except BaseException:
             self._consumer.close()
             raise
 
     def assign(self, partitions: Collection[Partition]) -> None:
-        self._logs = {one: self._logs.get(one) or PartitionBuffer(one) for one in partitions}
-        self._moved = True
+        self._buffers = {one: self._buffers.get(one) or PartitionBuffer(one) for one in partitions}
+        self._must_assign = True
 
     def seek(self, partition: Partition, offset: int | None) -> None:
-        moved = self._logs[partition]
-        moved.next, moved.kept, moved.kept_bytes, moved.failure = offset, [], 0, None
-        self._moved = True
+        buffer = self._buffers[partition]
+        buffer.next, buffer.messages, buffer.buffered_bytes, buffer.failure = offset, [], 0, None
+        self._must_assign = True
 
     def pause(self, partitions: Collection[Partition]) -> None:
         for partition in partitions:
-            held = self._logs[partition]
-            held.held, held.kept_bytes = True, sum(map(len, held.kept))
+            buffer = self._buffers[partition]
+            buffer.held, buffer.buffered_bytes = True, sum(map(len, buffer.messages))
 
     def resume(self, partitions: Collection[Partition]) -> None:
-        released = [self._logs[partition] for partition in partitions]
-        self._really_resume([one for one in released if one.paused])
-        for one in released:
-            one.held = False
+        released = [self._buffers[partition] for partition in partitions]
+        self._resume_fetching([buffer for buffer in released if buffer.paused])
+        for buffer in released:
+            buffer.held = False
 
     def poll(self, timeout_ms: int) -> list[Batch]:
-        """Comes back early, with nothing, where a log has come to its end."""
+        """Returns early and empty when a partition reaches its end."""
         self._raise_failures()
-        if self._moved:
-            self._assign_anew()
+        if self._must_assign:
+            self._assign_again()
         deadline = time.monotonic() + timeout_ms / 1000
         while not self._ready():
             left = deadline - time.monotonic()
-            self._sort_in(self._fetched(max(0.0, left)))
+            self._distribute(self._fetched(max(0.0, left)))
             if left <= 0:
                 break
-        batches = [batch for one in self._ready() if (batch := one.hand_out(AT_ONCE)) is not None]
+        batches = [batch for buffer in self._ready() if (batch := buffer.take(MAX_BATCH)) is not None]
         if not batches:
             self._raise_failures()
         return batches
 
     def highwater(self, partition: Partition) -> int | None:
-        _, end = self._consumer.get_watermark_offsets(self._logs[partition].place(), cached=True)
+        _, end = self._consumer.get_watermark_offsets(self._buffers[partition].topic_partition(), cached=True)
         return end if end >= 0 else None
 
     def position(self, partition: Partition) -> int | None:
-        return self._logs[partition].next
+        return self._buffers[partition].next
 
     def close(self) -> None:
         self._consumer.close()
 
-    # -- how it is done
+    # -- implementation
 
     def _ready(self) -> list[PartitionBuffer]:
-        return [one for one in self._logs.values() if one.kept and not one.held]
+        return [buffer for buffer in self._buffers.values() if buffer.messages and not buffer.held]
 
     def _raise_failures(self) -> None:
-        """What keeps a partition from going on; all that is out of range at once."""
+        """Raises what stops a partition; all offsets out of range in one error."""
         out_of_range: dict[Any, int] = {}
-        for one in self._logs.values():
-            if one.failure is None or one.held:
+        for buffer in self._buffers.values():
+            if buffer.failure is None or buffer.held:
                 continue
-            if isinstance(one.failure, client_errors.RetriableError):
-                failure, one.failure, self._moved = one.failure, None, True
+            if isinstance(buffer.failure, client_errors.RetriableError):
+                failure, buffer.failure, self._must_assign = buffer.failure, None, True
                 raise failure
-            if not isinstance(one.failure, client_errors.OffsetOutOfRangeError):
-                raise one.failure
-            out_of_range |= one.failure.args[0]
+            if not isinstance(buffer.failure, client_errors.OffsetOutOfRangeError):
+                raise buffer.failure
+            out_of_range |= buffer.failure.args[0]
         if out_of_range:
             raise client_errors.OffsetOutOfRangeError(out_of_range)
 
-    def _assign_anew(self) -> None:
-        self._really_resume([one for one in self._logs.values() if one.paused])
-        places = []
-        for one in self._logs.values():
-            offset = one.fetched_to()
-            places.append(one.place(OFFSET_BEGINNING if offset is BEGINNING else offset))
-        self._consumer.assign(places)
-        self._moved = False
+    def _assign_again(self) -> None:
+        self._resume_fetching([buffer for buffer in self._buffers.values() if buffer.paused])
+        assignment = []
+        for buffer in self._buffers.values():
+            offset = buffer.fetched_to()
+            assignment.append(buffer.topic_partition(OFFSET_BEGINNING if offset is BEGINNING else offset))
+        self._consumer.assign(assignment)
+        self._must_assign = False
 
-    def _really_resume(self, paused: Collection[PartitionBuffer]) -> None:
+    def _resume_fetching(self, paused: Collection[PartitionBuffer]) -> None:
         if paused:
-            self._consumer.resume([one.place() for one in paused])
-        for one in paused:
-            one.paused = False
+            self._consumer.resume([buffer.topic_partition() for buffer in paused])
+        for buffer in paused:
+            buffer.paused = False
 
     def _fetched(self, seconds: float) -> list[Message]:
-        """What is in the queue. Asked for more than there is, `consume` waits for all of its time."""
-        messages = self._consumer.consume(AT_ONCE, 0)
+        """Messages in the queue. Does not ask for more than there are: `consume` would wait for its whole timeout."""
+        messages = self._consumer.consume(MAX_BATCH, 0)
         if messages or not seconds:
             return messages
         messages = self._consumer.consume(1, seconds)
-        return messages + self._consumer.consume(AT_ONCE, 0) if messages else []
+        return messages + self._consumer.consume(MAX_BATCH, 0) if messages else []
 
-    def _sort_in(self, messages: Iterable[Message]) -> None:
-        for where, run in groupby(messages, _where):
-            of = self._logs.get(where)  # type: ignore[call-overload]
-            if of is None:
+    def _distribute(self, messages: Iterable[Message]) -> None:
+        for key, run in groupby(messages, _partition_key):
+            buffer = self._buffers.get(key)  # type: ignore[call-overload]
+            if buffer is None:
                 for message in run:
                     log.warning("%s", message.error())
-            elif of.failure is None:
-                before = len(of.kept)
-                of.kept.extend(run)
-                if of.held:
-                    of.kept_bytes += sum(map(len, of.kept[before:]))
-        self._pause_where_too_much_is_kept()
+            elif buffer.failure is None:
+                before = len(buffer.messages)
+                buffer.messages.extend(run)
+                if buffer.held:
+                    buffer.buffered_bytes += sum(map(len, buffer.messages[before:]))
+        self._pause_full_buffers()
 
-    def _pause_where_too_much_is_kept(self) -> None:
-        """Throws away what has been fetched and is not kept, so it is fetched again: better seldom."""
-        held = [one for one in self._logs.values() if one.held]
-        wanted = [
-            one
-            for one in held
-            if not one.paused
-            and (len(one.kept) > KEPT_RECORDS // len(held) or one.kept_bytes > KEPT_BYTES // len(held))
+    def _pause_full_buffers(self) -> None:
+        """Pausing discards what is prefetched and not buffered, so that is fetched again: pause rarely."""
+        held = [buffer for buffer in self._buffers.values() if buffer.held]
+        full = [
+            buffer
+            for buffer in held
+            if not buffer.paused
+            and (
+                len(buffer.messages) > MAX_HELD_RECORDS // len(held)
+                or buffer.buffered_bytes > MAX_HELD_BYTES // len(held)
+            )
         ]
-        if wanted:
-            self._consumer.pause([one.place() for one in wanted])
-        for one in wanted:
-            one.paused = True
+        if full:
+            self._consumer.pause([buffer.topic_partition() for buffer in full])
+        for buffer in full:
+            buffer.paused = True
 
 
-def _consumer(settings: KafkaSettings, told: list[str]) -> Consumer:
-    """`told` gets what librdkafka says of its connections."""
+def _consumer(settings: KafkaSettings, connection_errors: list[str]) -> Consumer:
+    """A librdkafka consumer. `connection_errors` gets its last ten connection errors."""
     values = client_settings(KafkaConsumer.DEFAULT_CONFIG, settings, CONSUMER_SETTINGS)
-    theirs = confluent_settings(settings, values)
+    translated = confluent_settings(settings, values)
 
-    def tell(error: ClientError) -> None:
-        told[:] = [*told[-9:], error.str()]
+    def on_error(error: ClientError) -> None:
+        connection_errors[:] = [*connection_errors[-9:], error.str()]
 
     try:
-        return Consumer({**LIBRDKAFKA, **theirs, "group.id": settings.group_id, "error_cb": tell}, logger=log)
+        return Consumer(
+            {**LIBRDKAFKA, **translated, "group.id": settings.group_id, "error_cb": on_error}, logger=log
+        )
     except (KafkaException, ValueError, TypeError) as error:
-        text = f"confluent-kafka refuses its settings: {_said(error)}. Check kafka: in the configuration."
-        raise ConfigError(scrubbed(text, settings)) from None
+        text = f"confluent-kafka rejects its settings: {_text(error)}. Check kafka: in the configuration."
+        raise ConfigError(without_secrets(text, settings)) from None
 
 
-def _reach(consumer: Consumer, settings: KafkaSettings, told: list[str]) -> None:
-    """Ask the broker something: kafka-python has reached it, but another client may still not."""
+def _check_reachable(consumer: Consumer, settings: KafkaSettings, connection_errors: list[str]) -> None:
+    """Send a request: kafka-python has connected already, but this client may still fail to."""
     consumer.poll(0)
     try:
         consumer.list_topics(
@@ -216,18 +220,18 @@ def _reach(consumer: Consumer, settings: KafkaSettings, told: list[str]) -> None
         )
     except KafkaException as error:
         consumer.consume(100, 0.1)
-        why = "; ".join(dict.fromkeys([_said(error), *told]))
+        why = "; ".join(dict.fromkeys([_text(error), *connection_errors]))
         text = (
-            f"kafka.reader is confluent, and confluent-kafka cannot use Kafka as kafka-python can: {why}. "
+            f"kafka.reader is confluent, and confluent-kafka cannot use Kafka while kafka-python can: {why}. "
             "Set kafka.reader to kafka-python."
         )
-        raise KafkaError(scrubbed(text, settings)) from None
+        raise KafkaError(without_secrets(text, settings)) from None
 
 
-def _said(error: Exception) -> str:
+def _text(error: Exception) -> str:
     inner = error.args[0] if error.args else error
     return inner.str() if isinstance(inner, ClientError) else str(error)
 
 
-def _where(message: Message) -> tuple[str | None, int | None]:
+def _partition_key(message: Message) -> tuple[str | None, int | None]:
     return message.topic(), message.partition()

@@ -1,4 +1,4 @@
-"""Files as a source: JSON lines or one JSON array, plain or compressed, each path a partition, read to its end."""
+"""The file source: JSON lines or one JSON array, plain or compressed. Each path is a partition, read to its end."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from streamdetect.sources.compressed import DamagedError, RawFile, blocks
 from streamdetect.sources.framing import records
 
 MAX_RECORD_BYTES = 1_048_576
-"""The limit where nobody gives another; the one of a run is `limits.max_record_bytes`."""
+"""The default limit; a run passes `limits.max_record_bytes`."""
 
 
 class FileSource:
-    """Reads files in turn, one batch of one file at each `poll`. `-` is standard input.
+    """Reads files round robin, one batch of one file per `poll`. `-` is standard input.
 
-    All of them are opened before anything is read, so a wrong path is told at once. A file that turns out damaged
-    ends the run, after everything before the damage was handed over. Both are InputError.
+    Raises InputError for a wrong path at once, because all files are opened before any is read, and for a damaged file
+    after all records before the damage were returned.
     """
 
     def __init__(
@@ -37,30 +37,30 @@ class FileSource:
         except BaseException:
             self.close()
             raise
-        self._turns = deque(self._files)
+        self._queue = deque(self._files)
         self._ended: set[Partition] = set()
-        self._lent: dict[Partition, _File] = {}
+        self._delegated: dict[Partition, _File] = {}
 
     def partitions(self) -> tuple[Partition, ...]:
-        """One for each path, in the order given; a path given twice has the numbers 0 and 1."""
+        """One for each path, in the order given; a path given twice gets the numbers 0 and 1."""
         return tuple(file.partition for file in self._files)
 
     def poll(self, hold: Collection[Partition], timeout_ms: int) -> list[Batch]:
-        """The next records of the file whose turn it is. Empty when all are held, ended, or pipes without data.
+        """The next records of the next file. Empty when all files are held, ended, or pipes without data.
 
-        InputError when a file cannot be read any further.
+        Raises InputError when a file cannot be read further.
         """
         waiting: list[RawFile] = []
-        for _ in range(len(self._turns)):
-            file = self._turns.popleft()
+        for _ in range(len(self._queue)):
+            file = self._queue.popleft()
             if file.partition in hold:
-                self._turns.append(file)
+                self._queue.append(file)
                 continue
             batch = file.read(self._batch_records)
-            if file.ended:  # it may be known only at the poll after its last record
+            if file.ended:  # may become True only at the poll after the last record
                 self._ended.add(file.partition)
             else:
-                self._turns.append(file)
+                self._queue.append(file)
             if batch is not None:
                 return [batch]
             if file.raw.is_pipe and not file.ended:
@@ -69,24 +69,24 @@ class FileSource:
             select.select(waiting, [], [], timeout_ms / 1000)
         return []
 
-    def lend(self) -> tuple[Partition, ...]:
-        """The files that another process may read by their paths; they are not read here any more. Pipes stay."""
-        self._lent = {file.partition: file for file in self._turns if not file.raw.is_pipe}
-        self._turns = deque(file for file in self._turns if file.raw.is_pipe)
-        return tuple(self._lent)
+    def delegate(self) -> tuple[Partition, ...]:
+        """Give up the files, which another process will read by their paths; pipes stay."""
+        self._delegated = {file.partition: file for file in self._queue if not file.raw.is_pipe}
+        self._queue = deque(file for file in self._queue if file.raw.is_pipe)
+        return tuple(self._delegated)
 
-    def was_read(self, partition: Partition, size: int, *, ended: bool) -> None:
-        """How many bytes of a lent file have been read elsewhere, and whether that was all."""
-        self._lent[partition].read_elsewhere = size
+    def report_read(self, partition: Partition, size: int, *, ended: bool) -> None:
+        """Records how many bytes of a delegated file another process has read, and whether it reached the end."""
+        self._delegated[partition].read_elsewhere = size
         if ended:
             self._ended.add(partition)
 
     def at_end(self) -> frozenset[Partition]:
-        """The files that were read to their end."""
+        """The files read to their end."""
         return frozenset(self._ended)
 
     def progress(self) -> tuple[int, int | None]:
-        """Bytes read and bytes in all, as they lie on disk (compressed); None in all where a pipe is among them."""
+        """Stored (compressed) bytes read and in total; the total is None if a pipe is among the files."""
         total = (
             None
             if any(file.raw.is_pipe for file in self._files)
@@ -100,81 +100,82 @@ class FileSource:
 
 
 class _File:
-    """One file being read: what it gave so far, and what has been decoded but not handed over."""
+    """One open file: its position, and records that are decoded and not returned yet."""
 
     def __init__(self, partition: Partition, max_record_bytes: int) -> None:
         self.partition = partition
         try:
             self.raw = RawFile(partition.topic)
         except OSError as error:
-            why = f"cannot be opened ({error.strerror}). {_advice(error)}"
-            raise InputError(f"{partition.topic or 'an empty path'} {why}") from None
-        self._incoming = records(blocks(self.raw), max_record_bytes)
+            reason = f"cannot be opened ({error.strerror}). {_advice(error)}"
+            raise InputError(f"{partition.topic or 'an empty path'} {reason}") from None
+        self._records = records(blocks(self.raw), max_record_bytes)
         self._exhausted = False
         self._failure: DamagedError | OSError | None = None
         self._pending: list[bytes] = []
-        self._begin = 0  # of what is pending
+        self._taken = 0  # of the pending records
         self.read_elsewhere = 0  # bytes
         self._offset = 0
 
     @property
     def ended(self) -> bool:
-        """Whether everything was handed over."""
-        return self._exhausted and self._begin >= len(self._pending)
+        """Whether all records were returned."""
+        return self._exhausted and self._taken >= len(self._pending)
 
-    def read(self, most: int) -> Batch | None:
-        """Up to `most` records, or None if there are none (then `ended` says whether any can come)."""
-        if self._begin >= len(self._pending):
-            self._pending, self._begin = self._more(most), 0
-        values = self._pending[self._begin : self._begin + most]
+    def read(self, at_most: int) -> Batch | None:
+        """Up to `at_most` records, or None if there are none (then `ended` says whether more can come)."""
+        if self._taken >= len(self._pending):
+            self._pending, self._taken = self._available(at_most), 0
+        values = self._pending[self._taken : self._taken + at_most]
         if not values:
             if self._failure is not None:
-                raise self._broken(self._failure)
+                raise self._input_error(self._failure)
             return None
-        self._begin += len(values)
+        self._taken += len(values)
         first, self._offset = self._offset, self._offset + len(values)
         return Batch(self.partition, values, range(first, self._offset))
 
-    def _more(self, most: int) -> list[bytes]:
-        """The next records that come without waiting, about `most` of them. A failure waits until they are taken."""
-        gathered: list[bytes] = []
+    def _available(self, about: int) -> list[bytes]:
+        """The next records that are available without waiting, at least `about` if there are so many.
+
+        A failure is kept until they are returned.
+        """
+        available: list[bytes] = []
         try:
-            while len(gathered) < most and self._failure is None:
-                found = next(self._incoming, None)
+            while len(available) < about and self._failure is None:
+                found = next(self._records, None)
                 if found is None:
                     self._exhausted = True
                     break
                 if not found and self.raw.is_pipe:
                     break
-                gathered += found
+                available += found
         except (DamagedError, OSError) as error:
             self._failure = error
-        return gathered
+        return available
 
-    def _broken(self, error: DamagedError | OSError) -> InputError:
+    def _input_error(self, error: DamagedError | OSError) -> InputError:
         path, so_far = self.partition.topic, f"{self._offset} records were read before that"
         if isinstance(error, OSError):
-            return InputError(
-                f"{path} cannot be read any further ({error.strerror}); {so_far}. {_advice(error)}"
-            )
-        return InputError(f"{path}: {error}; {so_far}. Fetch the file again, or take it out of the replay.")
+            return InputError(f"{path} cannot be read further ({error.strerror}); {so_far}. {_advice(error)}")
+        return InputError(f"{path}: {error}; {so_far}. Fetch the file again, or leave it out of the replay.")
 
 
 def _partitions(paths: Sequence[str]) -> Iterator[Partition]:
-    """The files that the paths mean, the n-th time of a path under number n."""
-    times: Counter[str] = Counter()
+    """A partition for each file of the paths; a repeated path gets the numbers 0, 1, ..."""
+    occurrences: Counter[str] = Counter()
     for given in paths:
         for path in _files_of(given):
-            if path == "-" and times[path]:
+            if path == "-" and occurrences[path]:
                 raise InputError(
-                    "- (standard input) is named twice, but can be read only once. Name it once."
+                    "- (standard input) is given twice, but can be read only once. Give it once."
                 )
-            yield Partition(path, times[path])
-            times[path] += 1
+            yield Partition(path, occurrences[path])
+            occurrences[path] += 1
 
 
 def _files_of(path: str) -> list[str]:
-    """The path itself, or the files of a directory by name; hidden files and directories within are left out."""
+    """The path itself, or the files of a directory by name, without hidden files and subdirectories."""
     if path in {"", "-"} or not Path(path).is_dir():  # Path("") would be the current directory
         return [path]
     try:
@@ -183,7 +184,7 @@ def _files_of(path: str) -> list[str]:
         raise InputError(f"{path} cannot be listed ({error.strerror}). {_advice(error)}") from None
     visible = [os.path.join(path, name) for name in names if not name.startswith(".")]  # noqa: PTH118 - keeps ./
     if not visible:
-        raise InputError(f"{path} is a directory without files. Name one that has some, or files.")
+        raise InputError(f"{path} is a directory without files. Give one with files, or files.")
     return visible
 
 
@@ -192,4 +193,4 @@ def _advice(error: OSError) -> str:
         return "Allow more open files (ulimit -n), or replay fewer at a time."
     if error.errno == errno.ENOENT:
         return "Correct the path."
-    return "Make it readable for this user, or take it out of the replay."
+    return "Make it readable for this user, or leave it out of the replay."

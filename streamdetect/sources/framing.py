@@ -1,6 +1,6 @@
-"""Blocks of bytes to records: one a line, or one an element where the file is a single JSON array.
+"""Splits blocks of bytes into records: lines, or the elements of a file that is a single JSON array.
 
-Nothing is parsed: a record is handed over as its bytes stand in the file, and whoever reads it judges it.
+Records are not parsed: each is returned with its bytes unchanged, and the decoder validates it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Literal
 
 from streamdetect.sources.compressed import DamagedError
 
-LONGEST = 64 * 1024 * 1024
-"""Most bytes of one record that are held in memory."""
+MAX_BUFFERED = 64 * 1024 * 1024
+"""Most bytes of one record that are kept in memory."""
 
 FileFormat = Literal["lines", "document"]
 
@@ -22,45 +22,47 @@ _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _BLANK = b" \t\r\n"
 _EVENTS = b'{"events":['
-_ELEMENT_BEGINS = b'{["-0123456789tfn]'
+_FIRST_OF_ELEMENT = b'{["-0123456789tfn]'
 _HEAD_LIMIT = 65_536
-# A whole string (without its end where the bytes break off inside it), or what gives an array its shape.
+# A whole string (without its closing quote where the data ends inside it), or a structural character.
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*("?)|[\[\]{},]', re.DOTALL)
 _QUOTE, _COMMA, _ARRAY_END = b'",]'
 _OPENING, _CLOSING = b"[{", b"]}"
 
 
 def records(blocks: Iterator[bytes], max_record_bytes: int) -> Iterator[list[bytes]]:
-    """The records of a file, some at a time; an empty list means that nothing has come yet.
+    """The records of a file in lists; an empty list means that no data is available yet.
 
-    A record over `LONGEST` bytes is cut to `max_record_bytes + 1`, which is enough to refuse it.
-    DamagedError when the bytes break off, or are neither lines nor one JSON array.
+    A record over `MAX_BUFFERED` bytes is truncated to `max_record_bytes + 1`, enough to reject it as too large.
+    Raises DamagedError when the data ends too early, or is neither lines nor one JSON array.
     """
     head = b""
-    kind: FileFormat | None = None
+    layout: FileFormat | None = None
     for block in blocks:
         head += block
-        kind = None if len(head) < len(_BOM) else _kind(head)
-        if kind is not None:
+        layout = None if len(head) < len(_BOM) else _layout(head)
+        if layout is not None:
             break
         yield []
     else:
-        kind = _kind(head)
+        layout = _layout(head)
     head = head.removeprefix(_BOM)
-    if kind == "document":
-        head, kind = yield from _first_line(head, blocks)
-    if kind == "document":
+    if layout == "document":
+        head, layout = yield from _first_line(head, blocks)
+    if layout == "document":
         yield from _elements(head, blocks)
     else:
         yield from _lines(chain([head], blocks), max_record_bytes)
 
 
-def _kind(head: bytes) -> FileFormat | None:
-    """How a file that begins with `head` seems to be laid out; None where that needs more bytes."""
+def _layout(head: bytes) -> FileFormat | None:
+    """The probable layout of a file that starts with `head`; None if more bytes are needed."""
     if head.startswith(_UTF16):
-        raise DamagedError("it is UTF-16 text; convert it first, for example with iconv -f UTF-16 -t UTF-8")
+        raise DamagedError(
+            "it is UTF-16 text; convert it to UTF-8, for example with iconv -f UTF-16 -t UTF-8"
+        )
     shape = head[:_HEAD_LIMIT].removeprefix(_BOM).translate(None, _BLANK)
-    if shape.startswith(_EVENTS) or (len(shape) > 1 and shape[:1] == b"[" and shape[1] in _ELEMENT_BEGINS):
+    if shape.startswith(_EVENTS) or (len(shape) > 1 and shape[:1] == b"[" and shape[1] in _FIRST_OF_ELEMENT):
         return "document"
     undecided = shape == b"[" or _EVENTS.startswith(shape)
     return None if undecided and len(head) <= _HEAD_LIMIT else "lines"
@@ -69,15 +71,15 @@ def _kind(head: bytes) -> FileFormat | None:
 def _first_line(
     head: bytes, blocks: Iterator[bytes]
 ) -> Generator[list[bytes], None, tuple[bytes, FileFormat]]:
-    """Decide whether the first line is (the begin of) the document or the first of many records.
+    """Decides whether the first line is (the start of) the document or the first of many records.
 
     It is a record if its brackets close within it and anything follows: then the file is not one array. Returns all
-    that was read for it: up to the first byte after that line, at most `LONGEST` bytes.
+    data read so far: up to the first byte after that line, at most about `MAX_BUFFERED` bytes.
     """
     buffer = bytearray(head.lstrip(_BLANK))
     line_end = buffer.find(b"\n")
     for block in blocks:
-        if len(buffer) > LONGEST or (line_end >= 0 and buffer[line_end:].strip(_BLANK)):
+        if len(buffer) > MAX_BUFFERED or (line_end >= 0 and buffer[line_end:].strip(_BLANK)):
             buffer += block
             break
         searched = len(buffer)
@@ -91,87 +93,89 @@ def _first_line(
 
 
 def _value_end(data: bytes) -> int | None:
-    """Where the array or object that `data` begins with ends, or None if it does not."""
+    """The end of the array or object at the start of `data`, or None if it is not complete."""
     depth = 0
     for token in _TOKEN.finditer(data):
-        mark = data[token.start()]
-        depth += (mark in _OPENING) - (mark in _CLOSING)
+        char = data[token.start()]
+        depth += (char in _OPENING) - (char in _CLOSING)
         if depth == 0:
             return token.end()
     return None
 
 
 def _elements(head: bytes, blocks: Iterator[bytes]) -> Iterator[list[bytes]]:
-    """The elements of the document's array, as they stand."""
-    begin = head.index(b"[") + 1
-    pieces, size, wanted = [head[begin:]], len(head) - begin, 0
+    """The elements of the document's array, with their bytes unchanged."""
+    start = head.index(b"[") + 1
+    parts, size, min_size = [head[start:]], len(head) - start, 0
     for block in chain([b""], blocks, [None]):
         if block is not None:
-            pieces.append(block)
+            parts.append(block)
             size += len(block)
-            # Scanning an unfinished element again only once it has doubled keeps the whole linear.
-            if size < wanted:
+            # Rescanning an incomplete element only after it has doubled keeps the total time linear.
+            if size < min_size:
                 continue
-        data = b"".join(pieces)
+        data = b"".join(parts)
         found, end, ended = _split(data)
         yield found
         if ended:
             _check_rest(chain([data[end:]], blocks), within_object=head.lstrip(_BLANK).startswith(b"{"))
             return
-        if len(data) - end > LONGEST:
-            raise DamagedError(f"an element of its JSON array is over {LONGEST // 1024**2} MiB")
-        pieces, size = [data[end:]], len(data) - end
-        wanted = 2 * size
-    raise DamagedError("its JSON array breaks off before its end")
+        if len(data) - end > MAX_BUFFERED:
+            raise DamagedError(f"an element of its JSON array is over {MAX_BUFFERED // 1024**2} MiB")
+        parts, size = [data[end:]], len(data) - end
+        min_size = 2 * size
+    raise DamagedError("its JSON array ends too early")
 
 
 def _split(data: bytes) -> tuple[list[bytes], int, bool]:
-    """The finished elements in `data`, the place behind the last of them, and whether the array ended there."""
+    """The complete elements in `data`, the index after the last of them, and whether the array ended there."""
     found: list[bytes] = []
     start = depth = 0
     for token in _TOKEN.finditer(data):
-        mark = data[token.start()]
-        if mark == _QUOTE:
+        char = data[token.start()]
+        if char == _QUOTE:
             if not token[1]:
                 break
-        elif mark in _OPENING:
+        elif char in _OPENING:
             depth += 1
         elif depth:
-            depth -= mark in _CLOSING
-        elif mark in (_COMMA, _ARRAY_END):
+            depth -= char in _CLOSING
+        elif char in (_COMMA, _ARRAY_END):
             element = data[start : token.start()].strip(_BLANK)
             start = token.end()
             if element:
                 found.append(element)
-            if mark == _ARRAY_END:
+            if char == _ARRAY_END:
                 return found, start, True
     return found, start, False
 
 
 def _check_rest(blocks: Iterator[bytes], *, within_object: bool) -> None:
-    """Behind an array is nothing; behind that of an object is the rest of the object. DamagedError if not."""
+    """Raises DamagedError if data follows the array, or if the object around the array is not closed."""
     last = b""
     for block in blocks:
         last = block.rstrip(_BLANK)[-1:] or last
     if within_object and last != b"}":
-        raise DamagedError('its {"events": [...]} breaks off before its end')
+        raise DamagedError('its {"events": [...]} ends too early')
     if not within_object and last:
-        raise DamagedError("there is more behind the end of its JSON array")
+        raise DamagedError("data follows the end of its JSON array")
 
 
 def _lines(blocks: Iterator[bytes], max_record_bytes: int) -> Iterator[list[bytes]]:
-    """Lines without their ends, and without blank ones.
+    """The lines without line ends; blank lines are skipped.
 
-    The hot path. `BytesIO.readlines` looks for the ends with memchr; `bytes.split` takes four times as long.
+    Hot path. `BytesIO.readlines` finds line ends with memchr; `bytes.split` takes four times as long.
     """
-    parts: list[bytes] = []  # of the line that has not ended yet
+    parts: list[bytes] = []  # of the incomplete last line
     size = 0
     for block in blocks:
         lines = BytesIO(block).readlines()
         tail = b"" if block.endswith(b"\n") or not block else lines.pop()
         if not lines:
             size += len(tail)
-            parts = [*parts, tail] if size <= LONGEST else [_joined([*parts, tail], size, max_record_bytes)]
+            parts = (
+                [*parts, tail] if size <= MAX_BUFFERED else [_joined([*parts, tail], size, max_record_bytes)]
+            )
             yield []
             continue
         lines[0] = _joined([*parts, lines[0]], size + len(lines[0]), max_record_bytes)
@@ -186,6 +190,6 @@ def _lines(blocks: Iterator[bytes], max_record_bytes: int) -> Iterator[list[byte
 
 
 def _joined(parts: list[bytes], size: int, max_record_bytes: int) -> bytes:
-    """A line out of its parts; of one that is too long only what is enough to refuse it."""
+    """The line of these parts; truncated if it is too long, to a length that is still rejected."""
     whole = b"".join(parts)
-    return whole if size <= LONGEST else whole[: max_record_bytes + 1] + b"\n"
+    return whole if size <= MAX_BUFFERED else whole[: max_record_bytes + 1] + b"\n"

@@ -1,7 +1,7 @@
-"""What was sent already, read back from where it was sent to: after a checkpoint was lost, that is who knows.
+"""Reads already published alerts and dead letters back from their sinks.
 
-Only what is committed counts. A record that is nothing of ours is handed on as it is, or left out; nothing here
-judges it.
+After a lost checkpoint the sinks are the only record of what was sent. Only committed records count. A record that
+this program did not write is passed on unchanged or skipped; nothing here checks it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from streamdetect.errors import SinkError
 from streamdetect.model import Record
-from streamdetect.sources.kafka import KafkaRange
+from streamdetect.sources.kafka_range import KafkaRange
 
 if TYPE_CHECKING:
     from streamdetect.config import KafkaSettings
@@ -23,16 +23,16 @@ _POLL_MS = 500
 
 
 def alerts_in_topic(settings: KafkaSettings, topic: str, since_ms: int) -> Iterator[bytes]:
-    """Bodies of the alerts of a tick or later (an alert's Kafka timestamp is its tick), in order for each episode."""
+    """Bodies of the alerts of this tick and later (an alert's Kafka timestamp is its tick), in order per episode."""
     return (record.value for record in _records(settings, topic, since_ms) if record.value is not None)
 
 
-def letters_in_topic(settings: KafkaSettings, topic: str, since_ms: int) -> set[tuple[str, int, int]]:
-    """Topic, partition and offset that the dead letters came from which were written at a time or later."""
+def dead_letters_in_topic(settings: KafkaSettings, topic: str, since_ms: int) -> set[tuple[str, int, int]]:
+    """Topic, partition and offset of the records whose dead letters were written at this time or later."""
     found = set()
     for record in _records(settings, topic, since_ms):
-        told = {name.removeprefix("streamdetect.origin-"): value for name, value in record.headers}
-        origin = _origin(told.get("topic"), told.get("partition"), told.get("offset"))
+        headers = {name.removeprefix("streamdetect.origin-"): value for name, value in record.headers}
+        origin = _origin(headers.get("topic"), headers.get("partition"), headers.get("offset"))
         if origin is not None:
             found.add(origin)
     return found
@@ -44,17 +44,17 @@ def alerts_in_file(path: str | None, since_ms: int) -> Iterator[bytes]:
     return _lines(path)
 
 
-def letters_in_file(path: str | None, since_ms: int) -> set[tuple[str, int, int]]:
-    """As `letters_in_topic`, for the whole file."""
+def dead_letters_in_file(path: str | None, since_ms: int) -> set[tuple[str, int, int]]:
+    """As `dead_letters_in_topic`, for the whole file."""
     del since_ms
     found = set()
     for line in _lines(path):
         try:
-            told = json.loads(line)
-            parts = [told[f"streamdetect.origin-{name}"] for name in ("topic", "partition", "offset")]
+            row = json.loads(line)
+            values = [row[f"streamdetect.origin-{name}"] for name in ("topic", "partition", "offset")]
         except (ValueError, KeyError, TypeError):
             continue
-        origin = _origin(*(str(part).encode() for part in parts))
+        origin = _origin(*(str(value).encode() for value in values))
         if origin is not None:
             found.add(origin)
     return found

@@ -469,7 +469,7 @@ def test_truncated_input_is_10_after_what_was_found(beacon: str, tmp_path: Path,
     assert told.code == 10
     assert json.loads(told.out)["event"]["action"] == "opened"
     assert told.err.count("\n") == 1
-    assert "breaks off before its end; 900 records were read before that" in told.err
+    assert "ends too early; 900 records were read before that" in told.err
 
 
 def test_a_line_that_is_no_json_does_not_end_a_replay(beacon: str, tmp_path: Path) -> None:

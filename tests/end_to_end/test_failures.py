@@ -212,7 +212,7 @@ def test_a_topic_made_anew(make_stage: MakeStage, own_broker: Broker, shards: Sh
     stage.written = 0
     stage.write(chaos.slices(shards, 2)[1])
     with running(stage) as process:
-        assert "made anew" in process.end(expected=7)
+        assert "recreated" in process.end(expected=7)
     with running(stage, "--set", "kafka.on_lost_offsets=earliest") as process:
         process.finish()
     assert len(stage.results().alerts) > before
@@ -228,7 +228,7 @@ def test_retention_overtook_us(make_stage: MakeStage, own_broker: Broker, shards
     stage.write(second)
     own_broker.delete_records(stage.topic, 0, len(first[0]) + 5)
     with running(stage) as process:
-        assert f"was to go on at offset {len(first[0])}" in process.end(expected=7)
+        assert f"should continue at offset {len(first[0])}" in process.end(expected=7)
     with running(stage, "--set", "kafka.on_lost_offsets=earliest") as process:
         process.finish()
 

@@ -18,14 +18,15 @@ from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped] 
 from kafka import errors as client_errors
 
 from broker import PASSWORD, USER, Broker
-from streamdetect.broker.settings import client_settings, confluent_settings
+from streamdetect.broker.client_settings import client_settings, confluent_settings
 from streamdetect.config import KafkaSettings, Settings
 from streamdetect.errors import ConfigError, KafkaError
 from streamdetect.model import Partition
 from streamdetect.sources import confluent, confluent_buffer
 from streamdetect.sources.confluent import ConfluentFetcher
 from streamdetect.sources.fetcher import CONSUMER_SETTINGS
-from streamdetect.sources.kafka import KafkaRange, KafkaSource
+from streamdetect.sources.kafka_live import KafkaSource
+from streamdetect.sources.kafka_range import KafkaRange
 
 WAIT = 20.0
 ONE, OTHER = Partition("t", 0), Partition("t", 1)
@@ -71,7 +72,7 @@ def script() -> Scripted:
 def records(script: Scripted, monkeypatch: pytest.MonkeyPatch) -> ConfluentFetcher:
     """Two partitions, at offsets 5 and 50."""
     monkeypatch.setattr(confluent, "_consumer", lambda *_: script)
-    monkeypatch.setattr(confluent, "_reach", lambda *_: None)
+    monkeypatch.setattr(confluent, "_check_reachable", lambda *_: None)
     made = ConfluentFetcher(configured())
     made.assign([ONE, OTHER])
     made.seek(ONE, 5)
@@ -202,7 +203,7 @@ def test_held_records_are_kept_up_to_a_limit(
     records: ConfluentFetcher, script: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both held: each may keep half of 6 records, and is paused with the fourth; released, all come in order."""
-    monkeypatch.setattr(confluent, "KEPT_RECORDS", 6)
+    monkeypatch.setattr(confluent, "MAX_HELD_RECORDS", 6)
     records.pause([ONE, OTHER])
     script.coming = [*map(record, (5, 6, 7)), *(record(offset, 1) for offset in (50, 51, 52, 53))]
     assert records.poll(0) == []
@@ -219,7 +220,7 @@ def test_held_records_are_kept_up_to_a_limit(
 def test_held_bytes_are_limited(
     records: ConfluentFetcher, script: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(confluent, "KEPT_BYTES", 10)
+    monkeypatch.setattr(confluent, "MAX_HELD_BYTES", 10)
     records.pause([ONE])
     script.coming = [record(5, value=b"12345678")]
     records.poll(0)
@@ -245,8 +246,8 @@ def test_an_assignment_goes_on_behind_what_is_kept(records: ConfluentFetcher, sc
 
 def test_nothing_is_lost_by_holding(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Held and let go at random, paused for every little, assigned anew now and then: each record once, in order."""
-    monkeypatch.setattr(confluent, "KEPT_RECORDS", 300)
-    monkeypatch.setattr(confluent, "AT_ONCE", 100)
+    monkeypatch.setattr(confluent, "MAX_HELD_RECORDS", 300)
+    monkeypatch.setattr(confluent, "MAX_BATCH", 100)
     topic, rng = broker.make_topic(partitions=3), Random(11)
     packed = {"linger.ms": 20, "batch.size": 10_000}
     # Else records that are sent again, as may happen on a topic just made, come behind later ones.
@@ -263,7 +264,7 @@ def test_nothing_is_lost_by_holding(broker: Broker, monkeypatch: pytest.MonkeyPa
     while source.at_end() != seen.keys():
         assert time.monotonic() < deadline, {one.number: len(found) for one, found in seen.items()}
         if rng.random() < 0.05:
-            source._reader._records.assign(list(seen))
+            source._consumer._fetcher.assign(list(seen))
         for batch in source.poll({one for one in seen if rng.random() < 0.5}, 20):
             seen[batch.partition] += [int(value or b"") for value in batch.values]
     source.close()
@@ -355,7 +356,7 @@ def test_a_setting_that_librdkafka_refuses(broker: Broker, make_topic: Any) -> N
         client={"max_partition_fetch_bytes": 2_000_000_000},
     )
     with pytest.raises(
-        ConfigError, match=r"confluent-kafka refuses its settings.*value 2000000000 is outside"
+        ConfigError, match=r"confluent-kafka rejects its settings.*value 2000000000 is outside"
     ):
         KafkaSource(chosen)
 

@@ -196,7 +196,7 @@ def test_truncated_files_end_after_what_was_whole(write: Write, pack: Callable[[
                 found.extend(batch.values)
 
     with pytest.raises(
-        InputError, match=r"cut\.\w+: its \w+ data breaks off before its end; \d+ records"
+        InputError, match=r"cut\.\w+: its \w+ data ends too early; \d+ records"
     ) as told:
         read_on()
     assert found == content.split(b"\n")[: len(found)]
@@ -234,7 +234,7 @@ def test_long_lines_are_handed_over_whole(write: Write) -> None:
 
 def test_endless_lines_are_cut(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond what memory should hold, only enough is kept to see that the record is too large."""
-    monkeypatch.setattr(framing, "LONGEST", 1_000_000)
+    monkeypatch.setattr(framing, "MAX_BUFFERED", 1_000_000)
     path = write("f", b"x" * 2_500_000 + b"\nnext\n" + b"y" * 1_500_000)
     assert read(path, max_record_bytes=10) == [b"x" * 11, b"next", b"y" * 11]
 
@@ -257,7 +257,7 @@ def test_wrong_paths_are_told_before_anything_is_read(write: Write, tmp_path: Pa
     for bad, told in (
         ([str(tmp_path / "none")], r"none cannot be opened \(No such file or directory\)"),
         ([str(tmp_path / "empty")], "empty is a directory without files"),
-        (["-", "-"], "named twice"),
+        (["-", "-"], "given twice"),
         ([str(tmp_path / "good" / "x")], "cannot be opened"),
     ):
         with pytest.raises(InputError, match=told):

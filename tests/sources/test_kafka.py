@@ -20,12 +20,13 @@ from kafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
 
 from broker import MECHANISMS, PASSWORD, USER, Broker
 from streamdetect.broker.causes import Attempt, most_probable_cause
-from streamdetect.broker.names import nearest
+from streamdetect.broker.similar_names import similar_names
 from streamdetect.config import KafkaSettings
 from streamdetect.errors import ConfigError, KafkaError, LostOffsetsError
 from streamdetect.model import Batch, Partition
 from streamdetect.sources import Source, confluent
-from streamdetect.sources.kafka import KafkaRange, KafkaSource
+from streamdetect.sources.kafka_live import KafkaSource
+from streamdetect.sources.kafka_range import KafkaRange
 
 WAIT = 20.0
 """Seconds that a test waits for something that should come at once."""
@@ -433,7 +434,7 @@ def test_pattern(
 def test_missing_topic(broker: Broker, make_topic: MakeTopic, settings: Configure, reader: str) -> None:
     """Named, with the nearest names there are; and it is not created by asking for it."""
     topic = make_topic(f"endpoint-events-{reader}")
-    with pytest.raises(KafkaError, match=r"no topic endpont-events \(there is endpoint-events"):
+    with pytest.raises(KafkaError, match=r"no topic endpont-events \(similar: endpoint-events"):
         KafkaSource(settings(broker, topic, "endpont-events"))
     with pytest.raises(KafkaError, match=r"No topic matches kafka.topic_pattern 'nothing-\.\*'"):
         KafkaSource(settings(broker, topic_pattern="nothing-.*"))
@@ -454,7 +455,7 @@ def test_deleted_topic(
     source = opened(kind(settings(broker, topic)))
     read(source, 1)
     broker.delete_topic(topic)
-    with pytest.raises(KafkaError, match=f"Topic {topic} was deleted while we read it"):
+    with pytest.raises(KafkaError, match=f"Topic {topic} was deleted while it was read"):
         poll_until(source, lambda: False)
 
 
@@ -464,7 +465,7 @@ def test_deleted_topic_of_a_pattern(
     topic = make_topic()
     source = opened(KafkaSource(settings(broker, topic_pattern=f"{topic}.*")))
     broker.delete_topic(topic)
-    with pytest.raises(KafkaError, match=f"Topic {topic} was deleted while we read it"):
+    with pytest.raises(KafkaError, match=f"Topic {topic} was deleted while it was read"):
         poll_until(source, lambda: False)
 
 
@@ -478,7 +479,7 @@ def test_topic_made_anew(
     read(source, 3)
     broker.delete_topic(topic)
     make_topic(topic)
-    with pytest.raises((KafkaError, LostOffsetsError), match=f"({topic}.*deleted|made anew.*{topic})"):
+    with pytest.raises((KafkaError, LostOffsetsError), match=f"({topic}.*deleted|recreated.*{topic})"):
         poll_until(source, lambda: False)
 
 
@@ -508,7 +509,7 @@ def test_lost_offsets(
     source = opened(KafkaSource(settings(broker, topic, on_lost_offsets=kind)), positions)
     if kind == "fail":
         with pytest.raises(
-            LostOffsetsError, match=f"{topic} partition 0 was to go on at offset 2, the first .* is 5"
+            LostOffsetsError, match=f"{topic} partition 0 should continue at offset 2, the first available offset is 5"
         ) as told:
             poll_until(source, lambda: False)
         assert told.value.exit_code == 7
@@ -528,7 +529,7 @@ def test_position_beyond_the_end(
     topic = make_topic()
     produce(producer, topic, numbers(0, 3))
     positions = {Partition(topic, 0): 100}
-    with pytest.raises(LostOffsetsError, match=r"was to go on at offset 100, the first .* is 0"):
+    with pytest.raises(LostOffsetsError, match=r"should continue at offset 100, the first available offset is 0"):
         poll_until(opened(KafkaSource(settings(broker, topic)), positions), lambda: False)
     source = opened(KafkaSource(settings(broker, topic, on_lost_offsets="earliest")), positions)
     assert values(read(source, 3)) == numbers(0, 3)
@@ -559,11 +560,11 @@ def test_truncated_log(
         raise truncated
 
     with monkeypatch.context() as patch:
-        patch.setattr(source._reader._records, "position", tells_it)
-        patch.setattr(source._reader, "_reached", {})
+        patch.setattr(source._consumer._fetcher, "position", tells_it)
+        patch.setattr(source._consumer, "_end_positions", {})
         assert source.at_end() == frozenset()
     if kind == "fail":
-        with pytest.raises(LostOffsetsError, match=r"was to go on at offset 10, the first .* is 7"):
+        with pytest.raises(LostOffsetsError, match=r"should continue at offset 10, the first available offset is 7"):
             source.poll((), 0)
     else:
         assert values(read(source, 3)) == numbers(7, 10)
@@ -601,7 +602,7 @@ def test_corrupt_record(
     with pytest.raises(KafkaError, match=f"Topic {topic} partition 0 cannot be read at offset 2"):
         read(source, 1_000, into=batches)
     assert [text for text in values(batches) if not text.isdigit()] == ["first", "second"]
-    assert "trying once more with a fresh connection" in caplog.text
+    assert "retrying with a new connection" in caplog.text
 
 
 def test_damage_on_the_way_is_survived(
@@ -613,7 +614,7 @@ def test_damage_on_the_way_is_survived(
     settings: Configure,
 ) -> None:
     """An error that does not come again costs nothing: no record is lost, none is doubled."""
-    monkeypatch.setattr(confluent, "AT_ONCE", 30)
+    monkeypatch.setattr(confluent, "MAX_BATCH", 30)
     topic = make_topic(partitions=2)
     produce(producer, topic, numbers(0, 100))
     produce(producer, topic, numbers(100, 200), partition=1)
@@ -625,7 +626,7 @@ def test_damage_on_the_way_is_survived(
         polls.append(1)
         raise ValueError("a bit fell over")
 
-    monkeypatch.setattr(source._reader._records, "poll", fails_once)
+    monkeypatch.setattr(source._consumer._fetcher, "poll", fails_once)
     held = [Partition(topic, 1)]
     batches += source.poll(held, 200)
     assert len(polls) == 1
@@ -757,7 +758,7 @@ FAILURES: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "password SCRAM-512": ("SASL_SSL", {"password": WRONG}, "user name or password"),
     "user": ("SASL_SSL", {"username": "nobody"}, "user name or password"),
-    "unknown CA": ("SSL", {"ca_file": "other_ca"}, "not signed by an authority that .*other-ca.pem holds"),
+    "unknown CA": ("SSL", {"ca_file": "other_ca"}, "not signed by an authority in .*other-ca.pem"),
     "expired": ("EXPIRED", {}, "certificate has expired"),
     "host name": ("ELSEWHERE", {}, "for another host name than 127.0.0.1"),
     "no client certificate": ("MTLS", {}, "Set kafka.cert_file and kafka.key_file"),
@@ -765,14 +766,14 @@ FAILURES: dict[str, tuple[str, dict[str, Any], str]] = {
     "plaintext to SASL": (
         "SASL_PLAINTEXT",
         PLAIN,
-        "wants a password. Set kafka.security_protocol to SASL_PLAINTEXT",
+        "requires a SASL login. Set kafka.security_protocol to SASL_PLAINTEXT",
     ),
     "plaintext to SASL_SSL": ("SASL_SSL", PLAIN, "speaks TLS"),
     "TLS to plaintext": ("PLAINTEXT", {}, "does not speak TLS. Set kafka.security_protocol to PLAINTEXT"),
     "TLS to SASL_SSL": ("SASL_SSL", {"security_protocol": "SSL"}, "Set kafka.security_protocol to SASL_SSL"),
-    "login to TLS": ("SSL", {"security_protocol": "SASL_SSL"}, "does not ask for a password.* to SSL"),
-    "controller": ("CONTROLLER", PLAIN, "port of a controller"),
-    "advertised": ("LOST", PLAIN, r"the brokers it named \(127.0.0.1:1\) do not.*advertised.listeners"),
+    "login to TLS": ("SSL", {"security_protocol": "SASL_SSL"}, "does not use SASL login.* to SSL"),
+    "controller": ("CONTROLLER", PLAIN, "belongs to a controller"),
+    "advertised": ("LOST", PLAIN, r"the brokers it advertises \(127.0.0.1:1\) do not.*advertised.listeners"),
 }
 
 
@@ -815,7 +816,7 @@ def test_nobody_listens(caplog: pytest.LogCaptureFixture) -> None:
     """
     begun = time.monotonic()
     with pytest.raises(
-        KafkaError, match=r"127.0.0.1:1 \(PLAINTEXT, tried for 0.7 s\). Nothing listens there"
+        KafkaError, match=r"127.0.0.1:1 \(PLAINTEXT, tried for 0.7 s\). Nothing listens at that address"
     ):
         KafkaSource(
             configured(bootstrap_servers=["127.0.0.1:1"], topics=["t"], client={"bootstrap_timeout_ms": 700})
@@ -859,8 +860,8 @@ def test_causes_that_need_a_broken_network(log: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        ({"client": {"fetch_max_wait": 1}}, "kafka.client.fetch_max_wait is no setting.*fetch_max_wait_ms"),
-        ({"client": {"retry_backoff_ms": "x", "selector": 1}}, "The Kafka client refuses its settings"),
+        ({"client": {"fetch_max_wait": 1}}, "kafka.client.fetch_max_wait is not a setting.*fetch_max_wait_ms"),
+        ({"client": {"retry_backoff_ms": "x", "selector": 1}}, "The Kafka client rejects its settings"),
         (
             {"security_protocol": "SSL", "ca_file": "/nowhere/ca.pem"},
             "kafka.ca_file: /nowhere/ca.pem cannot be used",
@@ -890,8 +891,8 @@ def test_settings_of_the_other_client_are_left_out(
 
 
 def test_nearest_names() -> None:
-    assert nearest("endpont", ["endpoint", "other"]) == " (there is endpoint)"
-    assert nearest("zzz", ["endpoint"]) == ""
+    assert similar_names("endpont", ["endpoint", "other"]) == " (similar: endpoint)"
+    assert similar_names("zzz", ["endpoint"]) == ""
 
 
 def test_a_partition_held_in_the_middle_of_a_batch_goes_on(

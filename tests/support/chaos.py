@@ -28,7 +28,7 @@ from broker import Broker
 from streamdetect.config import KafkaSettings
 from streamdetect.events import Decoder, Event
 from streamdetect.model import Partition, Record
-from streamdetect.sources.kafka import KafkaRange
+from streamdetect.sources.kafka_range import KafkaRange
 from streamdetect.synthetic import Beacon, Scenario, lines
 from tools import environment
 

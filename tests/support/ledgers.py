@@ -25,7 +25,7 @@ from streamdetect.model import Alert, Partition, Record
 from streamdetect.sinks import Outputs
 from streamdetect.sinks.kafka import KafkaTransactionalSink
 from streamdetect.sinks.transactional import CommitMetadata
-from streamdetect.sources.kafka import KafkaRange
+from streamdetect.sources.kafka_range import KafkaRange
 
 WAIT = 30.0
 
