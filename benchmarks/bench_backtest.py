@@ -35,7 +35,7 @@ def replay(paths: Sequence[Path]) -> None:
 
 def backtest(paths: Sequence[Path], variants: Sequence[NamedSettings], jobs: int = 1) -> None:
     with closing(FileSource(list(map(str, paths)))) as source:
-        run_backtest(variants=variants, source=source, ways=ReplayOptions(jobs=jobs))
+        run_backtest(variants=variants, source=source, options=ReplayOptions(jobs=jobs))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A whole backtest as it is asked for: variants, something to compare with, expectations."""
+"""A complete backtest: variants, a comparison with a baseline, expectations, and remarks on the result."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from streamdetect.sources import Source
 from streamdetect.sources.files import FileSource
 
 MOST_NEAR = 1_000
-"""Most near misses that may be asked for."""
+"""Most near misses that may be requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What the base is compared with: alerts in a file, in a topic, or other settings."""
+    """What the base is compared with: alerts in a file or a topic, or other settings."""
 
     name: str = ""
     path: str | None = None
@@ -33,7 +33,7 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True)
 class BacktestRequest:
-    """`variants` begin with the base. `sinks` take the alerts of variants by name. `jobs` None: as many as pay."""
+    """`variants[0]` is the base. `sinks` receive the alerts of variants by name. `jobs` None: see `jobs_for`."""
 
     variants: Sequence[NamedSettings]
     against: Baseline = field(default_factory=Baseline)
@@ -44,39 +44,40 @@ class BacktestRequest:
 
 
 def backtest(
-    asked: BacktestRequest,
+    request: BacktestRequest,
     source: Source,
     *,
     size: int | None = None,
     progress: Callable[[int], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Run it. `size` is that of the input in bytes, if known.
+    """Run a backtest. `size` is that of the input in bytes, if known.
 
     Raises what the source and the sinks raise; InputError or KafkaError for earlier alerts that cannot be read.
     """
-    before = _earlier(asked.against, asked.variants[0].settings)
+    against, expectations = request.against, request.expectations
+    before = _earlier_episodes(against, request.variants[0].settings)
     outcome = run_backtest(
-        variants=[*asked.variants, *asked.against.variants],
+        variants=[*request.variants, *against.variants],
         source=source,
-        sinks=asked.sinks,
+        sinks=request.sinks,
         progress=progress,
         stop=stop,
-        ways=ReplayOptions(jobs=jobs_for(asked.jobs, source, size), near=asked.near),
+        options=ReplayOptions(jobs=jobs_for(request.jobs, source, size), near=request.near),
     )
-    if asked.against.variants:
+    if against.variants:
         *others, other = outcome.variants
         outcome.variants, before = others, list(other.episodes)
-    _compare(outcome, asked.against, before)
-    if asked.expectations is not None:
+    _compare(outcome, against, before)
+    if expectations is not None:
         for variant in (outcome.base, *outcome.variants):
-            variant.verdicts = judge(asked.expectations, variant.episodes, stopped=outcome.stopped)
+            variant.verdicts = judge(expectations, variant.episodes, stopped=outcome.stopped)
         outcome.verdicts = outcome.base.verdicts
     outcome.remarks += _remarks(outcome)
     if before is not None:
-        outcome.remarks += _strangers(before, asked.against.name, outcome)
-    if asked.expectations is not None:
-        outcome.remarks += _doubts(asked.expectations, outcome.settings)
+        outcome.remarks += _comparison_remarks(before, against.name, outcome)
+    if expectations is not None:
+        outcome.remarks += _expectation_remarks(expectations, outcome.settings)
     return outcome
 
 
@@ -91,10 +92,10 @@ def _compare(outcome: Outcome, against: Baseline, before: Sequence[Episode] | No
     outcome.compared_with = against.name
 
 
-def _earlier(against: Baseline, settings: Settings) -> list[Episode] | None:
-    """The episodes of an earlier run; None where there is none to compare with."""
+def _earlier_episodes(against: Baseline, settings: Settings) -> list[Episode] | None:
+    """The episodes of an earlier run, None if the baseline is not one."""
     if against.path is not None:
-        return _in_file(against.path)
+        return _episodes_in_file(against.path)
     if against.topic is not None:
         from streamdetect.sources.readback import alerts_in_topic  # noqa: PLC0415 - files need no Kafka client
 
@@ -102,7 +103,7 @@ def _earlier(against: Baseline, settings: Settings) -> list[Episode] | None:
     return None
 
 
-def _in_file(path: str) -> list[Episode]:
+def _episodes_in_file(path: str) -> list[Episode]:
     source = FileSource([path], max_record_bytes=1 << 26)
     try:
         bodies: list[bytes] = []
@@ -115,19 +116,19 @@ def _in_file(path: str) -> list[Episode]:
 
 
 def _episodes(name: str, bodies: Iterable[bytes]) -> list[Episode]:
-    gathered = Episodes()
+    episodes = Episodes()
     for number, body in enumerate(bodies, start=1):
         try:
-            gathered.take(body)
+            episodes.take(body)
         except NotAnAlertError as problem:
             raise InputError(
-                f"{name}, record {number}: {problem}. Name what `replay` or `run` has written as alerts."
+                f"{name}, record {number}: {problem}. Name a file or topic of alerts that `replay` or `run` wrote."
             ) from None
-    return gathered.listed()
+    return episodes.listed()
 
 
 def _remarks(outcome: Outcome) -> list[str]:
-    """What one should know before believing a number."""
+    """What may make the numbers misleading."""
     remarks = []
     if not outcome.base.summary["consumed"]:
         remarks.append("No record was read: the input is empty.")
@@ -139,32 +140,32 @@ def _remarks(outcome: Outcome) -> list[str]:
         if early:
             remarks.append(
                 f"{early} of the episodes that are gone opened in the first {lookback} of this input, when its "
-                "windows were not whole yet. If the other run began earlier, that alone may be why."
+                "windows were still incomplete. If the other run began earlier, that alone may be the cause."
             )
     evicted = [variant.name for variant in _all(outcome) if variant.summary.get("evicted")]
     if evicted:
         remarks.append(
-            f"limits.max_keys was reached ({', '.join(evicted[:5])}): alerts may be missing, and near misses are those "
-            "up to then. Raise it, or read less."
+            f"limits.max_keys was exceeded ({', '.join(evicted[:5])}): alerts may be missing, and near misses are only "
+            "those before the first eviction. Raise it, or read less input."
         )
     return remarks
 
 
-def _strangers(before: Sequence[Episode], name: str, outcome: Outcome) -> list[str]:
-    """Why a comparison may say nothing."""
+def _comparison_remarks(before: Sequence[Episode], name: str, outcome: Outcome) -> list[str]:
+    """Why a comparison may be meaningless."""
     if not before:
-        return [f"{name} holds no alerts, so everything has appeared."]
+        return [f"{name} holds no alerts, so every episode has appeared."]
     theirs, ours = {episode.key.rule_id for episode in before}, {rule.id for rule in outcome.settings.rules}
     if theirs & ours:
         return []
     return [
-        f"No alert in {name} is of a rule that runs here (there: {', '.join(sorted(theirs)[:3])}; here: "
-        f"{', '.join(sorted(ours)[:3])}), so nothing can be the same."
+        f"No alert in {name} belongs to a rule of this backtest (rules there: {', '.join(sorted(theirs)[:3])}; here: "
+        f"{', '.join(sorted(ours)[:3])}), so no episode can be unchanged."
     ]
 
 
-def _doubts(expectations: Expectations, settings: Settings) -> list[str]:
-    """Expectations that hold, or fail, whatever is found: likely a slip of the pen."""
+def _expectation_remarks(expectations: Expectations, settings: Settings) -> list[str]:
+    """Expectations whose verdict does not depend on the input, which are probably typing errors."""
     rules = {name.lower() for rule in settings.enabled_rules() for name in (rule.id, rule.name)}
     entries = (*expectations.must_alert, *expectations.must_not_alert)
     patterns = [pattern for entry in entries for pattern in expectations.keys(entry)]
@@ -177,9 +178,9 @@ def _doubts(expectations: Expectations, settings: Settings) -> list[str]:
             if text and ("*" in text or "?" in text)
         }
     )
-    remarks = [f"No rule that runs here is called {rule!r}, as an expectation has it." for rule in unknown]
+    remarks = [f"No enabled rule is called {rule!r}, which an expectation names." for rule in unknown]
     return remarks + [
-        f"{text!r} in an expectation is taken as it stands: * and ? are no wildcards." for text in starred
+        f"{text!r} in an expectation is compared literally: * and ? are not wildcards." for text in starred
     ]
 
 

@@ -1,37 +1,36 @@
-"""A replay whose partitions are read by workers, on several cores. The answer is that of `replay`, byte for byte."""
+"""A replay whose partitions are decoded by workers, on several cores. Same results as `replay`, byte for byte."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from typing import Final
 
 from streamdetect.config import Settings
-from streamdetect.model import Partition
 from streamdetect.service.bounded.preaggregation import InputGroup, PartialResult
 from streamdetect.service.bounded.replay import run_replay
-from streamdetect.service.bounded.scheduler import SLACK_INTERVALS, read_with
-from streamdetect.service.bounded.variants import AlertOutput, VariantGroup
-from streamdetect.service.bounded.workers import Pool, pool_for
+from streamdetect.service.bounded.scheduler import read_and_evaluate
+from streamdetect.service.bounded.variants import AlertOutput, Evaluation, VariantGroup
+from streamdetect.service.bounded.workers import Pool, create_pool
 from streamdetect.service.gc import collecting_rarely
-from streamdetect.service.pipeline import too_far_ahead, warn_of_eviction
+from streamdetect.service.pipeline import warn_of_eviction
 from streamdetect.service.summary import Summary
 from streamdetect.sinks import AlertSink, DeadLetterSink
 from streamdetect.sources import Source
 
 _WORTH_WORKERS: Final = 24_000_000
-"""Bytes on disk from which on starting worker processes pays."""
+"""Bytes on disk from which on worker processes are faster in spite of the time that they take to start."""
 
 
-def jobs_for(wanted: int | None, source: Source, size: int | None) -> int:
-    """Worker processes: no more than partitions, and none for what is read before they have started.
+def jobs_for(requested: int | None, source: Source, size: int | None) -> int:
+    """How many worker processes to use: at most one per partition, and only one job for small input.
 
-    `wanted` None: as many as pay. `size` is that of the input in bytes, if known.
+    `requested` None: one per core where the input is large enough. `size` is that of the input in bytes, if known.
     """
     partitions = len(source.partitions())
-    if wanted is not None:
-        return min(wanted, partitions)
+    if requested is not None:
+        return min(requested, partitions)
     if size is not None and size < _WORTH_WORKERS:
         return 1
     return min(len(os.sched_getaffinity(0)), partitions)
@@ -46,12 +45,12 @@ def replay(  # noqa: PLR0913 - what a replay is, and how
     jobs: int,
     progress: Callable[[int], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
-    pool_for: Callable[[list[InputGroup], int], Pool] = pool_for,
+    create_pool: Callable[[list[InputGroup], int], Pool] = create_pool,
 ) -> Summary:
-    """Replay a bounded source with so many workers, none where one job is enough.
+    """Replay a bounded source with this many workers; without workers for one job.
 
-    `progress` is told the records so far, `stop` asked before each poll. Stopped early, it ends without the final
-    ticks. Dead letters stand in the order of each partition. Raises what the source and the sinks raise, and
+    `progress` is called with the records so far, `stop` before each poll. If stopped early, the final ticks are not
+    evaluated. Dead letters are in the order of each partition. Raises what the source and the sinks raise, and
     WorkerLostError.
     """
     if jobs <= 1:
@@ -64,70 +63,43 @@ def replay(  # noqa: PLR0913 - what a replay is, and how
             stop=stop,
         )
     started = time.monotonic()
-    run = _Run(settings, alert_sink, dead_letter_sink)
-    pool = pool_for([run.stem], jobs)
+    evaluation = _ReplayEvaluation(settings, alert_sink, dead_letter_sink)
+    pool = create_pool(evaluation.input_groups, jobs)
     try:
         with collecting_rarely():
-            read_with(pool, run, source, progress, stop)
+            read_and_evaluate(pool, evaluation, source, progress, stop)
     finally:
         pool.close()
     dead_letter_sink.flush()
     alert_sink.flush()
-    return run.summary(round(time.monotonic() - started, 3))
+    (summary,) = evaluation.groups[0].summaries(round(time.monotonic() - started, 3))
+    return summary
 
 
-class _Run:
-    """What becomes of harvests: see `teamwork.Evaluation`. A backtest's branch with a single variant."""
+class _ReplayEvaluation(Evaluation):
+    """The evaluation of a single variant, with dead letters and a warning at the first eviction."""
 
     def __init__(self, settings: Settings, alert_sink: AlertSink, dead_letter_sink: DeadLetterSink) -> None:
-        self.expected: set[Partition] = set()
-        self._branch = VariantGroup([AlertOutput(settings, alert_sink)], None, plain=True)
-        self._slack_ms = SLACK_INTERVALS * settings.time.interval_ms
+        group = VariantGroup([AlertOutput(settings, alert_sink)], None, plain=True)
+        super().__init__([group], settings.time.interval_ms)
         self._dead_letter_sink = dead_letter_sink
-        self._evicting = False
+        self._warned = False
 
-    @property
-    def stem(self) -> InputGroup:
-        return self._branch.stem
+    def add_result(self, result: PartialResult, *, remote: bool) -> None:
+        super().add_result(result, remote=remote)
+        if result.dead_letters:
+            self._dead_letter_sink.write(result.dead_letters)
 
-    @property
-    def consumed(self) -> int:
-        return self._branch.tally.consumed
-
-    @property
-    def waiting(self) -> int:
-        return self._branch.waiting
-
-    def expect(self, partition: Partition) -> bool:
-        if partition in self.expected:
-            return False
-        self.expected.add(partition)
-        self._branch.expect(partition)
-        return True
-
-    def too_far_ahead(self, ended: Collection[Partition]) -> set[Partition]:
-        clocks_ms = {row.partition: row.now_ms for row in self._branch.clocks}
-        return too_far_ahead(clocks_ms, ended, self._slack_ms)
-
-    def take(self, harvests: Iterable[PartialResult], *, copies: bool) -> None:
-        for harvest in harvests:
-            self._branch.take(0, harvest, copies=copies)
-            if harvest.letters:
-                self._dead_letter_sink.write(harvest.letters)
-        self._branch.advance()
-        self._warn()
+    def advance(self) -> None:
+        super().advance()
+        self._warn_of_eviction()
 
     def finish(self) -> None:
-        self._branch.finish()
-        self._warn()
+        super().finish()
+        self._warn_of_eviction()
 
-    def _warn(self) -> None:
-        (evicted,) = self._branch.evictions
-        if evicted and not self._evicting:
-            self._evicting = True
+    def _warn_of_eviction(self) -> None:
+        (evicted,) = self.groups[0].evictions
+        if evicted and not self._warned:
+            self._warned = True
             warn_of_eviction(str(evicted))
-
-    def summary(self, seconds: float) -> Summary:
-        """The numbers, as a replay without workers has them."""
-        (summary,) = self._branch.summaries(seconds)
-        return summary

@@ -1,15 +1,16 @@
-"""Reading for several variants at once: each record is decoded once and judged once for all that read alike.
+"""Decoding and pre-aggregation for several variants at once: each record is decoded once per profile and checked once
+per input group.
 
-A *stem* is what variants have in common that read alike: profile, times, and the conditions on events. A `PreAggregator`
-is fed with batches and gives a `PartialResult` now and then: parts of inboxes, clocks, and the tally of what was read since.
-Several may work side by side on partitions of their own, in other processes too: harvests are plain data, and merge
-in any order.
+An *input group* is the part of the settings that decides which events count: profile, times and the conditions on
+events. A `PreAggregator` is fed batches and hands over a `PartialResult` on request: panes of pre-aggregates, clocks
+and counters since the last one. Partial results are plain data and merge in any order, so several pre-aggregators can
+work in parallel, in other processes too, each on partitions of its own.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -22,9 +23,9 @@ from streamdetect.model import Batch, DeadLetter, Partition
 from streamdetect.service.pipeline import from_the_future
 
 HOUR_MS = 3_600_000
-_MOST_HOURS = 100_000  # records with invented times must not fill memory
-ELSEWHEN: Final = None
-"""The hour of records beyond so many different hours and verdicts."""
+_MOST_HOURS = 100_000  # bounds memory when records have random times
+NO_HOUR: Final = None
+"""The hour of records that came after `_MOST_HOURS` different pairs of hour and verdict."""
 
 Hour = int | None
 Trait = TypeVar("Trait", str, tuple[str, int])
@@ -32,10 +33,9 @@ Trait = TypeVar("Trait", str, tuple[str, int])
 
 @dataclass(frozen=True, slots=True)
 class InputGroup:
-    """What a reader of one stem needs to know. `timed`: it keeps the time of each event that counts.
+    """What a worker needs to pre-aggregate for one input group. `timed`: keep the time of each event that counts.
 
-    `plain`: of the only stem, for a replay: refused records are kept, not only counted, and there are no hours and
-    shapes.
+    `plain`, for a replay, which has one group: keep refused records as dead letters; do not count hours and shapes.
     """
 
     settings: Settings
@@ -46,113 +46,126 @@ class InputGroup:
 
 
 @dataclass(slots=True)
-class Tally:
-    """Records by what became of them. `hours` is {(hour of event time, verdict): records}; `refused` have no time."""
+class RecordCounters:
+    """Records by verdict. `by_hour` is {(hour of event time, verdict): records}; `refused` records have no time."""
 
     consumed: int = 0
-    hours: dict[tuple[Hour, str], int] = field(default_factory=dict)
+    by_hour: dict[tuple[Hour, str], int] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: RecordCounters) -> None:
         self.consumed += other.consumed
-        for place, count in other.hours.items():
-            if place not in self.hours and len(self.hours) >= _MOST_HOURS:
-                place = (ELSEWHEN, place[1])  # noqa: PLW2901 - its hour is given up
-            self.hours[place] = self.hours.get(place, 0) + count
+        for place, count in other.by_hour.items():
+            if place not in self.by_hour and len(self.by_hour) >= _MOST_HOURS:
+                place = (NO_HOUR, place[1])  # noqa: PLW2901 - drops its hour
+            self.by_hour[place] = self.by_hour.get(place, 0) + count
         for reason, count in other.refused.items():
             self.refused[reason] = self.refused.get(reason, 0) + count
 
-    def verdicts(self) -> dict[str, int]:
-        """Records by verdict."""
-        found: dict[str, int] = {}
-        for (_, verdict), count in self.hours.items():
-            found[verdict] = found.get(verdict, 0) + count
-        return found
+    def by_verdict(self) -> dict[str, int]:
+        """Records by verdict, of all hours."""
+        counts: dict[str, int] = {}
+        for (_, verdict), count in self.by_hour.items():
+            counts[verdict] = counts.get(verdict, 0) + count
+        return counts
 
     @property
     def counted(self) -> int:
-        return self.verdicts().get(COUNTED, 0)
+        return self.by_verdict().get(COUNTED, 0)
 
     @property
     def late(self) -> int:
-        return self.verdicts().get(LATE, 0)
+        return self.by_verdict().get(LATE, 0)
 
     def filtered(self) -> dict[str, int]:
-        """Records that no rule counts, by reason."""
+        """Records that count for no rule, by filter reason."""
         others = {COUNTED, LATE, FUTURE}
-        return {reason: n for reason, n in sorted(self.verdicts().items()) if reason not in others}
+        return {reason: n for reason, n in sorted(self.by_verdict().items()) if reason not in others}
 
     def dead_lettered(self) -> dict[str, int]:
         """Refused records by reason."""
-        future = self.verdicts().get(FUTURE, 0)
+        future = self.by_verdict().get(FUTURE, 0)
         return dict(sorted({**self.refused, **({FUTURE: future} if future else {})}.items()))
 
 
 @dataclass(slots=True)
 class PartialResult:
-    """What has been gathered since the last one, stem by stem; and of all records their shapes.
+    """What a pre-aggregator produced since its last result: one item per input group; `shapes` over all records.
 
-    `letters` are for the first stem, in the order of each partition. `files` says of those that a worker reads itself
-    how many bytes of them it has read, `problem` why one of them cannot be read any further.
+    `dead_letters` are those of the first group, in the order of each partition. `file_bytes` is how much of each file
+    that the worker reads itself it has read, `error` why one of them cannot be read any further.
     """
 
-    parts: list[list[PaneRows]]
+    panes: list[list[PaneRows]]
     clocks: list[list[ClockRow]]
-    tallies: list[Tally]
+    counters: list[RecordCounters]
     shapes: dict[str, int]
-    letters: list[DeadLetter] = field(default_factory=list)
-    files: dict[Partition, int] = field(default_factory=dict)
-    problem: InputError | None = None
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    file_bytes: dict[Partition, int] = field(default_factory=dict)
+    error: InputError | None = None
 
 
 class PreAggregator:
-    """Decoders and readers of all stems. The first stem is that of the base."""
+    """Decoders and pane aggregators of all input groups. The first group is that of the base."""
 
-    def __init__(self, stems: Sequence[InputGroup]) -> None:
-        self._readers = [
-            PaneAggregator(stem.settings, stem.max_hosts, stem.max_processes, timed=stem.timed)
-            for stem in stems
+    def __init__(self, input_groups: Sequence[InputGroup]) -> None:
+        self._aggregators = [
+            PaneAggregator(one.settings, one.max_hosts, one.max_processes, timed=one.timed)
+            for one in input_groups
         ]
-        self._tallies = [Tally() for _ in stems]
+        self._counters = [RecordCounters() for _ in input_groups]
+        settings = [one.settings for one in input_groups]
         self._decoders = [
-            (Decoder(*known), _panels(stems, numbers, self._readers))
-            for known, numbers in _alike(stems, _decoding, range(len(stems))).items()
+            (
+                Decoder(*decoding),
+                [
+                    (
+                        SharedClockAggregators([self._aggregators[position] for position in same_clock]),
+                        same_clock,
+                    )
+                    for same_clock in positions_by(_timing, settings, same_decoder).values()
+                ],
+            )
+            for decoding, same_decoder in positions_by(_decoding, settings).items()
         ]
         self._shapes: dict[str, int] = {}
-        self._plain = stems[0].plain
-        self._letters: list[DeadLetter] = []
+        self._plain = input_groups[0].plain
+        self._dead_letters: list[DeadLetter] = []
 
-    def expect(self, partition: Partition) -> None:
-        """A partition will be read: until it is, or has ended, it holds time back."""
-        for reader in self._readers:
-            reader.processor(partition)
+    def add_partition(self, partition: Partition) -> None:
+        """A partition will be read: it holds the watermark back until it has events or has ended."""
+        for aggregator in self._aggregators:
+            aggregator.processor(partition)
 
-    def end(self, partition: Partition) -> None:
-        """Nothing more comes from a partition."""
-        for reader in self._readers:
-            reader.processor(partition).idle = True
+    def end_partition(self, partition: Partition) -> None:
+        """A partition has no more records."""
+        for aggregator in self._aggregators:
+            aggregator.processor(partition).idle = True
 
     def feed(self, batch: Batch) -> None:
-        """Take the next records of a partition."""
+        """Decode and pre-aggregate the next records of a partition."""
         if self._plain:
-            self._feed_plainly(batch)
+            self._feed_plain(batch)
             return
-        for place, (decoder, panels) in enumerate(self._decoders):
-            self._feed(batch, decoder, panels, base=place == 0)
+        for position, (decoder, shared_clocks) in enumerate(self._decoders):
+            self._feed(batch, decoder, shared_clocks, count_shapes=position == 0)
 
     def _feed(
         self,
         batch: Batch,
         decoder: Decoder,
-        panels: Sequence[tuple[SharedClockAggregators, list[int]]],
+        shared_clocks: Sequence[tuple[SharedClockAggregators, list[int]]],
         *,
-        base: bool,
+        count_shapes: bool,
     ) -> None:
-        """One decode for all that share it; the first of them may be the base, whose shapes are noted."""
+        """Decode each record once for all groups that use this decoder."""
         decode, timestamps_ms = decoder.decode, batch.timestamps_ms
         accepts = [
-            (panel.processor(batch.partition), [self._tallies[number].hours for number in numbers])
-            for panel, numbers in panels
+            (
+                aggregators.processor(batch.partition),
+                [self._counters[position].by_hour for position in positions],
+            )
+            for aggregators, positions in shared_clocks
         ]
         shapes = self._shapes
         refused: dict[str, int] = {}
@@ -161,82 +174,75 @@ class PreAggregator:
             if isinstance(event, Refusal):
                 refused[event.reason] = refused.get(event.reason, 0) + 1
                 continue
-            if base:
+            if count_shapes:
                 shape = event.shape()
                 shapes[shape] = shapes.get(shape, 0) + 1
             record_ms = None if timestamps_ms is None else timestamps_ms[index]
             hour = event.time_ms // HOUR_MS
-            for accept, tallied in accepts:
+            for accept, counters in accepts:
                 verdicts = accept(event, record_ms)
-                _count(tallied, hour, verdicts)
-        for _, numbers in panels:
-            for number in numbers:
-                self._tallies[number].add(Tally(len(batch), {}, refused))
+                _count(counters, hour, verdicts)
+        for _, positions in shared_clocks:
+            for position in positions:
+                self._counters[position].add(RecordCounters(len(batch), {}, refused))
 
-    def _feed_plainly(self, batch: Batch) -> None:
-        """The only stem's records: decoded, judged, counted, and nothing else."""
-        decoder, ((panel, _),) = self._decoders[0]
-        decode, accept, timestamps_ms = decoder.decode, panel.processor(batch.partition), batch.timestamps_ms
+    def _feed_plain(self, batch: Batch) -> None:
+        """The records of a replay's only group: no hours, no shapes, but dead letters."""
+        decoder, ((aggregators, _),) = self._decoders[0]
+        decode, accept = decoder.decode, aggregators.processor(batch.partition)
+        timestamps_ms = batch.timestamps_ms
         counts: dict[str, int] = defaultdict(int)
         refused: dict[str, int] = defaultdict(int)
         for index, value in enumerate(batch.values):
             event = decode(value)
             if isinstance(event, Refusal):
                 refused[event.reason] += 1
-                self._letters.append(DeadLetter(batch.record(index), event.reason, event.detail))
+                self._dead_letters.append(DeadLetter(batch.record(index), event.reason, event.detail))
                 continue
             verdict = accept(event, None if timestamps_ms is None else timestamps_ms[index])
             counts[str(verdict)] += 1
             if verdict == FUTURE:
-                self._letters.append(from_the_future(batch, index, event.time_ms, None))
-        hours: dict[tuple[Hour, str], int] = {(ELSEWHEN, verdict): count for verdict, count in counts.items()}
-        self._tallies[0].add(Tally(len(batch), hours, refused))
+                self._dead_letters.append(from_the_future(batch, index, event.time_ms, None))
+        by_hour: dict[tuple[Hour, str], int] = {
+            (NO_HOUR, verdict): count for verdict, count in counts.items()
+        }
+        self._counters[0].add(RecordCounters(len(batch), by_hour, refused))
 
-    def take(self) -> PartialResult:
+    def take_result(self) -> PartialResult:
         """Hand over everything since the last call."""
-        harvest = PartialResult(
-            parts=[reader.take() for reader in self._readers],
-            clocks=[reader.clocks() for reader in self._readers],
-            tallies=self._tallies,
+        result = PartialResult(
+            panes=[aggregator.take() for aggregator in self._aggregators],
+            clocks=[aggregator.clocks() for aggregator in self._aggregators],
+            counters=self._counters,
             shapes=self._shapes,
-            letters=self._letters,
+            dead_letters=self._dead_letters,
         )
-        self._letters = []
-        self._tallies = [Tally() for _ in self._readers]
+        self._dead_letters = []
+        self._counters = [RecordCounters() for _ in self._aggregators]
         self._shapes = {}
-        return harvest
+        return result
 
 
-def _count(tallied: Sequence[dict[tuple[Hour, str], int]], hour: int, verdicts: str | list[str]) -> None:
-    """One verdict for all of them, or one for each."""
+def _count(counters: Sequence[dict[tuple[Hour, str], int]], hour: int, verdicts: str | list[str]) -> None:
+    """Count one verdict for all counters, or one for each."""
     if isinstance(verdicts, str):
         place = (hour, verdicts)
-        for hours in tallied:
-            hours[place] = hours.get(place, 0) + 1
+        for by_hour in counters:
+            by_hour[place] = by_hour.get(place, 0) + 1
     else:
-        for hours, verdict in zip(tallied, verdicts, strict=True):
+        for by_hour, verdict in zip(counters, verdicts, strict=True):
             place = (hour, verdict)
-            hours[place] = hours.get(place, 0) + 1
+            by_hour[place] = by_hour.get(place, 0) + 1
 
 
-def _panels(
-    stems: Sequence[InputGroup], numbers: Sequence[int], readers: Sequence[PaneAggregator]
-) -> list[tuple[SharedClockAggregators, list[int]]]:
-    """Of these stems, those with the same times under one clock."""
-    return [
-        (SharedClockAggregators([readers[number] for number in alike]), alike)
-        for alike in _alike(stems, _timing, numbers).values()
-    ]
-
-
-def _alike(
-    stems: Sequence[InputGroup], trait: Callable[[Settings], Trait], numbers: Sequence[int]
+def positions_by(
+    trait: Callable[[Settings], Trait], settings: Sequence[Settings], positions: Iterable[int] | None = None
 ) -> dict[Trait, list[int]]:
-    """The stems of these numbers by a trait, in the order in which it first comes."""
-    groups: dict[Trait, list[int]] = {}
-    for number in numbers:
-        groups.setdefault(trait(stems[number].settings), []).append(number)
-    return groups
+    """Positions (by default all) of the settings by a trait, in the order in which each trait first occurs."""
+    found: dict[Trait, list[int]] = {}
+    for position in range(len(settings)) if positions is None else positions:
+        found.setdefault(trait(settings[position]), []).append(position)
+    return found
 
 
 def _decoding(settings: Settings) -> tuple[str, int]:

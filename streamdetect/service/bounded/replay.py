@@ -26,10 +26,10 @@ def run_replay(
     stop: Callable[[], bool] = lambda: False,
     listener: Listener | None = None,
 ) -> Summary:
-    """Replay a bounded source. `progress` is called after each poll, `stop` asked before it; a
-    `listener` hears what the engine reports.
+    """Replay a bounded source. `stop` is called before each poll, `progress` after it; `listener` gets the engine's
+    reports.
 
-    Stopped early, it ends without the final ticks: the answer would not be that of the whole input.
+    If stopped early, the final ticks are not evaluated: their results would not be those of the whole input.
     Raises what the source and the sinks raise.
     """
     started = time.monotonic()
@@ -42,7 +42,7 @@ def run_replay(
                 detector.processor(partition)
             ended = source.at_end()
             for partition in ended:
-                detector.processor(partition).idle = True  # nothing more can come from there
+                detector.processor(partition).idle = True  # it has no more records
             if len(ended) == len(detector.processors):
                 break
             stopped = stop()

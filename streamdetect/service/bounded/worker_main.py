@@ -1,4 +1,4 @@
-"""The program of a worker process (`pool`): stems first, then messages, each answered with a harvest, until the end."""
+"""Main program of a worker process (`workers`): reads input groups, then commands, and answers each with a result."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from streamdetect.service.bounded.workers import Worker, receive, send
 from streamdetect.service.gc import collecting_rarely
 
 
-def serve(messages: IO[bytes], answers: IO[bytes]) -> None:
-    """Until the messages end, or nobody takes the answers any more."""
+def serve(commands: IO[bytes], results: IO[bytes]) -> None:
+    """Process commands until their stream ends, or results are no longer read."""
     with contextlib.suppress(EOFError, BrokenPipeError), collecting_rarely():
-        station = Worker(receive(messages))  # type: ignore[arg-type]  # the first message is the stems
+        worker = Worker(receive(commands))  # type: ignore[arg-type]  # the first message: input groups
         while True:
-            send(answers, station.work(receive(messages)))
+            send(results, worker.process(receive(commands)))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Gatherers in processes of their own, so that several partitions are read on several cores.
+"""Pre-aggregation in worker processes, so that several partitions are decoded on several cores.
 
-The program itself evaluates; workers decode and gather. What is a file they read themselves, a piece at each message;
-the bytes of anything else the program reads for them. A partition belongs to one worker, since its clock is one.
+Workers decode and pre-aggregate; the main process evaluates. Workers read files themselves, a few batches per command;
+from any other source the main process reads the records and sends them. A partition always belongs to the same worker,
+because its clock is kept there.
 
-Each worker is this Python started anew (`service.worker`), fed through its standard input: unlike the ways of
-`multiprocessing`, that neither runs the caller's script again nor copies its threads, be it in a notebook. A worker
-answers each message with a harvest before it takes the next one. When its input ends, it ends.
+A worker process is a new Python interpreter (`worker_main`) that reads pickled commands from its standard input.
+Unlike `multiprocessing` this neither re-runs the caller's script nor forks its threads, so it works in a notebook too.
+A worker answers each command with one partial result before it reads the next, and exits when its input ends.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from streamdetect.service.bounded.preaggregation import InputGroup, PartialResul
 from streamdetect.sources.files import FileSource
 
 _LENGTH = Struct("<Q")
-_AHEAD = 3
-"""Batches that wait at most for each worker."""
+_MOST_IN_FLIGHT = 3
+"""Commands in flight from which on a worker counts as busy."""
 
 _WAIT_SECONDS = 0.5
-_PIECE_BATCHES = 4  # of a file at one message: some 8,000 records
+_READ_FILE_BATCHES = 4  # per `ReadFile` command: some 8,000 records
 
 
 class WorkerLostError(StreamdetectError):
-    """A worker is gone, and what it had read with it."""
+    """A worker process has exited, and what it had read is lost."""
 
 
-class ExpectPartition(NamedTuple):
+class AddPartition(NamedTuple):
     """A partition will be read."""
 
     partition: Partition
@@ -52,13 +53,13 @@ class EndPartition(NamedTuple):
 
 
 class ReadFile(NamedTuple):
-    """Read the next piece of a file, whose path is the partition's topic."""
+    """Read the next batches of a file, whose path is the partition's topic."""
 
     partition: Partition
     max_record_bytes: int
 
 
-WorkerCommand = ExpectPartition | EndPartition | ReadFile | Batch
+WorkerCommand = AddPartition | EndPartition | ReadFile | Batch
 
 
 def send(stream: IO[bytes], message: object) -> None:
@@ -70,7 +71,7 @@ def send(stream: IO[bytes], message: object) -> None:
 
 
 def receive(stream: IO[bytes]) -> object:
-    """Read one message. EOFError at the end of the stream."""
+    """Read one message. Raises EOFError at the end of the stream."""
     head = stream.read(_LENGTH.size)
     if len(head) < _LENGTH.size:
         raise EOFError
@@ -78,179 +79,173 @@ def receive(stream: IO[bytes]) -> object:
     data = stream.read(size)
     if len(data) < size:
         raise EOFError
-    return pickle.loads(data)  # noqa: S301 - from our own process, through a pipe that nobody else holds
+    return pickle.loads(data)  # noqa: S301 - from our own process, through a pipe that no other process holds
 
 
 class Worker:
-    """A gatherer and the files that it reads: what happens at a message."""
+    """Processes commands: a pre-aggregator and the files that it reads."""
 
-    def __init__(self, stems: Sequence[InputGroup]) -> None:
-        self._gatherer = PreAggregator(stems)
+    def __init__(self, input_groups: Sequence[InputGroup]) -> None:
+        self._pre_aggregator = PreAggregator(input_groups)
         self._files: dict[Partition, FileSource] = {}
 
-    def work(self, message: object) -> PartialResult:
-        """What one message comes to."""
-        files: dict[Partition, int] = {}
-        problem: InputError | None = None
-        if isinstance(message, Batch):
-            self._gatherer.feed(message)
-        elif isinstance(message, ReadFile):
+    def process(self, command: object) -> PartialResult:
+        """Process one command and return its result."""
+        file_bytes: dict[Partition, int] = {}
+        error: InputError | None = None
+        if isinstance(command, Batch):
+            self._pre_aggregator.feed(command)
+        elif isinstance(command, ReadFile):
             try:
-                files[message.partition] = self._read(*message)
-            except InputError as error:
-                problem = error
-        elif isinstance(message, ExpectPartition):
-            self._gatherer.expect(message.partition)
-        elif isinstance(message, EndPartition):
-            self._gatherer.end(message.partition)
-        harvest = self._gatherer.take()
-        harvest.files, harvest.problem = files, problem
-        return harvest
+                file_bytes[command.partition] = self._read(*command)
+            except InputError as caught:
+                error = caught
+        elif isinstance(command, AddPartition):
+            self._pre_aggregator.add_partition(command.partition)
+        elif isinstance(command, EndPartition):
+            self._pre_aggregator.end_partition(command.partition)
+        result = self._pre_aggregator.take_result()
+        result.file_bytes, result.error = file_bytes, error
+        return result
 
     def _read(self, partition: Partition, max_record_bytes: int) -> int:
-        """Feed the next piece; gives the bytes read so far."""
+        """Feed the next batches of a file; returns how many of its bytes have been read so far."""
         file = self._files.get(partition)
         if file is None:
             file = self._files[partition] = FileSource([partition.topic], max_record_bytes=max_record_bytes)
-        for _ in range(_PIECE_BATCHES):
+        for _ in range(_READ_FILE_BATCHES):
             for batch in file.poll((), 0):
-                self._gatherer.feed(Batch(partition, batch.values, batch.offsets))
+                self._pre_aggregator.feed(batch)
             if file.at_end():
-                self._gatherer.end(partition)
+                self._pre_aggregator.end_partition(partition)
                 break
         return file.progress()[0]
 
 
 class Pool(Protocol):
-    """Who decodes and gathers. One thread calls it. `copies`: what it gives comes from other processes."""
+    """Workers that decode and pre-aggregate. Not thread-safe. `remote`: results are copies from other processes."""
 
-    copies: bool
+    remote: bool
 
-    def give(self, message: WorkerCommand) -> None:
-        """Hand over a message."""
+    def submit(self, command: WorkerCommand) -> None:
+        """Queue a command for the worker of its partition."""
         ...
 
-    def busy(self) -> frozenset[Partition]:
-        """Partitions of which nothing more should be given for now."""
+    def busy_partitions(self) -> frozenset[Partition]:
+        """Partitions for which nothing more should be submitted for now."""
         ...
 
-    def harvests(self) -> Iterator[PartialResult]:
-        """What has come since."""
+    def results(self) -> Iterator[PartialResult]:
+        """Results that have arrived since the last call."""
         ...
 
-    def finish(self) -> Iterator[PartialResult]:
-        """The rest: until everything given has been done."""
+    def drain(self) -> Iterator[PartialResult]:
+        """All remaining results, until every submitted command has been processed."""
         ...
 
     def wait(self) -> None:
-        """Until there may be something new, for half a second at most."""
+        """Block until a result may have arrived, half a second at most."""
         ...
 
     def close(self) -> None:
-        """End what is left of it."""
+        """End the workers."""
         ...
 
 
-def pool_for(stems: Sequence[InputGroup], jobs: int) -> Pool:
-    """Workers, or nobody else where one is enough."""
-    return InProcessPool(stems) if jobs <= 1 else WorkerPool(stems, jobs)
+def create_pool(input_groups: Sequence[InputGroup], jobs: int) -> Pool:
+    """A pool of worker processes; an in-process pool for one job."""
+    return InProcessPool(input_groups) if jobs <= 1 else WorkerPool(input_groups, jobs)
 
 
 class InProcessPool:
-    """All in this process, at once."""
+    """One worker in this process, which processes each command in `submit`."""
 
-    def __init__(self, stems: Sequence[InputGroup]) -> None:
-        self._station = Worker(stems)
-        self._found: list[PartialResult] = []
-        self.copies = False
+    def __init__(self, input_groups: Sequence[InputGroup]) -> None:
+        self._worker = Worker(input_groups)
+        self._results: list[PartialResult] = []
+        self.remote = False
 
-    def give(self, message: WorkerCommand) -> None:
-        """Do it at once."""
-        self._found.append(self._station.work(message))
+    def submit(self, command: WorkerCommand) -> None:
+        self._results.append(self._worker.process(command))
 
-    def busy(self) -> frozenset[Partition]:
-        """No partition has to wait."""
+    def busy_partitions(self) -> frozenset[Partition]:
         return frozenset()
 
-    def harvests(self) -> Iterator[PartialResult]:
-        """What there is now."""
-        found, self._found = self._found, []
-        yield from found
+    def results(self) -> Iterator[PartialResult]:
+        results, self._results = self._results, []
+        yield from results
 
-    def finish(self) -> Iterator[PartialResult]:
-        """Everything that was given has been done."""
-        yield from self.harvests()
+    def drain(self) -> Iterator[PartialResult]:
+        yield from self.results()
 
     def wait(self) -> None:
-        """Nothing to wait for."""
+        """Return at once: no command is ever in flight."""
 
     def close(self) -> None:
         """Nothing to end."""
 
 
 class WorkerPool:
-    """Workers side by side. One thread calls it. Raises WorkerLostError when a worker is gone."""
+    """Worker processes. Raises WorkerLostError when one of them has exited."""
 
-    def __init__(self, stems: Sequence[InputGroup], workers: int) -> None:
+    def __init__(self, input_groups: Sequence[InputGroup], workers: int) -> None:
         self._changed = Condition()
-        self._found: SimpleQueue[PartialResult] = SimpleQueue()
+        self._results: SimpleQueue[PartialResult] = SimpleQueue()
         self._workers: list[WorkerProcess] = []
-        self._of: dict[Partition, WorkerProcess] = {}
-        self.copies = True
+        self._worker_of: dict[Partition, WorkerProcess] = {}
+        self.remote = True
         try:
             for number in range(workers):
-                self._workers.append(WorkerProcess(number, stems, self._report))
+                self._workers.append(WorkerProcess(number, input_groups, self._report))
         except BaseException:
             self.close()
             raise
 
-    def _report(self, harvest: PartialResult | None) -> None:
-        if harvest is not None:
-            self._found.put(harvest)
+    def _report(self, result: PartialResult | None) -> None:
+        if result is not None:
+            self._results.put(result)
         with self._changed:
             self._changed.notify_all()
 
-    def give(self, message: WorkerCommand) -> None:
-        """Hand a message to the worker of its partition; a new partition goes to the one that has the fewest."""
-        partition = message.partition
-        worker = self._of.get(partition)
+    def submit(self, command: WorkerCommand) -> None:
+        """Queue a command for the worker of its partition; a new partition goes to the worker with the fewest."""
+        partition = command.partition
+        worker = self._worker_of.get(partition)
         if worker is None:
-            worker = self._of[partition] = min(self._workers, key=lambda one: (one.partitions, one.number))
+            worker = min(self._workers, key=lambda one: (one.partitions, one.number))
+            self._worker_of[partition] = worker
             worker.partitions += 1
-        worker.messages.put(message)
-        worker.waiting += 1
+        worker.commands.put(command)
+        worker.submitted += 1
 
-    def busy(self) -> frozenset[Partition]:
-        """Partitions whose worker has enough to do."""
-        return frozenset(p for p, worker in self._of.items() if worker.undone >= _AHEAD)
+    def busy_partitions(self) -> frozenset[Partition]:
+        return frozenset(p for p, worker in self._worker_of.items() if worker.in_flight >= _MOST_IN_FLIGHT)
 
-    def harvests(self) -> Iterator[PartialResult]:
-        """What has come since, in the order of each worker."""
+    def results(self) -> Iterator[PartialResult]:
+        """Results that have arrived since the last call; those of each worker in order."""
         while True:
             try:
-                yield self._found.get_nowait()
+                yield self._results.get_nowait()
             except Empty:
                 break
         self._check()
 
     def _check(self) -> None:
         for worker in self._workers:
-            if worker.problem is not None:
-                raise WorkerLostError(worker.problem)
+            if worker.failure is not None:
+                raise WorkerLostError(worker.failure)
 
     def wait(self) -> None:
-        """Until a worker has something to say, or half a second."""
         with self._changed:
-            if self._found.empty():
+            if self._results.empty():
                 self._changed.wait(_WAIT_SECONDS)
 
-    def finish(self) -> Iterator[PartialResult]:
-        """The rest: until everything given has been done."""
-        while any(worker.undone for worker in self._workers):
+    def drain(self) -> Iterator[PartialResult]:
+        while any(worker.in_flight for worker in self._workers):
             self._check()
             self.wait()
-            yield from self.harvests()
-        yield from self.harvests()
+            yield from self.results()
+        yield from self.results()
 
     def close(self) -> None:
         for worker in self._workers:
@@ -258,25 +253,25 @@ class WorkerPool:
 
 
 def _import_path() -> list[str]:
-    """Where this package is, before all else: a worker must run the same code, however that was found."""
+    """The directory of this package first, so that a worker runs the same code, however it was found."""
     return [str(Path(streamdetect.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
 
 
 class WorkerProcess:
-    """One process and the thread that talks with it."""
+    """One worker process, and the thread that sends its commands and receives its results."""
 
     def __init__(
-        self, number: int, stems: Sequence[InputGroup], report: Callable[[PartialResult | None], None]
+        self, number: int, input_groups: Sequence[InputGroup], report: Callable[[PartialResult | None], None]
     ) -> None:
         self.number = number
         self.partitions = 0
-        self.messages: SimpleQueue[WorkerCommand | None] = SimpleQueue()
-        self.waiting = 0  # messages given, counted by the caller
-        self._done = 0  # messages answered, counted by the thread
-        self.problem: str | None = None
+        self.commands: SimpleQueue[WorkerCommand | None] = SimpleQueue()
+        self.submitted = 0  # commands, counted by the caller
+        self._answered = 0  # commands, counted by the thread
+        self.failure: str | None = None
         self._closing = False
         self._report = report
-        # A session of its own: Ctrl-C on the terminal is for the program, which then lets its workers finish.
+        # A session of its own: Ctrl-C on the terminal reaches only the main process, which lets its workers finish.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "streamdetect.service.bounded.worker_main"],
             env=os.environ | {"PYTHONPATH": os.pathsep.join(_import_path())},
@@ -284,42 +279,45 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
-        self._thread = Thread(target=self._talk, args=(stems,), name=f"worker-{number}", daemon=True)
+        self._thread = Thread(target=self._run, args=(input_groups,), name=f"worker-{number}", daemon=True)
         self._thread.start()
 
     @property
-    def undone(self) -> int:
-        return self.waiting - self._done
+    def in_flight(self) -> int:
+        """Commands that are queued or being processed."""
+        return self.submitted - self._answered
 
-    def _talk(self, stems: Sequence[InputGroup]) -> None:
-        to, answers = self._process.stdin, self._process.stdout
-        assert to is not None  # noqa: S101 - for the type checker
-        assert answers is not None  # noqa: S101 - as above
+    def _run(self, input_groups: Sequence[InputGroup]) -> None:
+        commands, results = self._process.stdin, self._process.stdout
+        assert commands is not None  # noqa: S101 - for the type checker
+        assert results is not None  # noqa: S101 - as above
         try:
-            send(to, list(stems))
-            while (message := self.messages.get()) is not None:
-                send(to, message)
-                harvest = receive(answers)
-                assert isinstance(harvest, PartialResult)  # noqa: S101 - for the type checker
-                self._report(harvest)
-                self._done += 1
+            send(commands, list(input_groups))
+            while (command := self.commands.get()) is not None:
+                send(commands, command)
+                result = receive(results)
+                assert isinstance(result, PartialResult)  # noqa: S101 - for the type checker
+                self._report(result)
+                self._answered += 1
                 self._report(None)
         except (OSError, EOFError, pickle.PickleError):
             if not self._closing:
-                self._lost()
+                self._fail()
 
-    def _lost(self) -> None:
+    def _fail(self) -> None:
         code = self._process.wait()
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
         hint = (
-            " Memory may have run out: read fewer variants at a time, or use --jobs 1." if code == -9 else ""
+            " Memory may have run out: evaluate fewer variants at a time, or use --jobs 1."
+            if code == -9
+            else ""
         )
-        self.problem = f"a worker process {how}, and what it had read is lost.{hint}"
+        self.failure = f"a worker process {how}; what it had read is lost.{hint}"
         self._report(None)
 
     def close(self) -> None:
         self._closing = True
-        self.messages.put(None)
+        self.commands.put(None)
         self._process.kill()
         self._process.wait()
         self._thread.join()
@@ -327,5 +325,5 @@ class WorkerProcess:
             if stream is not None:
                 try:
                     stream.close()
-                except OSError:  # what was not written any more
+                except OSError:  # its buffer can no longer be written
                     continue

@@ -1,4 +1,4 @@
-"""A replay by several readers against the replay of one: the same alerts, numbers and dead letters."""
+"""A replay with workers against a replay without: the same alerts, summary and dead letters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from product import settings_from
-from teams import SideBySide, source_of
 
 from strategies import DataSet, data_sets
 from streamdetect.config import Settings
@@ -27,74 +26,80 @@ from streamdetect.sources import Source
 from streamdetect.sources.files import FileSource
 from streamdetect.synthetic import Beacon, Scenario, lines
 from streamdetect.testing import MemoryAlertSink, MemoryDeadLetterSink
+from worker_pools import RandomOrderPool, source_of
 
 EXAMPLES = int(os.environ.get("STREAMDETECT_EXAMPLES", "20"))
 
-Answer = tuple[list[bytes], dict[str, Any], dict[Partition, list[DeadLetter]]]
+Result = tuple[list[bytes], dict[str, Any], dict[Partition, list[DeadLetter]]]
 
 
-def answer(source: Source, own: Settings, **how: Any) -> Answer:
+def result_of(source: Source, own: Settings, **parallel: Any) -> Result:
     """Alerts, the summary without its seconds, and each partition's dead letters."""
-    alerts, letters = MemoryAlertSink(), MemoryDeadLetterSink()
-    run = replay if how else run_replay
-    summary = run(settings=own, source=source, alert_sink=alerts, dead_letter_sink=letters, **how)
+    alerts, dead_letters = MemoryAlertSink(), MemoryDeadLetterSink()
+    run = replay if parallel else run_replay
+    summary = run(settings=own, source=source, alert_sink=alerts, dead_letter_sink=dead_letters, **parallel)
     by_partition: dict[Partition, list[DeadLetter]] = {}
-    for letter in letters.letters:
+    for letter in dead_letters.letters:
         by_partition.setdefault(letter.record.partition, []).append(letter)
     return [alert.body for alert in alerts.alerts], {**summary.as_dict(), "seconds": 0}, by_partition
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data_sets(timestamps=True), st.sampled_from([None, 1, 3]), st.randoms(use_true_random=False))
-def test_readers_side_by_side_give_what_one_gives(data: DataSet, max_keys: int | None, rng: Random) -> None:
-    """Whoever reads which partition and reports when: the same answer, also where keys have to go."""
+def test_parallel_workers_give_the_result_of_one_process(
+    data: DataSet, max_keys: int | None, rng: Random
+) -> None:
+    """Whichever worker reads a partition, and whenever results arrive: the same result, with evictions too."""
     own = settings_from(data.settings)
     if max_keys is not None:
         own = own.model_copy(update={"limits": own.limits.model_copy(update={"max_keys": max_keys})})
-    expected = answer(source_of(data.partitions), own)
-    together = answer(
-        source_of(data.partitions), own, jobs=3, pool_for=lambda stems, jobs: SideBySide(stems, jobs, rng)
+    expected = result_of(source_of(data.partitions), own)
+    parallel = result_of(
+        source_of(data.partitions),
+        own,
+        jobs=3,
+        create_pool=lambda groups, jobs: RandomOrderPool(groups, jobs, rng),
     )
-    assert together == expected
+    assert parallel == expected
 
 
 def days(folder: Path) -> list[Path]:
-    """Three files of three hours each, one after the other; one is compressed, and every 500th record is no JSON."""
+    """Three files of three successive hours each; one is compressed, and every 500th record is not JSON."""
     beacons = (Beacon(25_000, 5_000),)
     plan = Scenario(hosts=40, hours=9, beacons=beacons, seed=5, shape="mixed")
-    found: list[list[bytes]] = [[], [], []]
+    by_file: list[list[bytes]] = [[], [], []]
     for number, line in enumerate(lines(plan)):
         hour = int(json.loads(line)["@timestamp"][11:13]) if b'"@timestamp"' in line else 0
-        found[min(2, hour // 3)].append(b"{\n" if number % 500 == 0 else line)
+        by_file[min(2, hour // 3)].append(b"{\n" if number % 500 == 0 else line)
     paths = [folder / "0.jsonl", folder / "1.jsonl.gz", folder / "2.jsonl"]
-    for path, some in zip(paths, found, strict=True):
-        raw = b"".join(some)
+    for path, content in zip(paths, by_file, strict=True):
+        raw = b"".join(content)
         path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
     return paths
 
 
-def read_files(paths: Sequence[Path], jobs: int) -> Answer:
+def read_files(paths: Sequence[Path], jobs: int) -> Result:
     with closing(FileSource([str(path) for path in paths])) as source:
-        found = answer(source, Settings(), jobs=jobs)
+        result = result_of(source, Settings(), jobs=jobs)
         assert source.progress() == (sum(path.stat().st_size for path in paths),) * 2
-    return found
+    return result
 
 
 def test_workers_read_files_themselves(tmp_path: Path) -> None:
-    """Real processes give what one process gives, and tell how much of the files they have read."""
+    """Worker processes give the result of one process, and report how much of the files they have read."""
     paths = days(tmp_path)
-    together = read_files(paths, jobs=2)
-    assert together == read_files(paths, jobs=1)
-    assert together[0]
-    assert together[1]["dead_lettered"]["not_json"] > 10
+    parallel = read_files(paths, jobs=2)
+    assert parallel == read_files(paths, jobs=1)
+    assert parallel[0]
+    assert parallel[1]["dead_lettered"]["not_json"] > 10
 
 
-def test_a_damaged_file_ends_the_replay_after_what_was_before(tmp_path: Path) -> None:
-    """A gzip file that breaks off: an error that names it, and what its worker read before has been handed on."""
+def test_a_damaged_file_ends_the_replay_after_its_readable_records(tmp_path: Path) -> None:
+    """A truncated gzip file: an error that names it, after its worker has delivered the records before that."""
     paths = days(tmp_path)
     whole = paths[1].read_bytes()
     paths[1].write_bytes(whole[: len(whole) // 2])
-    letters = MemoryDeadLetterSink()
+    dead_letters = MemoryDeadLetterSink()
     with (
         closing(FileSource([str(path) for path in paths])) as source,
         pytest.raises(InputError, match=r"1\.jsonl\.gz"),
@@ -103,14 +108,14 @@ def test_a_damaged_file_ends_the_replay_after_what_was_before(tmp_path: Path) ->
             settings=Settings(),
             source=source,
             alert_sink=MemoryAlertSink(),
-            dead_letter_sink=letters,
+            dead_letter_sink=dead_letters,
             jobs=3,
         )
-    assert {letter.record.partition.topic for letter in letters.letters} >= {str(paths[1])}
+    assert {letter.record.partition.topic for letter in dead_letters.letters} >= {str(paths[1])}
 
 
-def test_no_more_workers_than_pay(tmp_path: Path) -> None:
-    """At most one a partition; by themselves none for small input, and one for each core for what is large."""
+def test_the_number_of_workers_fits_the_input(tmp_path: Path) -> None:
+    """At most one worker per partition; by default none for small input and one per core for large input."""
     for number in range(300):
         (tmp_path / f"{number}.jsonl").touch()
     cores = len(os.sched_getaffinity(0))
