@@ -1,11 +1,11 @@
-"""Bytes -> event, or a reason why not.
+"""Bytes -> event, or the reason why a record is none.
 
-Everything that knows how bytes look lives here: JSON, the shapes of events.md (Elastic Defend, Sysmon
-after the pipeline and raw from a dozen shippers), how Elasticsearch reads times, keywords, numbers and addresses,
-and the two readings of a document (`strict`, `resilient`). Nothing here decides whether an event counts.
+Belongs here: JSON, the record shapes of docs/events.md (Elastic Defend, Sysmon after Elastic's pipeline, and raw Sysmon
+of a dozen shippers), how Elasticsearch reads times, keywords, numbers and addresses, and the two profiles of a document
+(`strict`, `resilient`). Does not belong here: whether an event counts.
 
-The doors of msgspec and orjson. What leaves this room to be kept can be written: its texts are valid UTF-8, its numbers
-are of 64 bits, and so are the ticks and panes around its times.
+Only this package imports msgspec. All values that are kept can be serialised: texts are valid UTF-8, numbers fit into
+64 bits, and so do the ticks and panes around each event time.
 """
 
 from streamdetect.events.decoder import Decoder, Refusal

@@ -1,7 +1,7 @@
 """Events of the three readers: typed ECS, typed raw Sysmon, generic.
 
-What a typed event tells is looked up: parts of its document, which are frozen, are a question that a table has
-mostly answered before. A question holds all that its answer is made of, so a table cannot remember wrongly.
+flow, kind and instance are memoised per frozen sub-document. The cache key contains every input of the derivation, so
+a cached value is never wrong.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from streamdetect.events.typed import (
     Os,
     Process,
     User,
-    wrote,
+    shape_of,
 )
 from streamdetect.events.values import first_present
 from streamdetect.model import ContextTuple, EventKind, Flow, Many
 
-_REMEMBERED = 32_768  # answers that a table holds in a generation
-_REMEMBERED_INSTANCES = 16_384  # their questions take 1 KB each
+_CACHE_SIZE = 32_768  # entries of a generation
+_INSTANCE_CACHE_SIZE = 16_384  # its keys take 1 KB each
 
 
-class EcsTables:
-    """What parts of a typed ECS document mean under one profile."""
+class EcsCaches:
+    """Cached flow, kind and instance of typed ECS documents under one profile."""
 
-    def __init__(self, reading: ProfileReader) -> None:
-        self.reading = reading
-        self.flows = Cache(self._flow, _REMEMBERED)
-        self.kinds = Cache(self._kind, _REMEMBERED)
-        self.instances = Cache(self._instance, _REMEMBERED_INSTANCES)
+    def __init__(self, reader: ProfileReader) -> None:
+        self.reader = reader
+        self.flows = Cache(self._flow, _CACHE_SIZE)
+        self.kinds = Cache(self._kind, _CACHE_SIZE)
+        self.instances = Cache(self._instance, _INSTANCE_CACHE_SIZE)
 
-    def _flow(self, question: tuple[str | None, int | str | None, str | None, str | None]) -> Flow:
-        return self.reading.flow(*question)
+    def _flow(self, key: tuple[str | None, int | str | None, str | None, str | None]) -> Flow:
+        return self.reader.flow(*key)
 
-    def _kind(self, question: tuple[str | None, DataStream, EventBlock, Os, str | None]) -> EventKind:
-        process_name, stream, event, os, provider = question
+    def _kind(self, key: tuple[str | None, DataStream, EventBlock, Os, str | None]) -> EventKind:
+        process_name, stream, event, os, provider = key
         fields = _kind_fields(stream, event, os)
         fields.sysmon |= provider == sysmon.PROVIDER
-        return self.reading.kind(fields, process_name)
+        return self.reader.kind(fields, process_name)
 
-    def _instance(self, question: tuple[Any, ...]) -> ContextTuple:
+    def _instance(self, key: tuple[Any, ...]) -> ContextTuple:
         fields = Fields()
         (
             fields.host_id,
@@ -63,28 +63,30 @@ class EcsTables:
             fields.computer_name,
             tags,
             fields.sysmon,
-        ) = question
+        ) = key
         fields.forwarded = _forwarded(tags)
-        return self.reading.instance(fields)
+        return self.reader.instance(fields)
 
 
 class EcsEvent(msgspec.Struct, gc=False):
-    """An event that came as ECS. See `model.Event`."""
+    """A typed ECS event. See `model.Event`."""
 
     time_ms: int
     process_name: str | None
-    _tables: EcsTables
+    _caches: EcsCaches
     _document: Document
 
     def flow(self) -> Flow:
         document = self._document
-        to = document.destination
-        return self._tables.flows[document.network.direction, to.port, to.ip, to.address]
+        destination = document.destination
+        return self._caches.flows[
+            document.network.direction, destination.port, destination.ip, destination.address
+        ]
 
     def kind(self) -> EventKind:
         document = self._document
         winlog = document.winlog
-        return self._tables.kinds[
+        return self._caches.kinds[
             self.process_name,
             document.data_stream,
             document.event,
@@ -95,8 +97,8 @@ class EcsEvent(msgspec.Struct, gc=False):
     def context(self, flow: Flow, kind: EventKind) -> ContextTuple:
         document = self._document
         host, process, user, winlog = document.host, document.process, document.user, document.winlog
-        tables = self._tables
-        instance = tables.instances[
+        caches = self._caches
+        instance = caches.instances[
             host.id,
             host.name,
             document.agent.id,
@@ -109,40 +111,40 @@ class EcsEvent(msgspec.Struct, gc=False):
             document.tags,
             kind.sysmon,
         ]
-        return tables.reading.context(instance, tables.reading.domain(document.destination.domain), flow)
+        return caches.reader.context(instance, caches.reader.domain(document.destination.domain), flow)
 
     def host(self) -> str | None:
         host, winlog = self._document.host, self._document.winlog
         computer_name = None if winlog is None else winlog.computer_name
-        return self._tables.reading.leap_host(host.id, host.name, computer_name)
+        return self._caches.reader.clock_host(host.id, host.name, computer_name)
 
     def shape(self) -> str:
-        """Who wrote the record, one of `shapes.SHAPES`."""
-        return wrote(self._document)
+        """The shape of the record, one of `shapes.SHAPES`."""
+        return shape_of(self._document)
 
 
-class RawTables:
-    """What parts of a typed raw Sysmon record mean under one profile."""
+class RawCaches:
+    """Cached flow, kind and instance of typed raw Sysmon records under one profile."""
 
-    def __init__(self, reading: ProfileReader) -> None:
-        self.reading = reading
-        self.flows = Cache(self._flow, _REMEMBERED)
-        self.kinds = Cache(self._kind, _REMEMBERED)
-        self.instances = Cache(self._instance, _REMEMBERED_INSTANCES)
+    def __init__(self, reader: ProfileReader) -> None:
+        self.reader = reader
+        self.flows = Cache(self._flow, _CACHE_SIZE)
+        self.kinds = Cache(self._kind, _CACHE_SIZE)
+        self.instances = Cache(self._instance, _INSTANCE_CACHE_SIZE)
 
-    def _flow(self, question: tuple[Any, ...]) -> Flow:
-        initiated, port, ip, destination, network = question
+    def _flow(self, key: tuple[Any, ...]) -> Flow:
+        initiated, port, ip, destination, network = key
         fields = Fields(direction=network.direction, port=destination.port, ip=destination.ip)
-        apply_sysmon(fields, _raw(Initiated=initiated, DestinationPort=port, DestinationIp=ip))
-        return self.reading.flow(fields.direction, fields.port, fields.ip, destination.address)
+        apply_sysmon(fields, _raw_sysmon(Initiated=initiated, DestinationPort=port, DestinationIp=ip))
+        return self.reader.flow(fields.direction, fields.port, fields.ip, destination.address)
 
-    def _kind(self, question: tuple[str | None, DataStream, EventBlock, Os]) -> EventKind:
-        process_name, stream, event, os = question
+    def _kind(self, key: tuple[str | None, DataStream, EventBlock, Os]) -> EventKind:
+        process_name, stream, event, os = key
         fields = _kind_fields(stream, event, os)
-        apply_sysmon(fields, _raw())
-        return self.reading.kind(fields, process_name)
+        apply_sysmon(fields, _raw_sysmon())
+        return self.reader.kind(fields, process_name)
 
-    def _instance(self, question: tuple[Any, ...]) -> ContextTuple:
+    def _instance(self, key: tuple[Any, ...]) -> ContextTuple:
         fields = Fields()
         (
             fields.host_id,
@@ -156,34 +158,34 @@ class RawTables:
             process_id,
             image,
             user,
-        ) = question
+        ) = key
         fields.forwarded = _forwarded(tags)
         _read_process(fields, process, account)
-        apply_sysmon(fields, _raw(ProcessGuid=guid, ProcessId=process_id, Image=image, User=user))
-        return self.reading.instance(fields)
+        apply_sysmon(fields, _raw_sysmon(ProcessGuid=guid, ProcessId=process_id, Image=image, User=user))
+        return self.reader.instance(fields)
 
 
 class RawEvent(msgspec.Struct, gc=False):
-    """A raw Sysmon record. See `model.Event`."""
+    """A typed raw Sysmon event. See `model.Event`."""
 
     time_ms: int
     process_name: str | None
-    _tables: RawTables
+    _caches: RawCaches
     _document: Document
     _data: EventData
 
     def flow(self) -> Flow:
         data, document = self._data, self._document
-        return self._tables.flows[data.initiated, data.port, data.ip, document.destination, document.network]
+        return self._caches.flows[data.initiated, data.port, data.ip, document.destination, document.network]
 
     def kind(self) -> EventKind:
         document = self._document
-        return self._tables.kinds[self.process_name, document.data_stream, document.event, document.host.os]
+        return self._caches.kinds[self.process_name, document.data_stream, document.event, document.host.os]
 
-    def context(self, flow: Flow, kind: EventKind) -> ContextTuple:  # noqa: ARG002 - a raw record is always Sysmon's
+    def context(self, flow: Flow, kind: EventKind) -> ContextTuple:  # noqa: ARG002 - a raw record is always of Sysmon
         document, data = self._document, self._data
-        tables = self._tables
-        instance = tables.instances[
+        caches = self._caches
+        instance = caches.instances[
             document.host.id,
             document.host.name,
             document.agent.id,
@@ -197,11 +199,11 @@ class RawEvent(msgspec.Struct, gc=False):
             data.user,
         ]
         domain = sysmon.domain(data.hostname) if data.hostname else document.destination.domain
-        return tables.reading.context(instance, tables.reading.domain(domain), flow)
+        return caches.reader.context(instance, caches.reader.domain(domain), flow)
 
     def host(self) -> str | None:
         host = self._document.host
-        return self._tables.reading.leap_host(host.id, host.name, self._computer_name())
+        return self._caches.reader.clock_host(host.id, host.name, self._computer_name())
 
     def shape(self) -> str:
         return shapes.RAW_SYSMON
@@ -216,23 +218,23 @@ class GenericEvent(msgspec.Struct, gc=False):
 
     time_ms: int
     process_name: str | Many | None
-    _reading: ProfileReader
+    _reader: ProfileReader
     _fields: Fields
 
     def flow(self) -> Flow:
         fields = self._fields
-        return self._reading.flow(fields.direction, fields.port, fields.ip, fields.address)
+        return self._reader.flow(fields.direction, fields.port, fields.ip, fields.address)
 
     def kind(self) -> EventKind:
-        return self._reading.kind(self._fields, self.process_name)
+        return self._reader.kind(self._fields, self.process_name)
 
-    def context(self, flow: Flow, kind: EventKind) -> ContextTuple:  # noqa: ARG002 - its fields know
-        reading, fields = self._reading, self._fields
-        return reading.context(reading.instance(fields), reading.domain(fields.domain), flow)
+    def context(self, flow: Flow, kind: EventKind) -> ContextTuple:  # noqa: ARG002 - `_fields` has it
+        reader, fields = self._reader, self._fields
+        return reader.context(reader.instance(fields), reader.domain(fields.domain), flow)
 
     def host(self) -> str | None:
         fields = self._fields
-        return self._reading.leap_host(fields.host_id, fields.host_name, fields.computer_name)
+        return self._reader.clock_host(fields.host_id, fields.host_name, fields.computer_name)
 
     def shape(self) -> str:
         fields = self._fields
@@ -264,5 +266,5 @@ def _forwarded(tags: str | tuple[str, ...] | None) -> bool:
     return tags == "forwarded" if isinstance(tags, str) else tags is not None and "forwarded" in tags
 
 
-def _raw(**members: object) -> sysmon.RawSysmon:
+def _raw_sysmon(**members: object) -> sysmon.RawSysmon:
     return sysmon.RawSysmon(members)

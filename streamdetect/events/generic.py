@@ -1,7 +1,7 @@
-"""The generic reader: any JSON object to fields, by the written-out rules.
+"""The generic reader: the fields of any JSON object. Slower than the typed reader, and the reference for it.
 
-`"a.b"` and `{"a": {"b": …}}` are the same field, arrays of objects contribute each object's values, and Sysmon
-events are recognised in every shape of events.md. Slower than the typed reader and right for everything.
+`"a.b"` and `{"a": {"b": …}}` are the same field, arrays of objects contribute the values of each object, and Sysmon
+events are recognised in every shape of docs/events.md.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ JsonObject = dict[str, object]
 
 
 class Fields(msgspec.Struct, gc=False):
-    """The values of the fields that matter, as they stand in the document (scalar, list or None).
+    """The values of the fields that are used, unchanged (scalar, list or None).
 
-    `sysmon` says that a Sysmon sensor saw the event, `raw` that no pipeline has run on it; `utc_time_ms` is the event
-    time of a raw Sysmon record.
+    `sysmon` is True for an event of a Sysmon sensor, `raw` for one that no pipeline has processed. `utc_time_ms` is the
+    event time of a raw Sysmon record.
     """
 
     timestamp: object = None
@@ -72,10 +72,10 @@ _ECS_PATHS = {name: tuple(path.split(".")) for name, path in _ECS.items()}
 
 
 def read(document: JsonObject, *, dotted: bool = True) -> Fields:
-    """Every field of a document, whatever its shape. `dotted`: whether a field name may have a dot in it."""
+    """All fields of a document of any shape. `dotted`: whether field names may contain a dot."""
     find = Finder(document, dotted=dotted)
     timestamp = find(("@timestamp",))
-    fields = Fields(timestamp=sysmon.written(document) if timestamp is None else timestamp)
+    fields = Fields(timestamp=sysmon.time_written(document) if timestamp is None else timestamp)
     for name, path in _ECS_PATHS.items():
         setattr(fields, name, find(path))
     fields.dataset = first_present(find(("data_stream", "dataset")), find(("event", "dataset")))
@@ -95,7 +95,7 @@ def read(document: JsonObject, *, dotted: bool = True) -> Fields:
 
 
 def apply_sysmon(fields: Fields, raw: sysmon.RawSysmon) -> None:
-    """Do the work of Elastic's Sysmon pipeline: members that are present take the place of ECS fields (events.md)."""
+    """Apply the mapping of Elastic's Sysmon pipeline: members that are present replace ECS fields (docs/events.md)."""
     fields.sysmon = fields.raw = True
     fields.category = "network"
     if raw.computer_name is not None:

@@ -1,4 +1,4 @@
-"""An event that does not come as bytes: for programs that embed the detector and have events of their own."""
+"""An event that is not decoded from bytes, for programs that embed the detector."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class NetworkEvent:
         return reader.context(reader.instance(self._fields()), reader.domain(self.destination_domain), flow)
 
     def host(self) -> str | None:
-        return _READERS[self.profile].leap_host(self.host_id, self.host_name, None)
+        return _READERS[self.profile].clock_host(self.host_id, self.host_name, None)
 
     def _fields(self) -> Fields:
         return Fields(

@@ -1,21 +1,21 @@
-"""One field of a JSON document, wherever it stands: nested, dotted, or inside an array of objects."""
+"""Finds a field of a JSON document: nested, dotted, or inside an array of objects."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-# The last part of a field name that matters is made of these; a backslash begins an escaped letter.
+# The last part of a used field name has only these characters; a backslash starts an escaped letter.
 _DOTTED_NAME = re.compile(rb'\.[A-Za-z0-9_\\]*"\s*:')
 
 
 def may_be_dotted(raw: bytes) -> bool:
-    """Whether a record may hold one of our field names with a dot in it. Wrongly True costs time, never an answer."""
+    """Whether a record may have a used field name that contains a dot. A false positive only costs time."""
     return _DOTTED_NAME.search(raw) is not None or b"\\u002" in raw
 
 
 class Finder:
-    """Finds the fields of one document. `dotted` says whether it may have field names with a dot in them."""
+    """Finds the fields of one document. `dotted`: whether its field names may contain a dot."""
 
     __slots__ = ("_document", "_dotted")
 
@@ -24,7 +24,7 @@ class Finder:
         self._dotted = dotted
 
     def __call__(self, path: tuple[str, ...]) -> object:
-        """A field's value: None when nowhere, the value when in one place, a list of all when in several."""
+        """The value of a field: None if absent, the value if it occurs once, a list of the values if more often."""
         if not self._dotted:
             value: object = self._document
             for name in path:
@@ -42,15 +42,15 @@ class Finder:
 
 
 def _values(value: object, path: tuple[str, ...]) -> Iterator[object]:
-    """Every value at a path, in document order. Not by recursion, as `values.flatten`."""
-    ahead = [(value, path)]
-    while ahead:
-        value, path = ahead.pop()
+    """All values at a path, in document order. Not recursive, as `values.flatten`."""
+    pending = [(value, path)]
+    while pending:
+        value, path = pending.pop()
         if not path:
             if value is not None:
                 yield value
         elif isinstance(value, list):
-            ahead += [(item, path) for item in reversed(value)]
+            pending += [(item, path) for item in reversed(value)]
         elif isinstance(value, dict):
             keys = [(".".join(path[:length]), path[length:]) for length in range(len(path), 0, -1)]
-            ahead += [(value[key], rest) for key, rest in keys if key in value]
+            pending += [(value[key], rest) for key, rest in keys if key in value]

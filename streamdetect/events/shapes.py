@@ -1,4 +1,4 @@
-"""Who wrote a record: the shapes of events.md, as coarse as a report needs them."""
+"""Shapes of records: those of docs/events.md in the coarse groups of a report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHAPES: Final = (DEFEND, ECS_SYSMON, RAW_SYSMON, OTHER)
 
 
 def of_dataset(dataset: object) -> str:
-    """The shape that a data_stream.dataset (or event.dataset) tells."""
+    """The shape of a data_stream.dataset (or event.dataset)."""
     if dataset == sysmon.DATASET:
         return ECS_SYSMON
     return DEFEND if isinstance(dataset, str) and dataset.startswith("endpoint.") else OTHER

@@ -1,6 +1,6 @@
-"""Raw Sysmon Event ID 3 in every shape that shippers make of it (events.md), brought to ECS as Elastic's pipeline does.
+"""Raw Sysmon Event ID 3 in every shape of the shippers (docs/events.md), mapped to ECS as Elastic's pipeline does.
 
-A record is raw Sysmon when its provider is Sysmon, its event id is 3 and its event data holds at least one member
+A record is raw Sysmon when its provider is Sysmon, its event id is 3 and its event data has at least one member
 that the pipeline would have consumed.
 """
 
@@ -25,19 +25,19 @@ _DIRECTIONS = {"true": "egress", "false": "ingress"}
 
 @dataclass(slots=True)
 class RawSysmon:
-    """Event data of a raw record, and the endpoint's name."""
+    """Event data of a raw record, and the name of the endpoint."""
 
     data: Mapping[str, object]
     computer_name: object = None
 
     @property
     def utc_time_ms(self) -> int | None:
-        """Of the first `UtcTime` that can be read."""
+        """The first `UtcTime` that is a time."""
         found = [read_utc_time(text) for text in _texts(self.data.get("UtcTime"))]
         return next((time_ms for time_ms in found if time_ms is not None), None)
 
     def ecs(self) -> Iterator[tuple[str, object]]:
-        """(attribute of Fields, value) for each member that is present; an unreadable one gives None."""
+        """(attribute of Fields, value) for each member that is present; the value is None if malformed."""
         data = self.data
         for member, name, read in _ECS:
             value = data.get(member)
@@ -49,20 +49,20 @@ class RawSysmon:
 
 
 def _texts(value: object) -> list[str]:
-    """A member's values, mostly one; Beats drops empty ones, so an empty text is a missing member."""
+    """The values of a member, mostly one. Beats drops empty values, so an empty text is a missing member."""
     if type(value) is str:
         return [value] if value else []
     return [text for text in map(text_of, flatten(value)) if text]
 
 
 def _each(read: Callable[[str], object], texts: list[str]) -> object:
-    """What is read from the values: one, a list of several, or None."""
-    found = [part for part in map(read, texts) if part is not None]
+    """The values read from `texts`: one, a list of several, or None."""
+    found = [value for value in map(read, texts) if value is not None]
     return found[0] if len(found) == 1 else found or None
 
 
 def _entity_id(guid: str) -> str | None:
-    """ProcessGuid as it arrived; the all-zero GUID means none."""
+    """ProcessGuid unchanged; the all-zero GUID means none."""
     return None if guid.strip("{}") == _NO_PROCESS else guid
 
 
@@ -96,7 +96,7 @@ def domain(hostname: str) -> str | None:
     return None if hostname == "-" else hostname
 
 
-# (member, attribute of Fields, what is read from a text); None takes any value as it is.
+# (member, attribute of Fields, function of a text); without a function the value is unchanged.
 _ECS: tuple[tuple[str, str, Callable[[str], object] | None], ...] = (
     ("ProcessGuid", "entity_id", _entity_id),
     ("Image", "executable", str),
@@ -112,7 +112,7 @@ _ECS: tuple[tuple[str, str, Callable[[str], object] | None], ...] = (
 
 
 def is_event_3(value: object, otherwise: object = None) -> bool:
-    """Event id 3 as a number, as text, or wrapped as `{"#text": 3}`; `otherwise` is asked where there is no value."""
+    """Whether an event id is 3: a number, a text, or `{"#text": 3}`. `otherwise` is used if it is missing."""
     if value in (3, "3"):
         return True
     if isinstance(value, dict):
@@ -121,7 +121,7 @@ def is_event_3(value: object, otherwise: object = None) -> bool:
 
 
 def find(document: dict[str, object], field: Finder) -> RawSysmon | None:
-    """The raw Sysmon record in a document, or None where there is none. `field` finds the document's fields."""
+    """The raw Sysmon record in a document, or None. `field` finds the document's fields."""
     for found in (_winlog(field), _winlogbeat6(document), _evtx(document), _flat(document)):
         if found is not None and any(_texts(found.data.get(member)) for member in MEMBERS):
             return found
@@ -146,7 +146,7 @@ def _winlogbeat6(document: dict[str, object]) -> RawSysmon | None:
 
 
 def _evtx(document: dict[str, object]) -> RawSysmon | None:
-    """evtx-to-JSON tools: Event.System and Event.EventData, attributes under one of several marks."""
+    """evtx-to-JSON tools: Event.System and Event.EventData, attributes in one of several notations."""
     event = document.get("Event")
     if not isinstance(event, dict):
         return None
@@ -158,8 +158,8 @@ def _evtx(document: dict[str, object]) -> RawSysmon | None:
     return RawSysmon(_event_data(event.get("EventData")), system.get("Computer"))
 
 
-def written(document: dict[str, object]) -> object:
-    """When a record of a shape without @timestamp was written, whatever its event id; None where it does not say."""
+def time_written(document: dict[str, object]) -> object:
+    """The time at which a record of a shape without @timestamp was written, for any event id; None if it has none."""
     event = document.get("Event")
     if isinstance(event, dict) and isinstance(event.get("System"), dict):
         return _attribute(event["System"], "TimeCreated", "SystemTime")
@@ -181,7 +181,7 @@ def _attribute(system: dict[str, object], element: str, name: str) -> object:
 
 
 def _flat(document: dict[str, object]) -> RawSysmon | None:
-    """NXLog (members at the top level) and Azure (`EventData` a JSON text)."""
+    """NXLog (members at the top level) and Azure (`EventData` is a JSON text)."""
     if not is_event_3(document.get("EventID")):
         return None
     names = [

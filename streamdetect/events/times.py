@@ -1,7 +1,7 @@
-"""Times as Elasticsearch's default `date` field reads them (semantics.md §1, fine print).
+"""Times as Elasticsearch's default `date` field reads them (docs/semantics.md §1).
 
-All functions give whole milliseconds since the epoch, UTC, or None for a text that is no time. Extra digits are
-cut, never rounded.
+All functions return whole milliseconds since the epoch, UTC, or None for a text that is not a time. Extra digits are
+truncated, not rounded.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Final
 
 from streamdetect.events.values import flatten
 
-# 292 million years, 278,000 short of what 64 bits hold: panes, ticks and windows about a time must fit too, and no
-# setting is longer than ten years.
-_FURTHEST_MS: Final = 292_000_000 * 31_556_952_000
+# 292 million years, 278,000 years less than the range of 64 bits: panes, ticks and windows around a time must fit
+# too, and no setting is longer than ten years.
+_MAX_MS: Final = 292_000_000 * 31_556_952_000
 
-# ISO 8601 as strict_date_optional_time takes it: each part optional from the right.
+# ISO 8601 as in strict_date_optional_time: parts are optional from the right.
 _DATE = r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?"
 _CLOCK = r"(\d{2})(?::(\d{2})(?::(\d{2})(?:[.,](\d{1,%s}))?)?)?"
 _ZONE = r"(Z|[+-]\d{2}(?::?\d{2}(?::?\d{2})?)?)?"
@@ -29,24 +29,24 @@ _ORDINALS_IN_400_YEARS: Final = 146_097
 _HOUR_MS: Final = 3_600_000
 _MINUTE_MS: Final = 60_000
 _MAX_OFFSET_MS: Final = 18 * _HOUR_MS
-_REMEMBERED: Final = 16_384  # texts that a reader remembers at most
+_CACHE_SIZE: Final = 16_384
 
 
 class TimeReader:
-    """Reads `@timestamp` values for one profile.
+    """Reads `@timestamp` values under one profile.
 
-    Remembers the seconds it has seen: records of one batch share them, and the rest of the text is a fraction.
+    Caches texts up to the second, because records of one batch share them and only the fraction differs.
     """
 
     def __init__(self, *, resilient: bool) -> None:
         self._pattern = _RESILIENT if resilient else _STRICT
         self._seconds: dict[str, int] = {}
-        self._utc_minutes: dict[str, int] = {}  # apart: they have a blank that `strict` takes nowhere else
+        self._utc_minutes: dict[str, int] = {}  # separate: their blank is accepted nowhere else in `strict`
 
     def read(self, value: object) -> int | None:
-        """Milliseconds of a JSON value: text, a number of epoch milliseconds, or a list holding exactly one."""
+        """Milliseconds of a JSON value: a text, a number of epoch milliseconds, or a list with exactly one value."""
         if type(value) is str:
-            # The shape that fleets send: 2026-03-02T00:00:00.123(4567)Z
+            # The most frequent form: 2026-03-02T00:00:00.123(4567)Z
             base = self._seconds.get(value[:20])
             if base is not None:
                 digits = value[20:-1]
@@ -56,27 +56,27 @@ class TimeReader:
         if isinstance(value, bool):
             return None
         if isinstance(value, (int, float)):
-            return int(value) if abs(value) <= _FURTHEST_MS else None
+            return int(value) if abs(value) <= _MAX_MS else None
         if isinstance(value, list):
-            return self._only(value)
+            return self._single(value)
         return None
 
     def read_utc(self, text: str) -> int | None:
-        """Sysmon's `UtcTime`, as `read_utc_time`, remembering minutes as `read` does."""
+        """`read_utc_time` with a cache of minutes."""
         if len(text) == 23 and text[10] == " " and text[19] == "." and text.isascii():
             base = self._utc_minutes.get(text[:17])
             if base is None:
                 base = read_utc_time(text[:17] + "00.000")
                 if base is None:
                     return None
-                _remember(self._utc_minutes, text[:17], base)
+                _store(self._utc_minutes, text[:17], base)
             digits = text[17:19] + text[20:]
             if digits < "60" and digits.isdigit():
                 return base + int(digits)
         return read_utc_time(text)
 
-    def _only(self, values: list[object]) -> int | None:
-        """A date field of a data stream takes one value; an array of exactly one is that value."""
+    def _single(self, values: list[object]) -> int | None:
+        """A date field of a data stream accepts one value; an array with exactly one is that value."""
         present = list(flatten(values))
         return self.read(present[0]) if len(present) == 1 else None
 
@@ -87,18 +87,18 @@ class TimeReader:
             return None if match is None else _bounded(int(match[1]))
         ms = _from_parts(match.groups())
         if ms is not None and text[10:11] == "T" and text[19:20] == "." and text[-1] == "Z":
-            _remember(self._seconds, text[:20], ms - ms % 1000)
+            _store(self._seconds, text[:20], ms - ms % 1000)
         return ms
 
 
-def _remember(known: dict[str, int], text: str, ms: int) -> None:
-    if len(known) > _REMEMBERED:
-        known.clear()
-    known[text] = ms
+def _store(cache: dict[str, int], text: str, ms: int) -> None:
+    if len(cache) > _CACHE_SIZE:
+        cache.clear()
+    cache[text] = ms
 
 
 def read_utc_time(value: object) -> int | None:
-    """Sysmon's `UtcTime`: `YYYY-MM-DD HH:MM:SS.mmm`, UTC, no zone (events.md). None when unreadable."""
+    """Sysmon's `UtcTime`: `YYYY-MM-DD HH:MM:SS.mmm`, UTC, no zone (docs/events.md). None if malformed."""
     if not isinstance(value, str) or len(value) < 10:
         return None
     match = _RESILIENT.fullmatch(value.strip())
@@ -121,7 +121,7 @@ def _from_parts(parts: tuple[str | None, ...]) -> int | None:
 
 
 def _days(year: int, month: int, day: int) -> int | None:
-    """Days since the epoch; year 0 is a year for Elasticsearch, though not for `datetime`."""
+    """Days since the epoch. Year 0 is valid for Elasticsearch, but not for `datetime`."""
     shift = 400 if year < 400 else 0  # the calendar repeats every 400 years
     try:
         ordinal = date(year + shift, month, day).toordinal()
@@ -142,4 +142,4 @@ def _offset_ms(zone: str | None) -> int | None:
 
 
 def _bounded(ms: int) -> int | None:
-    return ms if abs(ms) <= _FURTHEST_MS else None
+    return ms if abs(ms) <= _MAX_MS else None

@@ -1,11 +1,10 @@
-"""The typed reader: the shapes that fleets send most, decoded straight into the few fields that matter.
+"""The typed reader: the most frequent shapes, decoded directly into the few fields that are used.
 
-What stands here as text may be anything in a document: where a type does not fit, msgspec refuses, and the generic
-reader takes over. So it does for fields under a dotted name (`"host.os": {"family": …}`) and for other shapes of
-Sysmon: all of those have a name here under which nothing but null fits. So what is read is all there is of the fields
-that matter.
+Where a value does not have the type declared here, msgspec raises and the generic reader is used. The same holds for
+fields under a dotted name (`"host.os": {"family": …}`) and for other Sysmon shapes: each of those names is declared
+here with a type that accepts only null. So a document that decodes has no used field elsewhere.
 
-Everything is frozen: parts of documents are questions to tables (`seen`).
+All types are frozen, because parts of documents are cache keys (`event.py`).
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ class User(msgspec.Struct, frozen=True, gc=False):
 
 
 class EventData(msgspec.Struct, frozen=True, gc=False, rename="pascal"):
-    """Members of a raw record; `ip`, `port` and `hostname` are the destination's."""
+    """Members of a raw record; `ip`, `port` and `hostname` are of the destination."""
 
     utc_time: str | None = None
     process_guid: str | None = None
@@ -100,7 +99,7 @@ class Winlog(msgspec.Struct, frozen=True, gc=False):
 
 
 class Document(msgspec.Struct, frozen=True, gc=False):
-    """A document of Elastic Defend, or of Winlogbeat 7 and later; the nearer to their order of names, the faster."""
+    """A document of Elastic Defend, or of Winlogbeat 7 and later. Decoding is fastest with fields in this order."""
 
     timestamp: Any = msgspec.field(default=None, name="@timestamp")
     agent: Agent = Agent()
@@ -129,7 +128,7 @@ _DOTTED = (
     *(f"winlog.event_data.{name}" for name in (*sysmon.MEMBERS, "ProcessId", "User", "DestinationHostname")),
 )
 
-DOCUMENT: type[Document] = msgspec.defstruct(  # type: ignore[assignment]  # it cannot know the base
+DOCUMENT: type[Document] = msgspec.defstruct(  # type: ignore[assignment]  # the base is not known statically
     "Document",
     [
         (f"not_{number}", type(None), msgspec.field(default=None, name=name))
@@ -139,11 +138,11 @@ DOCUMENT: type[Document] = msgspec.defstruct(  # type: ignore[assignment]  # it 
     frozen=True,
     gc=False,
 )
-"""What is decoded: a Document that has nothing under any of the other names."""
+"""The decoded type: a Document with null under all other names."""
 
 
 def raw_sysmon(document: Document) -> EventData | None:
-    """The event data of a raw Sysmon record, or None where the document is none."""
+    """The event data of a raw Sysmon record, or None if the document is not one."""
     winlog = document.winlog
     if winlog is None or winlog.event_data is None:
         return None
@@ -152,13 +151,13 @@ def raw_sysmon(document: Document) -> EventData | None:
     if provider != sysmon.PROVIDER or not sysmon.is_event_3(winlog.event_id, event.code):
         return None
     data = winlog.event_data
-    if data.utc_time or data.process_guid or data.image or data.ip:  # an empty member is a missing one
+    if data.utc_time or data.process_guid or data.image or data.ip:  # an empty member is missing
         return data
     return None if data.port in (None, "") and data.initiated in (None, "") else data
 
 
-def wrote(document: Document) -> str:
-    """Which of `shapes.SHAPES` a document is of that is no raw Sysmon."""
+def shape_of(document: Document) -> str:
+    """The shape (`shapes.SHAPES`) of a document that is not raw Sysmon."""
     event = document.event
     if event.provider == sysmon.PROVIDER or event.module == "sysmon":
         return shapes.ECS_SYSMON

@@ -1,7 +1,7 @@
-"""Values as Elasticsearch's field types read them (semantics.md §1, fine print).
+"""Values as Elasticsearch's field types read them (docs/semantics.md §1).
 
-A field holds a scalar, a list (nested ones flatten), null or nothing. `distinct_*` give the distinct values in the
-order they came; `only()` says what ES|QL would compare: the single value, None for missing, MANY for several.
+A field holds a scalar, a list (nested lists are flattened), null or nothing. `distinct_*` return the distinct values in
+order; `single*` return what ES|QL compares: the only value, None if there is none, MANY if there are several.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ SURELY_A_KEYWORD: Final = _KEYWORD_LIMIT // 2  # characters: two code units each
 _PORT_TEXT: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _LONG: Final = 2**63
 _CACHE_SIZE: Final = 32_768
-_OCTETS: Final = frozenset(map(str, range(256)))  # as an IPv4 address may have them: without leading zeros
+_OCTETS: Final = frozenset(map(str, range(256)))  # of an IPv4 address: no leading zeros
 
 
 class FloatText(float):
-    """A JSON number with a fraction or exponent that remembers how it was written.
+    """A JSON number with a fraction or exponent, and its JSON text.
 
-    A keyword field keeps a number's JSON text, which a float alone has lost (`1.50`, `1e2`).
+    A keyword field keeps the JSON text of a number, which a float alone loses (`1.50`, `1e2`).
     """
 
     __slots__ = ("text",)
@@ -40,26 +40,26 @@ class FloatText(float):
 
 
 def flatten(value: object) -> Iterator[object]:
-    """The non-null scalars of a field's value, in order; objects are no values of a scalar field.
+    """The non-null scalars of a field's value, in order; objects are not values of a scalar field.
 
-    Not by recursion: how deep a record may be nested must not depend on Python's stack.
+    Not recursive: how deep a record may be nested must not depend on Python's stack.
     """
-    ahead = [value]
-    while ahead:
-        value = ahead.pop()
+    pending = [value]
+    while pending:
+        value = pending.pop()
         if isinstance(value, list):
-            ahead += reversed(value)
+            pending += reversed(value)
         elif value is not None and not isinstance(value, dict):
             yield value
 
 
 def has_float(values: Iterable[object]) -> bool:
-    """Whether a keyword may need a number's own text, which `jsontext.parse` does not keep."""
+    """Whether a value may need the JSON text of a number, which `jsontext.parse` does not keep."""
     return any(isinstance(value, float) for value in flatten(list(values)))
 
 
 def first_present(*values: object) -> object:
-    """The first value that holds a keyword: null, `[]` and what is too long are missing. None if there is none."""
+    """The first value with a keyword in it, else None. Null, `[]` and keywords that are too long are missing."""
     for value in values:
         if distinct_keywords(value):
             return value
@@ -67,7 +67,7 @@ def first_present(*values: object) -> object:
 
 
 def text_of(scalar: object) -> str:
-    """A text, or a number's or boolean's JSON text."""
+    """The string itself, or the JSON text of a number or boolean."""
     if isinstance(scalar, bool):
         return "true" if scalar else "false"
     if isinstance(scalar, FloatText):
@@ -76,7 +76,7 @@ def text_of(scalar: object) -> str:
 
 
 def keyword(scalar: object) -> str | None:
-    """One scalar as a keyword; None where it is too long to be kept."""
+    """A scalar as a keyword; None if it is longer than `ignore_above`."""
     text = text_of(scalar)
     if len(text) <= SURELY_A_KEYWORD:
         return text
@@ -96,52 +96,52 @@ def distinct_keywords(value: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for text in found if text is not None))
 
 
-def only(values: tuple[str, ...]) -> str | Many | None:
-    """What a comparison sees of a keyword or ip field: one value, None for missing, MANY."""
+def single(values: tuple[str, ...]) -> str | Many | None:
+    """The comparable value of a keyword or ip field: the only one, None, or MANY."""
     if len(values) == 1:
         return values[0]
     return MANY if values else None
 
 
-def one(value: object) -> str | Many | None:
-    """What a comparison sees of a keyword field."""
+def single_keyword(value: object) -> str | Many | None:
+    """The comparable value of a keyword field."""
     if type(value) is str and len(value) <= SURELY_A_KEYWORD:
         return value
-    return None if value is None else only(distinct_keywords(value))
+    return None if value is None else single(distinct_keywords(value))
 
 
-def port(value: object) -> int | Many | None:
-    """What a comparison sees of a `long` field: numbers do not de-duplicate, malformed ones vanish first."""
+def single_long(value: object) -> int | Many | None:
+    """The comparable value of a `long` field: malformed numbers are dropped, equal ones count separately."""
     if type(value) is int:
-        return _whole(value)
-    found = [number for number in map(_whole, flatten(value)) if number is not None]
+        return _long(value)
+    found = [number for number in map(_long, flatten(value)) if number is not None]
     if len(found) == 1:
         return found[0]
     return MANY if found else None
 
 
 def is_long(number: float) -> bool:
-    """Whether a number fits into a `long` field; a larger one is malformed."""
+    """Whether a number fits into a `long` field; otherwise it is malformed."""
     return -_LONG <= number < _LONG
 
 
 def is_missing(value: object) -> bool:
-    """Null, an empty array and absent are the same."""
+    """Whether a value is null, absent or an empty array."""
     return value is None or value == []
 
 
-def _whole(value: object) -> int | None:
-    """A whole number of 64 bits from a JSON value, a fraction cut; None where malformed."""
+def _long(value: object) -> int | None:
+    """A 64-bit integer from a JSON value, its fraction truncated; None if malformed."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
-        return _whole_from_text(value)
+        return _long_from_text(value)
     if isinstance(value, (int, float)):
         return int(value) if is_long(value) else None
     return None
 
 
-def _whole_from_text(text: str) -> int | None:
+def _long_from_text(text: str) -> int | None:
     if len(text) > 64 or _PORT_TEXT.fullmatch(text) is None:
         return None
     mantissa, _, exponent = text.lower().partition("e")
@@ -154,7 +154,7 @@ def _whole_from_text(text: str) -> int | None:
 
 
 def _scaled(mantissa: str, exponent: int) -> int:
-    """Mantissa x 10^exponent, the fraction cut, without building a number of a million digits."""
+    """Mantissa x 10^exponent, its fraction truncated, without creating a number of a million digits."""
     negative = mantissa[0] == "-"
     whole, _, fraction = mantissa.lstrip("+-").partition(".")
     digits = whole + fraction
@@ -168,17 +168,17 @@ def _scaled(mantissa: str, exponent: int) -> int:
 
 
 class AddressReader:
-    """IP addresses as an `ip` field reads them, in canonical text (RFC 5952; a mapped one as IPv4).
+    """IP addresses as an `ip` field reads them, in canonical text (RFC 5952; an IPv4-mapped one as IPv4).
 
-    Remembers what it has read (bounded): few destinations make most of the traffic.
+    Cached, because few destinations make most of the traffic.
     """
 
     def __init__(self) -> None:
         self.canonical: Cache[str, str | None] = Cache(_canonical, _CACHE_SIZE)
-        """Canonical text of an address, or None where malformed."""
+        """Canonical text of an address, or None if malformed."""
 
     def distinct(self, value: object) -> tuple[str, ...]:
-        """The distinct addresses of an `ip` field; malformed ones vanish."""
+        """The distinct addresses of an `ip` field, without malformed ones."""
         if type(value) is str:
             address = self.canonical[value]
             return () if address is None else (address,)
@@ -188,15 +188,16 @@ class AddressReader:
 
 
 def _canonical(text: str) -> str | None:
-    """The text itself where it is canonical: one object less for each address."""
+    """`text` itself if it is canonical: saves one object per address."""
     address = parse_address(text)
     return text if address == text else address
 
 
 def parse_address(text: str) -> str | None:
-    """Canonical text of an IP address as Elasticsearch takes it; None where it would be malformed.
+    """Canonical text of an IP address that Elasticsearch accepts; None if malformed.
 
-    A zone is dropped, but only of a real IPv6 address; leading zeros, blanks, brackets and prefixes are malformed.
+    A zone is dropped, but only of an IPv6 address that is not IPv4-mapped; leading zeros, blanks, brackets and prefixes
+    are malformed.
     """
     if len(text) > 100 or not text.isascii():
         return None
