@@ -25,7 +25,7 @@ from broker import Broker, cache_folder, free_ports, locked
 from commands import Message, configured, live, produce
 from paths import ROOT
 from streamdetect.config import load_settings
-from streamdetect.service.status.http import Site
+from streamdetect.service.status.http import Endpoints
 from streamdetect.service.status.state import RunStatus
 from tools import find, lack, need
 
@@ -165,7 +165,7 @@ def test_each_alert_has_a_section_and_each_section_an_alert() -> None:
 
 def known_metrics() -> set[str]:
     """What a scrape of the product has, by its TYPE lines."""
-    body = Site(RunStatus(load_settings(None))).answer("/metrics").body.decode()
+    body = Endpoints(RunStatus(load_settings(None))).get("/metrics").body.decode()
     found = set()
     for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", body, re.MULTILINE):
         found |= {f"{name}_{part}" for part in ("bucket", "sum", "count")} if kind == "histogram" else {name}

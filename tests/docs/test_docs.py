@@ -23,7 +23,7 @@ from streamdetect.cli.options import Verbosity, common_options, config_option, s
 from streamdetect.config import json_schema, load_settings
 from streamdetect.detect.rules import FILTER_REASONS
 from streamdetect.model import REFUSAL_REASONS, Partition
-from streamdetect.service.status.http import Site
+from streamdetect.service.status.http import Endpoints
 from streamdetect.service.status.state import LastCheckpoint, PartitionStatus, RunStatus, StatusSnapshot
 from streamdetect.service.summary import Summary
 from streamdetect.sources import Bounds
@@ -323,12 +323,12 @@ def test_every_metric_is_told_with_its_labels_and_kind() -> None:
 def scraped() -> Iterator[tuple[str, frozenset[str], str]]:
     """Name, labels and kind of every metric of a run that has read something."""
     partition = Partition("t", 0)
-    vitals = RunStatus(load_settings(None))
-    vitals.bounds = {partition: Bounds(0, 1)}
-    vitals.saved_last = LastCheckpoint(1, 0.0, {partition: 1})
+    status = RunStatus(load_settings(None))
+    status.bounds = {partition: Bounds(0, 1)}
+    status.last_checkpoint = LastCheckpoint(1, 0.0, {partition: 1})
     one = PartitionStatus(position=1, lag=0, clock_ms=0, watermark_ms=0, idle=False, held=False)
-    vitals.picture = StatusSnapshot(0.0, Summary(), {partition: one}, 0, 0, 0, {})
-    body = Site(vitals).answer("/metrics").body.decode()
+    status.snapshot = StatusSnapshot(0.0, Summary(), {partition: one}, 0, 0, 0, {})
+    body = Endpoints(status).get("/metrics").body.decode()
     for family in text_string_to_metric_families(body):
         if family.name.startswith("streamdetect_"):
             labels = frozenset(family.samples[0].labels) - {"le"}

@@ -1,7 +1,7 @@
-"""`/metrics`, `/healthz`, `/readyz` and the status page, by the standard library's HTTP server.
+"""`/metrics`, `/healthz`, `/readyz` and the status page, on the standard library's HTTP server.
 
-It runs beside the loop and only reads the vitals, so it answers also while the state is restored, while this instance
-stands by and while the brokers are away.
+It runs in threads of its own and only reads the run status, so it also answers during a restore, on a standby, and
+during an outage of the brokers.
 """
 
 from __future__ import annotations
@@ -32,49 +32,46 @@ _MOST_AT_ONCE = 16
 _PLAIN = "text/plain; charset=utf-8"
 
 
-class Answer(NamedTuple):
-    """What to send back."""
+class Response(NamedTuple):
+    """An HTTP response."""
 
     status: int
     content_type: str
     body: bytes
 
 
-class Site:
-    """What there is to see, without a network: a path and an Accept header in, an answer out."""
+class Endpoints:
+    """The responses to all paths, without a network."""
 
-    def __init__(self, vitals: RunStatus) -> None:
-        self._vitals = vitals
-        self._metrics = Metrics(vitals)
-        self._page = Page(vitals)
+    def __init__(self, status: RunStatus) -> None:
+        self._status = status
+        self._metrics = Metrics(status)
+        self._page = Page(status)
 
-    def answer(self, path: str, accept: str = "") -> Answer:
+    def get(self, path: str, accept: str = "") -> Response:
+        """The response to a path and an Accept header."""
         if path == "/metrics":
             body, content_type = self._metrics.exposition(accept)
-            return Answer(200, content_type, body)
+            return Response(200, content_type, body)
         if path == "/healthz":
-            return self._verdict(
-                None if self._vitals.alive else f"nothing has moved for {self._vitals.still_seconds():.0f} s"
-            )
+            return self._probe(self._status.not_alive_reason())
         if path == "/readyz":
-            return self._verdict(self._vitals.unready())
+            return self._probe(self._status.not_ready_reason())
         if path == "/":
-            return Answer(200, "text/html; charset=utf-8", self._page.whole().encode())
+            return Response(200, "text/html; charset=utf-8", self._page.document().encode())
         if path == "/part":
-            return Answer(200, "text/html; charset=utf-8", self._page.part().encode())
-        return Answer(404, _PLAIN, b"not found; there is /, /metrics, /healthz and /readyz\n")
+            return Response(200, "text/html; charset=utf-8", self._page.content().encode())
+        return Response(404, _PLAIN, b"not found; the paths are /, /metrics, /healthz and /readyz\n")
 
     @staticmethod
-    def _verdict(objection: str | None) -> Answer:
-        return (
-            Answer(200, _PLAIN, b"ok\n")
-            if objection is None
-            else Answer(503, _PLAIN, f"{objection}\n".encode())
-        )
+    def _probe(failure: str | None) -> Response:
+        if failure is None:
+            return Response(200, _PLAIN, b"ok\n")
+        return Response(503, _PLAIN, f"{failure}\n".encode())
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """GET and HEAD, one request a connection."""
+    """GET and HEAD, one request per connection."""
 
     server: _Server
     server_version = "streamdetect"
@@ -88,20 +85,20 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(with_body=False)
 
     def _send(self, *, with_body: bool) -> None:
-        if not self.server.is_meant(self.headers.get("Host")):
-            answer = Answer(421, _PLAIN, b"this server is asked for under another name; see http.host\n")
+        if not self.server.accepts_host(self.headers.get("Host")):
+            response = Response(421, _PLAIN, b"the Host header does not name this machine; see http.host\n")
         else:
-            answer = self.server.site.answer(urlsplit(self.path).path, self.headers.get("Accept", ""))
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.content_type)
-        self.send_header("Content-Length", str(len(answer.body)))
+            response = self.server.endpoints.get(urlsplit(self.path).path, self.headers.get("Accept", ""))
+        self.send_response(response.status)
+        self.send_header("Content-Type", response.content_type)
+        self.send_header("Content-Length", str(len(response.body)))
         self.send_header("Cache-Control", "no-store")
         self.send_header("Content-Security-Policy", POLICY)
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Referrer-Policy", "no-referrer")
         self.end_headers()
         if with_body:
-            self.wfile.write(answer.body)
+            self.wfile.write(response.body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the standard library's name
         log.debug("%s: %s", self.client_address[0], format % args)
@@ -111,16 +108,16 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, family: socket.AddressFamily, address: tuple[str, int], site: Site) -> None:
+    def __init__(self, family: socket.AddressFamily, address: tuple[str, int], endpoints: Endpoints) -> None:
         self.address_family = family
-        self.site = site
+        self.endpoints = endpoints
         self._slots = threading.BoundedSemaphore(_MOST_AT_ONCE)
-        # Bound to loopback: a page of somebody else's, whose name resolves to us, may not read this one.
+        # Bound to loopback: a foreign web page whose name resolves to this address (DNS rebinding) must not read it.
         self._only_local = ipaddress.ip_address(address[0]).is_loopback
         super().__init__(address, _Handler)
 
-    def is_meant(self, host: str | None) -> bool:
-        """Whether a request's Host header names this machine, where only this machine may ask."""
+    def accepts_host(self, host: str | None) -> bool:
+        """False if bound to loopback and the Host header of the request names another machine."""
         if not self._only_local or host is None:
             return True
         name = urlsplit(f"//{host}").hostname or ""
@@ -142,35 +139,35 @@ class _Server(ThreadingHTTPServer):
             self._slots.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away, mostly."""
+        """Called with errors while responding; mostly the client has disconnected."""
         del request
-        log.debug("while answering %s: %s", client_address, sys.exception())
+        log.debug("while responding to %s: %s", client_address, sys.exception())
 
 
 @contextmanager
-def serving(settings: HttpSettings, vitals: RunStatus) -> Iterator[None]:
-    """Serve until the end of the block. Raises ConfigError for an address that this machine cannot have.
+def status_server(settings: HttpSettings, status: RunStatus) -> Iterator[None]:
+    """Serve within the block. Raises ConfigError for an address that does not belong to this machine.
 
-    A port that is taken is tried again every few seconds: detection matters more than being watched, and a standby on
-    the same machine has it soon.
+    If the port is in use, binding is retried every few seconds: detection must not depend on monitoring, and a
+    standby on the same machine gets the port when the other instance exits.
     """
-    family, address = _resolved(settings)
-    site, done = Site(vitals), threading.Event()
+    family, address = _resolve(settings)
+    endpoints, done = Endpoints(status), threading.Event()
 
-    def bound() -> _Server | None:
-        return _bound(family, address, site, settings)
+    def bind() -> _Server | None:
+        return _bind(family, address, endpoints, settings)
 
-    server = bound()
+    server = bind()
     if server is None:
         log.warning(
-            "http.port %d is taken by another program, so there are no metrics and no probes yet; trying again every "
-            "%g s. Give each instance on this machine its own http.port",
+            "http.port %d is in use by another program, so there are no metrics and probes yet; retrying every %g s. "
+            "Give each instance on this machine its own http.port",
             settings.port,
             _RETRY_SECONDS,
         )
     thread = threading.Thread(
         target=_serve,
-        args=(server, bound, done),
+        args=(server, bind, done),
         kwargs={"chosen": settings.port == 0},
         name="streamdetect-http",
         daemon=True,
@@ -184,18 +181,20 @@ def serving(settings: HttpSettings, vitals: RunStatus) -> Iterator[None]:
 
 
 def _serve(
-    server: _Server | None, bound: Callable[[], _Server | None], done: threading.Event, *, chosen: bool
+    server: _Server | None, bind: Callable[[], _Server | None], done: threading.Event, *, chosen: bool
 ) -> None:
     while server is None:
         if done.wait(_RETRY_SECONDS):
             return
         try:
-            server = bound()
+            server = bind()
         except ConfigError as error:
             log.warning("%s", error)
-    # Told only where nobody can know: a start that fails should say why, and nothing else.
+    # At level INFO only if the system chose the port: a start that fails should log its reason and nothing else.
     log.log(
-        logging.INFO if chosen else logging.DEBUG, "metrics, health and status at http://%s/", _shown(server)
+        logging.INFO if chosen else logging.DEBUG,
+        "metrics, probes and status page at http://%s/",
+        _host_and_port(server),
     )
     with server:
         threading.Thread(
@@ -205,32 +204,32 @@ def _serve(
         server.shutdown()
 
 
-def _resolved(settings: HttpSettings) -> tuple[socket.AddressFamily, tuple[str, int]]:
+def _resolve(settings: HttpSettings) -> tuple[socket.AddressFamily, tuple[str, int]]:
     try:
         found = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except OSError as error:
-        raise ConfigError(f"http.host {settings.host} is no address of this machine: {error}.") from error
+        raise ConfigError(f"http.host {settings.host} is not an address of this machine: {error}.") from error
     family, _, _, _, address = found[0]
     return family, (str(address[0]), int(address[1]))
 
 
-def _bound(
-    family: socket.AddressFamily, address: tuple[str, int], site: Site, settings: HttpSettings
+def _bind(
+    family: socket.AddressFamily, address: tuple[str, int], endpoints: Endpoints, settings: HttpSettings
 ) -> _Server | None:
-    """None if the port is taken."""
+    """None if the port is in use."""
     try:
-        return _Server(family, address, site)
+        return _Server(family, address, endpoints)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             return None
         raise ConfigError(
-            f"http.host {settings.host} and http.port {settings.port} cannot be listened on: {error.strerror}. "
-            "Choose an address of this machine and a port above 1023."
+            f"http.host {settings.host} and http.port {settings.port} cannot be bound: {error.strerror}. Choose an "
+            "address of this machine and a port above 1023."
         ) from error
 
 
-def _shown(server: _Server) -> str:
+def _host_and_port(server: _Server) -> str:
     host, port = str(server.server_address[0]), server.server_address[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

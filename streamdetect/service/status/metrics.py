@@ -1,6 +1,6 @@
-"""A run's vitals as Prometheus metrics: the names are in docs/operations.md. The door of prometheus-client.
+"""The run status as Prometheus metrics; docs/operations.md lists their names. The door of prometheus-client.
 
-Everything but the two histograms is read when somebody scrapes, so a partition that is gone takes its series along.
+All but the two histograms are read at each scrape, so the series of a partition end when it is no longer read.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ from streamdetect.service.status.state import RunStatus
 PREFIX = "streamdetect_"
 _BATCH_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _SAVE_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-_WHERE = ("topic", "partition")
+_PARTITION = ("topic", "partition")
 
 Sample = tuple[tuple[str, ...], float]
 
 
 class Metrics:
-    """One registry for one run. `exposition` may be called from any thread."""
+    """The registry of one run. `exposition` may be called from any thread."""
 
-    def __init__(self, vitals: RunStatus) -> None:
-        # Series beside each histogram that hold when it was made: nobody looks at them.
+    def __init__(self, status: RunStatus) -> None:
+        # Omits the `_created` series of each histogram.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = prometheus_client.CollectorRegistry()
         prometheus_client.ProcessCollector(registry=self._registry)
         batch = prometheus_client.Histogram(
             f"{PREFIX}event_processing_seconds",
-            "Time to decode and judge one batch of records.",
+            "Time to decode and process one batch of records.",
             registry=self._registry,
             buckets=_BATCH_BUCKETS,
         )
         save = prometheus_client.Histogram(
             f"{PREFIX}checkpoint_duration_seconds",
-            "Time to write one checkpoint to the disk; the loop goes on meanwhile.",
+            "Time to write one checkpoint to disk; reading continues meanwhile.",
             registry=self._registry,
             buckets=_SAVE_BUCKETS,
         )
-        vitals.observe_batch, vitals.observe_save = batch.observe, save.observe
-        self._registry.register(_Collector(vitals))
+        status.observe_batch, status.observe_save = batch.observe, save.observe
+        self._registry.register(_Collector(status))
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """The text that an Accept header asks for, and its content type."""
+        """The metrics in the format that an Accept header requests, and the content type."""
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
 
 class _Collector:
-    def __init__(self, vitals: RunStatus) -> None:
-        self._vitals = vitals
+    def __init__(self, status: RunStatus) -> None:
+        self._status = status
 
     def collect(self) -> Iterator[Metric]:
         yield from self._records()
@@ -67,17 +67,17 @@ class _Collector:
         yield from self._instance()
 
     def _records(self) -> Iterator[Metric]:
-        picture, tallies = self._vitals.picture, self._vitals.tallies
-        here = [] if picture is None else list(picture.partitions)
+        snapshot, counters = self._status.snapshot, self._status.counters
+        partitions = [] if snapshot is None else list(snapshot.partitions)
         yield _counter(
             "records_consumed",
             "Records read.",
-            [(_labels(partition), tallies.consumed[partition]) for partition in here],
-            _WHERE,
+            [(_labels(partition), counters.consumed[partition]) for partition in partitions],
+            _PARTITION,
         )
-        counted, late = (0, 0) if picture is None else (picture.summary.counted, picture.summary.late)
-        filtered = {} if picture is None else picture.summary.filtered
-        refused = {} if picture is None else picture.summary.dead_lettered
+        counted, late = (0, 0) if snapshot is None else (snapshot.summary.counted, snapshot.summary.late)
+        filtered = {} if snapshot is None else snapshot.summary.filtered
+        refused = {} if snapshot is None else snapshot.summary.dead_lettered
         yield _counter("records_counted", "Records that count for a rule.", [((), counted)])
         yield _counter(
             "records_filtered",
@@ -94,20 +94,22 @@ class _Collector:
         )
         yield _counter(
             "late_arrivals",
-            "Events of a partition that was idle, for ticks already evaluated; they count from the next one.",
-            [((), tallies.late_arrivals)],
+            "Events of a partition that was idle, for ticks already evaluated; they count from the next tick.",
+            [((), counters.late_arrivals)],
         )
 
     def _detection(self) -> Iterator[Metric]:
-        vitals, picture = self._vitals, self._vitals.picture
-        rules = [rule for rule in vitals.settings.rules if rule.enabled]
-        episodes = {} if picture is None else picture.open_episodes
-        yield _gauge("state_keys", "Live keys of all rules.", [((), 0 if picture is None else picture.keys)])
-        yield _gauge("state_keys_limit", "limits.max_keys.", [((), vitals.settings.limits.max_keys)])
+        status, snapshot = self._status, self._status.snapshot
+        rules = [rule for rule in status.settings.rules if rule.enabled]
+        episodes = {} if snapshot is None else snapshot.open_episodes
+        yield _gauge(
+            "state_keys", "Live keys of all rules.", [((), 0 if snapshot is None else snapshot.keys)]
+        )
+        yield _gauge("state_keys_limit", "limits.max_keys.", [((), status.settings.limits.max_keys)])
         yield _counter(
             "state_evictions",
-            "Keys given up because of limits.max_keys.",
-            [(("max_keys",), vitals.tallies.evicted)],
+            "Keys evicted because limits.max_keys was exceeded.",
+            [(("max_keys",), status.counters.evicted)],
             ("reason",),
         )
         yield _gauge(
@@ -118,9 +120,9 @@ class _Collector:
         )
         yield _counter(
             "alerts",
-            "Alerts decided, by rule and action; they go out with the next checkpoint.",
+            "Alerts created, by rule and action; they are published with the next checkpoint.",
             [
-                ((rule.id, action), vitals.tallies.alerts[rule.id, action])
+                ((rule.id, action), status.counters.alerts[rule.id, action])
                 for rule in rules
                 for action in ALERT_ACTIONS
             ],
@@ -128,93 +130,99 @@ class _Collector:
         )
         yield _gauge(
             "rule_info",
-            "The rules by id and name.",
+            "The name of each rule id.",
             [((rule.id, rule.name), 1) for rule in rules],
             ("rule", "name"),
         )
-        yield _counter("ticks", "Ticks evaluated.", [((), 0 if picture is None else picture.summary.ticks)])
-        leaps = 0 if picture is None else picture.summary.suspect_leaps
+        yield _counter("ticks", "Ticks evaluated.", [((), 0 if snapshot is None else snapshot.summary.ticks)])
+        leaps = 0 if snapshot is None else snapshot.summary.suspect_leaps
         yield _gauge(
-            "suspect_leaps", "Partitions whose clock wants to leap and is not believed yet.", [((), leaps)]
+            "suspect_leaps",
+            "Partitions whose newest records are too far ahead and not yet confirmed by others.",
+            [((), leaps)],
         )
 
     def _partitions(self) -> Iterator[Metric]:
-        vitals, picture = self._vitals, self._vitals.picture
-        partitions = {} if picture is None else picture.partitions
-        watermark_ms = None if picture is None else picture.watermark_ms
+        status, snapshot = self._status, self._status.snapshot
+        partitions = {} if snapshot is None else snapshot.partitions
+        watermark_ms = None if snapshot is None else snapshot.watermark_ms
         yield _gauge(
             "watermark_timestamp_seconds",
-            "Event time up to which everything has been read; none before the first records.",
+            "Event time up to which everything has been read; absent before the first record.",
             [] if watermark_ms is None else [((), watermark_ms / 1000)],
         )
         yield _gauge(
             "consumer_lag_records",
-            "Records between where a partition is read and its end.",
-            [(_labels(where), one.lag) for where, one in partitions.items() if one.lag is not None],
-            _WHERE,
+            "Records not yet read.",
+            [(_labels(partition), one.lag) for partition, one in partitions.items() if one.lag is not None],
+            _PARTITION,
         )
         yield _gauge("partitions_assigned", "Partitions read.", [((), len(partitions))])
         yield _gauge(
-            "partitions_stalled", "Partitions with records that do not arrive.", [((), len(vitals.stalled))]
+            "partitions_stalled",
+            "Partitions with unread records that do not arrive.",
+            [((), len(status.stalled))],
         )
-        saved = {} if vitals.saved_last is None else vitals.saved_last.positions
-        offsets = {where: at for where, at in saved.items() if where in partitions}
+        saved = {} if status.last_checkpoint is None else status.last_checkpoint.positions
+        offsets = {partition: offset for partition, offset in saved.items() if partition in partitions}
         yield _gauge(
             "checkpoint_offset",
-            "Where the next start would go on.",
-            [(_labels(where), at) for where, at in offsets.items()],
-            _WHERE,
+            "Offset at which the next start would continue.",
+            [(_labels(partition), offset) for partition, offset in offsets.items()],
+            _PARTITION,
         )
         yield _gauge(
             "retention_headroom_records",
-            "Records between the oldest that Kafka still has and where the next start would go on.",
+            "Records between the oldest one in Kafka and the offset at which the next start would continue.",
             [
-                (_labels(where), at - vitals.bounds[where].first)
-                for where, at in offsets.items()
-                if where in vitals.bounds
+                (_labels(partition), offset - status.bounds[partition].first)
+                for partition, offset in offsets.items()
+                if partition in status.bounds
             ],
-            _WHERE,
+            _PARTITION,
         )
 
     def _checkpoints(self) -> Iterator[Metric]:
-        vitals = self._vitals
-        saved = vitals.saved_last
+        status = self._status
+        saved = status.last_checkpoint
         yield _gauge(
             "checkpoint_last_success_timestamp_seconds",
-            "When the last checkpoint was confirmed; 0 before the first of this process.",
-            [((), 0 if saved is None else saved.at)],
+            "Time at which the last checkpoint was confirmed; 0 before the first of this process.",
+            [((), 0 if saved is None else saved.wall_seconds)],
         )
         yield _gauge(
             "checkpoint_interval_seconds",
             "checkpoint.interval.",
-            [((), vitals.settings.checkpoint.interval_ms / 1000)],
+            [((), status.settings.checkpoint.interval_ms / 1000)],
         )
         yield _gauge(
-            "checkpoint_size_bytes", "Size of the checkpoint on disk.", [((), vitals.size_bytes or 0)]
+            "checkpoint_size_bytes", "Size of the checkpoint on disk.", [((), status.checkpoint_bytes or 0)]
         )
         yield _counter(
-            "checkpoint_failures", "Checkpoints that could not be saved.", [((), vitals.tallies.failures)]
+            "checkpoint_failures",
+            "Failed attempts to save a checkpoint.",
+            [((), status.counters.save_failures)],
         )
 
     def _instance(self) -> Iterator[Metric]:
-        vitals = self._vitals
-        group = vitals.settings.kafka.group_id
+        status = self._status
+        group = status.settings.kafka.group_id
         yield _gauge(
             "poll_loop_last_tick_timestamp_seconds",
-            "When the loop last went round; 0 before the first time.",
-            [((), vitals.turned_at or 0)],
+            "Time of the last iteration of the main loop; 0 before the first.",
+            [((), status.last_turn_seconds or 0)],
         )
         yield _gauge(
             "work_owned",
-            "1 while this instance does the group's work, 0 while it starts or stands by.",
-            [((group,), vitals.owner)],
+            "1 while this instance owns the consumer group, 0 while it connects or is the standby.",
+            [((group,), status.owner)],
             ("group_id",),
         )
-        yield _gauge("ready", "1 while /readyz says so.", [((), vitals.unready() is None)])
+        yield _gauge("ready", "1 while /readyz answers 200.", [((), status.not_ready_reason() is None)])
         yield _gauge(
             "build_info",
-            "Version of the program and what it runs on.",
-            [((__version__, platform.python_version(), vitals.settings.profile), 1)],
+            "Version, Python version and profile in use.",
+            [((__version__, platform.python_version(), status.settings.profile), 1)],
             ("version", "python", "profile"),
         )
 
@@ -238,12 +246,12 @@ def _labels(partition: Partition) -> tuple[str, ...]:
 
 
 def _by_name(known: Iterable[str], found: dict[str, int]) -> list[Sample]:
-    """A series from the start for every name, so that the first increase is seen."""
+    """One series per name from the start, so that its first increase is visible to `increase()`."""
     return [((name,), count) for name, count in (dict.fromkeys(known, 0) | found).items()]
 
 
 def metric_names() -> list[str]:
-    """Every metric of ours, as scraped."""
+    """The names of all metrics of streamdetect, as scraped."""
     families = _Collector(RunStatus(Settings())).collect()
     names = [family.name + ("_total" if family.type == "counter" else "") for family in families]
     return sorted([*names, f"{PREFIX}event_processing_seconds", f"{PREFIX}checkpoint_duration_seconds"])

@@ -1,7 +1,7 @@
-"""The status page: one document without a build step, that replaces its own middle every few seconds.
+"""The status page: one HTML document that refreshes its content every few seconds.
 
-Everything that came from the network is escaped, and the policy lets nothing run or load but the two texts here. No
-setting of the Kafka connection is on it.
+Everything that came from the network is escaped, and the Content-Security-Policy allows only page.css and page.js,
+which are inlined. The page shows no setting of the Kafka connection.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from streamdetect.report.words import conditions
 from streamdetect.service.status.state import PartitionStatus, RunStatus, StatusSnapshot
 
 _MOST_ROWS = 50
-_NEAREST = 10
-_LONGEST = 80
-_SURVEY_SECONDS = 10.0
-_SURVEY_SHARE = 20
-"""A survey of all keys is made at most so often, and takes at most this part of the time."""
+_MOST_CLOSEST = 10
+_MOST_CHARACTERS = 80
+_RANKING_SECONDS = 10.0
+_RANKING_SHARE = 20
+"""All keys are ranked at most once in so many seconds, and for at most one part in so many of the time."""
 
 _HOUR_MS = 3_600_000
 
@@ -42,51 +42,51 @@ POLICY = (
     f"default-src 'none'; style-src 'sha256-{_digest(_STYLE)}'; script-src 'sha256-{_digest(_SCRIPT)}'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Content-Security-Policy of every answer."""
+"""Content-Security-Policy of every response."""
 
 
 class Page:
-    """The page of one run. Several threads may ask."""
+    """The page of one run. Thread-safe."""
 
-    def __init__(self, vitals: RunStatus) -> None:
-        self._vitals = vitals
+    def __init__(self, status: RunStatus) -> None:
+        self._status = status
         self._lock = threading.Lock()
-        self._surveyed = float("-inf")
+        self._ranked_at = float("-inf")
         self._pause = 0.0
-        self._nearest: list[KeyStatus] = []
+        self._closest: list[KeyStatus] = []
 
-    def whole(self) -> str:
-        """The document."""
-        group = escape(self._vitals.settings.kafka.group_id)
+    def document(self) -> str:
+        """The whole HTML document."""
+        group = escape(self._status.settings.kafka.group_id)
         return (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width,initial-scale=1">'
             f'<title>streamdetect: {group}</title><link rel="icon" href="data:,">'
             '<noscript><meta http-equiv="refresh" content="10"></noscript>'
-            f"<style>{_STYLE}</style></head><body><main>{self.part()}</main>"
+            f"<style>{_STYLE}</style></head><body><main>{self.content()}</main>"
             f'<p class="soft">streamdetect {__version__} · <span id="seen" class="soft">all times are UTC</span> · '
             f'<a href="metrics">metrics</a></p><script>{_SCRIPT}</script></body></html>'
         )
 
-    def part(self) -> str:
-        """What is refreshed."""
-        picture = self._vitals.picture
+    def content(self) -> str:
+        """The part that is refreshed."""
+        snapshot = self._status.snapshot
         parts = [self._head()]
-        if picture is not None:
+        if snapshot is not None:
             parts += [
-                self._cards(picture),
+                self._cards(snapshot),
                 *self._keys(),
-                _partitions(picture.partitions),
-                _letters(picture.summary.dead_lettered),
-                _outcomes(picture),
+                _partitions(snapshot.partitions),
+                _dead_letters(snapshot.summary.dead_lettered),
+                _records(snapshot),
             ]
         return "".join(parts)
 
     def _head(self) -> str:
-        vitals = self._vitals
-        objection = vitals.unready()
-        kind, state = ("good", "detecting") if objection is None else ("bad", escape(objection))
-        settings = vitals.settings
+        status = self._status
+        reason = status.not_ready_reason()
+        kind, state = ("good", "detecting") if reason is None else ("bad", escape(reason))
+        settings = status.settings
         topics = settings.kafka.topic_pattern or ", ".join(settings.kafka.topics)
         return (
             f'<h1>streamdetect · {escape(settings.kafka.group_id)}</h1><p class="state {kind}">{state}</p>'
@@ -94,64 +94,64 @@ class Page:
             f"rules: {', '.join(escape(rule.name) for rule in settings.rules if rule.enabled)}</p>"
         )
 
-    def _cards(self, picture: StatusSnapshot) -> str:
-        saved, summary = self._vitals.saved_last, picture.summary
-        lags = [one.lag for one in picture.partitions.values() if one.lag is not None]
-        behind = "-"
-        if picture.watermark_ms is not None:
-            behind = _span(picture.taken - picture.watermark_ms / 1000)
+    def _cards(self, snapshot: StatusSnapshot) -> str:
+        saved, summary = self._status.last_checkpoint, snapshot.summary
+        lags = [one.lag for one in snapshot.partitions.values() if one.lag is not None]
+        limit = self._status.settings.limits.max_keys
+        behind, saved_ago = "-", "none yet"
+        if saved is not None:
+            saved_ago = f"{_span(snapshot.wall_seconds - saved.wall_seconds)} ago"
+        if snapshot.watermark_ms is not None:
+            behind = _span(snapshot.wall_seconds - snapshot.watermark_ms / 1000)
         return _cards(
             [
                 ("behind the clock", behind),
-                ("watermark", "-" if picture.watermark_ms is None else _short(picture.watermark_ms)),
-                ("records waiting", _number(sum(lags)) if lags else "-"),
-                ("open episodes", _number(sum(picture.open_episodes.values()))),
+                ("watermark", "-" if snapshot.watermark_ms is None else _short(snapshot.watermark_ms)),
+                ("unread records", _number(sum(lags)) if lags else "-"),
+                ("open episodes", _number(sum(snapshot.open_episodes.values()))),
                 ("alerts of this run", _number(sum(summary.alerts.values()))),
-                ("live keys", f"{_number(picture.keys)} of {_number(self._vitals.settings.limits.max_keys)}"),
+                ("live keys", f"{_number(snapshot.keys)} of {_number(limit)}"),
                 ("dead letters", _number(sum(summary.dead_lettered.values()))),
-                (
-                    "last checkpoint",
-                    "none yet" if saved is None else f"{_span(picture.taken - saved.at)} ago",
-                ),
+                ("last checkpoint", saved_ago),
             ]
         )
 
     def _keys(self) -> list[str]:
-        detector = self._vitals.detector
+        detector = self._status.detector
         if detector is None:
             return []
         episodes = open_keys(detector)
         head = ("destination", "process", "host", "since", "connections", "an hour", "hours", "last event")
-        rows = [_episode(standing) for standing in episodes[:_MOST_ROWS]]
+        rows = [_episode_row(one) for one in episodes[:_MOST_ROWS]]
         more = (
             f'<p class="soft">and {len(episodes) - _MOST_ROWS} more</p>' if len(episodes) > _MOST_ROWS else ""
         )
-        near = [_near(standing) for standing in self._nearby()]
+        closest = [_closest_row(one) for one in self._closest_keys()]
         return [
             "<h2>Open episodes</h2>",
             _table(head, rows, "keys") + more if rows else '<p class="soft">none</p>',
-            "<h2>Nearest to the threshold</h2>",
-            _table(("destination", "process", "host", "has", "still needs"), near, "keys")
-            if near
-            else '<p class="soft">no other key has an eighth of the events that it needs</p>',
+            "<h2>Closest to the thresholds</h2>",
+            _table(("destination", "process", "host", "has", "still needs"), closest, "keys")
+            if closest
+            else '<p class="soft">no other key has at least an eighth of the required events</p>',
         ]
 
-    def _nearby(self) -> list[KeyStatus]:
-        """Made anew only now and then: it walks all keys."""
-        detector = self._vitals.detector
+    def _closest_keys(self) -> list[KeyStatus]:
+        """Cached: a ranking iterates over all keys."""
+        detector = self._status.detector
         with self._lock:
-            begun = time.monotonic()
-            if detector is not None and begun - self._surveyed >= self._pause:
-                self._nearest = closest_keys(detector, _NEAREST)
-                self._surveyed = time.monotonic()
-                self._pause = max(_SURVEY_SECONDS, _SURVEY_SHARE * (self._surveyed - begun))
-            return self._nearest
+            started = time.monotonic()
+            if detector is not None and started - self._ranked_at >= self._pause:
+                self._closest = closest_keys(detector, _MOST_CLOSEST)
+                self._ranked_at = time.monotonic()
+                self._pause = max(_RANKING_SECONDS, _RANKING_SHARE * (self._ranked_at - started))
+            return self._closest
 
 
-def _episode(one: KeyStatus) -> list[str]:
+def _episode_row(one: KeyStatus) -> list[str]:
     figures = one.figures
     return [
-        *_who(one),
+        *_key_cells(one),
         "-" if one.episode is None else _short(one.episode.opened_ms),
         _number(figures.events),
         _number(figures.connections_per_hour),
@@ -160,22 +160,22 @@ def _episode(one: KeyStatus) -> list[str]:
     ]
 
 
-def _near(one: KeyStatus) -> list[str]:
+def _closest_row(one: KeyStatus) -> list[str]:
     figures = one.figures
     has = (
         f"{_number(figures.events)} connections in {(figures.last_ms - figures.first_ms) / _HOUR_MS:.1f} h, "
         f"{_number(figures.connections_per_hour)} an hour"
     )
-    return [*_who(one), has, "; ".join(lacking(one)) or "the next tick"]
+    return [*_key_cells(one), has, "; ".join(lacking(one)) or "the next tick"]
 
 
 def lacking(one: KeyStatus) -> list[str]:
-    """What still separates a key from its thresholds (semantics.md §3)."""
+    """What a key still lacks of each threshold (semantics.md §3)."""
     found = conditions(figures_block(one.figures), thresholds_block(one.rule.limits))
     return [condition.missing for condition in found if condition.missing is not None]
 
 
-def _who(one: KeyStatus) -> list[str]:
+def _key_cells(one: KeyStatus) -> list[str]:
     host = one.context.host_name or one.context.host_id or "-"
     process = one.key.process if one.key.sensor is None else f"{one.key.process} ({one.key.sensor})"
     address = "no address" if one.key.address is None else one.key.address
@@ -183,8 +183,8 @@ def _who(one: KeyStatus) -> list[str]:
 
 
 def _cut(text: str) -> str:
-    """A keyword may have a thousand characters."""
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    """Truncated, because a keyword may have a thousand characters."""
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
 
 
 def _partitions(partitions: Mapping[Partition, PartitionStatus]) -> str:
@@ -207,15 +207,15 @@ def _partitions(partitions: Mapping[Partition, PartitionStatus]) -> str:
     return "<h2>Partitions</h2>" + _table(("partition", "lag", "offset", "watermark", "state"), rows) + more
 
 
-def _letters(refused: dict[str, int]) -> str:
+def _dead_letters(refused: dict[str, int]) -> str:
     if not refused:
         return '<h2>Dead letters</h2><p class="soft">none</p>'
     rows = [[reason, _number(count)] for reason, count in refused.items()]
     return "<h2>Dead letters</h2>" + _table(("reason", "records"), rows)
 
 
-def _outcomes(picture: StatusSnapshot) -> str:
-    summary = picture.summary
+def _records(snapshot: StatusSnapshot) -> str:
+    summary = snapshot.summary
     rows = [["count for a rule", _number(summary.counted)], ["too late", _number(summary.late)]]
     rows += [[f"filtered by {reason}", _number(count)] for reason, count in summary.filtered.items()]
     return f"<h2>Records</h2><p>{_number(summary.consumed)} read by this run</p>" + _table(
@@ -249,7 +249,7 @@ def _number(value: int) -> str:
 
 
 def _short(ms: int) -> str:
-    """To the second, without the letters."""
+    """A time to the second, without T and Z."""
     return iso(ms)[:-5].replace("T", " ")
 
 

@@ -1,7 +1,7 @@
-"""What a live run knows of itself: written by the run's threads, read by the HTTP server's.
+"""The status of a live run: written by the run's threads, read by those of the HTTP server and the stall monitor.
 
-Whatever is read is either replaced as a whole or a single number, so no reader sees half of a change. The loop takes a
-`StatusSnapshot` each second; it costs as much as there are partitions and groups, not keys.
+Every value is either replaced as a whole or a single number, so no reader sees half of a change. The loop takes a
+`StatusSnapshot` each second, in time proportional to partitions and key groups, not to keys.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from streamdetect.config import Settings
 from streamdetect.detect import Detector
 from streamdetect.errors import StateError
 from streamdetect.model import Alert, DeadLetter, Partition
-from streamdetect.service.live.listener import RunListener, Running, Stage
+from streamdetect.service.live.listener import RunListener, RunningParts, Stage
 from streamdetect.service.summary import Summary
 from streamdetect.sources import Bounds
 
 log = logging.getLogger(__name__)
 
 ALIVE_SECONDS = 60.0
-"""A run in which nothing moved for so long is not alive."""
+"""A run without progress for this long is not alive."""
 
-PICTURE_SECONDS = 1.0
-REFUSED_SECONDS = 60.0
-"""How often the log tells about refused records of one reason."""
+SNAPSHOT_SECONDS = 1.0
+REFUSAL_LOG_SECONDS = 60.0
+"""At most one log line per refusal reason in this time."""
 
-WHAT_TO_DO = {
-    "not_json": "Look at what its producer writes (Logstash: codec => json)",
-    "not_an_object": "Each record must be one JSON object; look at what its producer writes",
-    "too_large": "Raise limits.max_record_bytes if such records are real",
+REFUSAL_HINTS = {
+    "not_json": "Check what its producer writes (Logstash: codec => json)",
+    "not_an_object": "Each record must be one JSON object; check what its producer writes",
+    "too_large": "Raise limits.max_record_bytes if such records are legitimate",
     "no_time": "Its producer must set @timestamp (or Sysmon's UtcTime)",
-    "future_time": "Set the clock of that host right",
+    "future_time": "Correct the clock of that host",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionStatus:
-    """Offsets and times of one partition; None where not known yet."""
+    """Offsets and times of one partition, None while unknown."""
 
     position: int | None
     lag: int | None
@@ -52,9 +52,9 @@ class PartitionStatus:
 
 @dataclass(frozen=True, slots=True)
 class StatusSnapshot:
-    """A run at one moment."""
+    """A run at one moment; `wall_seconds` is the wall clock then."""
 
-    taken: float
+    wall_seconds: float
     summary: Summary
     partitions: Mapping[Partition, PartitionStatus]
     watermark_ms: int | None
@@ -65,26 +65,26 @@ class StatusSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class LastCheckpoint:
-    """The last checkpoint that was confirmed; `at` is the wall clock in seconds."""
+    """The last confirmed checkpoint; `wall_seconds` is the wall clock when it was confirmed."""
 
     number: int
-    at: float
+    wall_seconds: float
     positions: Mapping[Partition, int]
 
 
 @dataclass(slots=True)
 class Counters:
-    """What only grows."""
+    """Totals of this process, which never decrease."""
 
     consumed: Counter[Partition] = field(default_factory=Counter)
     alerts: Counter[tuple[str, str]] = field(default_factory=Counter)
     late_arrivals: int = 0
     evicted: int = 0
-    failures: int = 0
+    save_failures: int = 0
 
 
 class RunStatus(RunListener):
-    """Listens to a run. `observe_batch` and `observe_save` are told seconds, for whoever keeps histograms."""
+    """Listens to a run. `observe_batch` and `observe_save` are called with seconds; `metrics` sets them."""
 
     def __init__(
         self,
@@ -94,123 +94,128 @@ class RunStatus(RunListener):
     ) -> None:
         self.settings = settings
         self.stage: Stage = "connecting"
-        self.picture: StatusSnapshot | None = None
+        self.snapshot: StatusSnapshot | None = None
         self.bounds: Mapping[Partition, Bounds] = {}
         self.stalled: frozenset[Partition] = frozenset()
-        self.saved_last: LastCheckpoint | None = None
-        self.size_bytes: int | None = None
-        self.turned_at: float | None = None
-        self.tallies = Counters()
-        self.run: Running | None = None
-        self.observe_batch: Callable[[float], None] = _unheard
-        self.observe_save: Callable[[float], None] = _unheard
+        self.last_checkpoint: LastCheckpoint | None = None
+        self.checkpoint_bytes: int | None = None
+        self.last_turn_seconds: float | None = None
+        """The wall clock at the end of the loop's last turn."""
+        self.counters = Counters()
+        self.parts: RunningParts | None = None
+        self.observe_batch: Callable[[float], None] = _discard
+        self.observe_save: Callable[[float], None] = _discard
         self._clock = clock
         self._wall = wall
-        self._moved = clock()
+        self._last_progress = clock()
         self._held: Collection[Partition] = ()
-        self._next_picture = float("-inf")
-        self._refused: Counter[str] = Counter()
-        self._told: dict[str, float] = {}
+        self._next_snapshot = float("-inf")
+        self._refused: Counter[str] = Counter()  # since the last log line of each reason
+        self._last_logged: dict[str, float] = {}
 
-    # -- for readers
+    # -- for readers, in any thread
 
     @property
     def owner(self) -> bool:
-        """Whether this instance does the group's work."""
+        """Whether this instance owns the consumer group and processes its records."""
         return self.stage in ("restoring", "running", "stopping")
 
-    def still_seconds(self) -> float:
-        """For how long nothing has moved."""
-        return self._clock() - self._moved
+    def seconds_without_progress(self) -> float:
+        """Seconds since the run last made progress."""
+        return self._clock() - self._last_progress
 
     @property
     def alive(self) -> bool:
-        """The loop moved lately, whatever the brokers do."""
-        return self.still_seconds() < ALIVE_SECONDS
+        """Whether the run made progress recently; an outage of the brokers alone does not make it False."""
+        return self.seconds_without_progress() < ALIVE_SECONDS
 
-    def unready(self) -> str | None:
-        """Why no work is done, None while it is."""
+    def not_alive_reason(self) -> str | None:
+        """None while the run is alive."""
+        return None if self.alive else f"no progress for {self.seconds_without_progress():.0f} s"
+
+    def not_ready_reason(self) -> str | None:
+        """Why this instance does not process records, None while it does."""
         if not self.alive:
-            return f"nothing has moved for {self.still_seconds():.0f} s"
+            return self.not_alive_reason()
         if self.stage == "waiting":
-            return "waiting to own the group; another instance may be at work"
+            return "waiting to own the consumer group; another instance may own it"
         if self.stage != "running":
             return self.stage
-        if self.picture is None or not self.picture.partitions:
+        if self.snapshot is None or not self.snapshot.partitions:
             return "no partitions assigned"
         if self.stalled:
-            return f"no records arrive from {names(self.stalled)}, though there are some"
+            return f"no records arrive from {partition_names(self.stalled)}, although there are unread ones"
         return None
 
     @property
     def detector(self) -> Detector | None:
-        """For `detect.survey` only, which may look from another thread."""
-        return None if self.run is None else self.run.detector
+        """For `detect.ranking` only, which may read it from another thread."""
+        return None if self.parts is None else self.parts.detector
 
-    # -- told by the loop
+    # -- called in the loop's thread
 
-    def entered(self, stage: Stage) -> None:
+    def stage_entered(self, stage: Stage) -> None:
         self.stage = stage
-        self.moved()
+        self.progressed()
 
-    def running(self, run: Running) -> None:
-        self.run = run
-        self._take_picture()
-        self.entered("running")
+    def reading_started(self, parts: RunningParts) -> None:
+        self.parts = parts
+        self._take_snapshot()
+        self.stage_entered("running")
 
-    def moved(self) -> None:
-        self._moved = self._clock()
+    def progressed(self) -> None:
+        self._last_progress = self._clock()
 
-    def fed(self, partition: Partition, records: int, seconds: float) -> None:
-        self.tallies.consumed[partition] += records
+    def batch_processed(self, partition: Partition, records: int, seconds: float) -> None:
+        self.counters.consumed[partition] += records
         self.observe_batch(seconds)
 
-    def refused(self, letters: Sequence[DeadLetter]) -> None:
-        for letter in letters:
-            self._refused[letter.reason] += 1
-            self._tell(letter)
+    def dead_lettered(self, dead_letters: Sequence[DeadLetter]) -> None:
+        for dead_letter in dead_letters:
+            self._refused[dead_letter.reason] += 1
+            self._log_refusal(dead_letter)
 
-    def _tell(self, letter: DeadLetter) -> None:
-        """One line a minute for each reason, however many records there are."""
-        now, reason = self._clock(), letter.reason
-        if now - self._told.get(reason, float("-inf")) < REFUSED_SECONDS:
+    def _log_refusal(self, dead_letter: DeadLetter) -> None:
+        """Log one line a minute for each reason, however many records are refused."""
+        now, reason = self._clock(), dead_letter.reason
+        if now - self._last_logged.get(reason, float("-inf")) < REFUSAL_LOG_SECONDS:
             return
-        self._told[reason] = now
-        record = letter.record
+        self._last_logged[reason] = now
+        record = dead_letter.record
         log.warning(
-            "refused as %s: %d more, this one at %s partition %d offset %d: %s. %s; see dead_letters and "
+            "refused as %s: %d more, the latest at %s partition %d offset %d: %s. %s; see dead_letters and "
             "docs/operations.md",
             reason,
             self._refused.pop(reason),
             *record.partition,
             record.offset,
-            letter.detail,
-            WHAT_TO_DO[reason],
+            dead_letter.detail,
+            REFUSAL_HINTS[reason],
         )
 
     def alerted(self, alerts: Sequence[Alert]) -> None:
         for alert in alerts:
-            self.tallies.alerts[alert.rule_id, alert.action] += 1
+            self.counters.alerts[alert.rule_id, alert.action] += 1
 
     def late_arrival(self, partition: Partition) -> None:
         del partition
-        self.tallies.late_arrivals += 1
+        self.counters.late_arrivals += 1
 
     def evicted(self, rule_id: str, keys: int) -> None:
         del rule_id
-        self.tallies.evicted += keys
+        self.counters.evicted += keys
 
-    def turned(self, held: Collection[Partition]) -> None:
-        self.turned_at = self._wall()
+    def turn_ended(self, held: Collection[Partition]) -> None:
+        self.last_turn_seconds = self._wall()
         self._held = held
-        if self._clock() >= self._next_picture:
-            self._take_picture()
+        if self._clock() >= self._next_snapshot:
+            self._take_snapshot()
 
-    def _take_picture(self) -> None:
-        if self.run is None:
+    def _take_snapshot(self) -> None:
+        if self.parts is None:
             return
-        self._next_picture = self._clock() + PICTURE_SECONDS
-        detector, source = self.run.detector, self.run.source
+        self._next_snapshot = self._clock() + SNAPSHOT_SECONDS
+        detector, source = self.parts.detector, self.parts.source
         lags, positions = source.lags(), source.positions()
         partitions = {
             partition: PartitionStatus(
@@ -224,10 +229,9 @@ class RunStatus(RunListener):
             for partition in source.partitions()
             if (processor := detector.processors.get(partition)) is not None
         }
-        summary = self.run.summary()
-        self.picture = StatusSnapshot(
-            taken=self._wall(),
-            summary=summary,
+        self.snapshot = StatusSnapshot(
+            wall_seconds=self._wall(),
+            summary=self.parts.summary(),
             partitions=partitions,
             watermark_ms=detector.watermark_ms(),
             evaluated_ms=detector.evaluated_ms if detector.ticks else None,
@@ -236,34 +240,34 @@ class RunStatus(RunListener):
         )
 
     def _lag(self, partition: Partition, position: int | None, lag: int | None) -> int | None:
-        """What the client last heard of, or what the brokers were asked: in an outage the client says 0."""
+        """The larger of the client's lag and that from `bounds`: in an outage the client says 0."""
         bounds = self.bounds.get(partition)
         if bounds is None or position is None:
             return lag
         return max(lag or 0, bounds.end - position)
 
-    # -- told by the thread of the commit protocol
+    # -- called in the thread of the commit protocol
 
     def saved(self, number: int, seconds: float, size_bytes: int) -> None:
         del number
-        self.size_bytes = size_bytes
+        self.checkpoint_bytes = size_bytes
         self.observe_save(seconds)
 
     def save_failed(self, error: StateError) -> None:
         del error
-        self.tallies.failures += 1
+        self.counters.save_failures += 1
 
     def confirmed(self, number: int, positions: Mapping[Partition, int]) -> None:
-        self.saved_last = LastCheckpoint(number, self._wall(), dict(positions))
+        self.last_checkpoint = LastCheckpoint(number, self._wall(), dict(positions))
 
 
-def names(partitions: Collection[Partition]) -> str:
-    """At most five, as text."""
+def partition_names(partitions: Collection[Partition]) -> str:
+    """Text with the names of at most five partitions."""
     some = ", ".join(
         f"{partition.topic} partition {partition.number}" for partition in sorted(partitions)[:5]
     )
     return some if len(partitions) <= 5 else f"{some} and {len(partitions) - 5} more"
 
 
-def _unheard(seconds: float) -> None:
-    """Nobody keeps a histogram."""
+def _discard(seconds: float) -> None:
+    """Used where no histogram is kept."""

@@ -1,4 +1,4 @@
-"""Metrics, health and the status page: what a run says of itself, on fakes and over real sockets."""
+"""Metrics, probes, status page and stall monitor of a run, on fakes and over real sockets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from streamdetect.errors import ConfigError
 from streamdetect.model import DeadLetter, Partition, Record
 from streamdetect.service.live.dependencies import Dependencies
 from streamdetect.service.live.loop import run_live
-from streamdetect.service.status.http import Site, serving
+from streamdetect.service.status.http import Endpoints, status_server
 from streamdetect.service.status.metrics import metric_names
 from streamdetect.service.status.page import lacking
 from streamdetect.service.status.stalls import STALLED_SECONDS, StallMonitor
@@ -57,29 +57,29 @@ SECRETS = ("hunter2-password", "alice-the-user")
 
 
 def settings(**sections: Any) -> Settings:
-    """Small numbers: 2 connections an hour over an hour are a beacon."""
+    """Small thresholds: 2 connections an hour for one hour are a beacon."""
     rule = {"min_connections_per_hour": 2, "min_duration_hours": 1, "id": "r1", "name": "two an hour"}
     kafka = {"topics": ["events"], "username": SECRETS[1], "password": SECRETS[0], "group_id": "g<1>"}
     return Settings.model_validate({"rules": [rule], "kafka": kafka, **sections})
 
 
 class World:
-    """A run on fakes, with vitals that listen; `poll` number n of the source calls `turns[n]`."""
+    """A run on fakes, with a run status that listens."""
 
     def __init__(self, **sections: Any) -> None:
         self.clock = ManualClock()
         self.settings = settings(**sections)
         self.source = MemorySource([ONE, TWO])
-        self.vitals = RunStatus(self.settings, self.clock, lambda: START / 1000 + self.clock())
-        self.site = Site(self.vitals)
+        self.status = RunStatus(self.settings, self.clock, lambda: START / 1000 + self.clock())
+        self.endpoints = Endpoints(self.status)
         self._store = MemoryStore()
 
-    def run(self, *acts: Any) -> None:
-        """Each act is called between two turns; after the last one the run stops."""
-        rest = list(acts)
+    def run(self, *actions: Any) -> None:
+        """Run; each action is called between two turns, and the run stops after the last one."""
+        rest = list(actions)
 
         def stop() -> bool:
-            if self.vitals.stage != "running":
+            if self.status.stage != "running":
                 return False
             if not rest:
                 return True
@@ -87,26 +87,26 @@ class World:
             rest.pop(0)()
             return False
 
-        around = Dependencies(
+        dependencies = Dependencies(
             source=self.source,
-            ledger=MemoryTransactionalSink(),
+            sink=MemoryTransactionalSink(),
             lock=MemoryLock(),
             open_store=lambda: self._store,
             reset_store=lambda: None,
-            window=lambda _start_ms, ends: self.source.between(ends),
+            open_window=lambda _start_ms, ends: self.source.between(ends),
         )
         run_live(
             settings=self.settings,
-            around=around,
+            dependencies=dependencies,
             stop=stop,
-            listener=self.vitals,
+            listener=self.status,
             clock=self.clock,
             wall_ms=lambda: START + 30 * HOUR,
         )
 
     def metrics(self) -> dict[str, float]:
-        """`name{label=value,...}` -> number, of our own metrics."""
-        return parsed(self.site.answer("/metrics").body.decode())
+        """{`name{label=value,...}`: number} of all metrics, names without the prefix of streamdetect."""
+        return parsed(self.endpoints.get("/metrics").body.decode())
 
 
 def parsed(text: str) -> dict[str, float]:
@@ -125,17 +125,17 @@ def beacon(world: World) -> None:
     world.source.add(ONE, *(event(START + minute * 60_000) for minute in range(0, 101, 20)))
 
 
-def test_each_figure_of_a_run_is_a_metric() -> None:
-    """What went in is what the metrics say, with the arithmetic."""
+def test_metrics_agree_with_the_run() -> None:
+    """The metrics of a small run have the values that its records give by hand."""
     world = World()
     beacon(world)
     other = event(START + 2 * HOUR, network={"direction": "ingress"})
     world.source.add(ONE, other, b"no json", event(START + 2 * HOUR + 3 * 60_000))
     world.source.add(TWO, event(START + 2 * HOUR + 3 * 60_000, host={"id": "h2", "os": {"family": "linux"}}))
     nothing = lambda: None  # noqa: E731
-    told: list[dict[str, float]] = []
-    world.run(*[nothing] * 4, lambda: told.append(world.metrics()))
-    found = told[0]
+    scrapes: list[dict[str, float]] = []
+    world.run(*[nothing] * 4, lambda: scrapes.append(world.metrics()))
+    found = scrapes[0]
     expected = {
         "records_consumed_total{partition=0,topic=events}": 9,  # 6 of the beacon and 3
         "records_consumed_total{partition=1,topic=events}": 1,
@@ -170,7 +170,7 @@ def test_each_figure_of_a_run_is_a_metric() -> None:
         "rule_info{name=two an hour,rule=r1}": 1,
     }
     assert {name: found.get(name) for name in expected} == expected
-    # Checkpoints are made beside the loop, so what they say is certain only at the end.
+    # Checkpoints are saved in another thread, so their metrics are certain only at the end.
     after = world.metrics()
     assert after["checkpoint_offset{partition=0,topic=events}"] == 9
     assert after["checkpoint_duration_seconds_count"] == 3  # the first, the one with the alert, and the last
@@ -180,89 +180,89 @@ def test_each_figure_of_a_run_is_a_metric() -> None:
     assert consumed == sum(number for name, number in found.items() if name.startswith(parts))
 
 
-def test_every_metric_of_the_page_exists_from_the_start() -> None:
-    """A scrape before anything has happened has every family, so that a dashboard and a rule can rely on it."""
-    vitals = RunStatus(settings())
-    text = Site(vitals).answer("/metrics").body.decode()
+def test_every_metric_exists_from_the_start() -> None:
+    """A scrape of a new process has every metric family, so that dashboards and alert rules can rely on them."""
+    status = RunStatus(settings())
+    text = Endpoints(status).get("/metrics").body.decode()
     families = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     assert families >= set(metric_names())
     assert parsed(text)["ready"] == 0
 
 
-def test_the_last_save_and_headroom() -> None:
-    """Headroom is from the oldest record that is left to where the next start goes on."""
+def test_checkpoint_and_retention_headroom() -> None:
+    """Headroom is counted from the oldest record in Kafka to the offset at which the next start continues."""
     world = World()
     beacon(world)
     nothing = lambda: None  # noqa: E731
-    told: list[dict[str, float]] = []
+    scrapes: list[dict[str, float]] = []
 
-    def look() -> None:
-        world.vitals.bounds = {ONE: Bounds(2, 10), TWO: Bounds(0, 0)}
+    def set_bounds() -> None:
+        world.status.bounds = {ONE: Bounds(2, 10), TWO: Bounds(0, 0)}
 
-    world.run(*[nothing] * 3, look, nothing, lambda: told.append(world.metrics()))
-    found = told[0]
+    world.run(*[nothing] * 3, set_bounds, nothing, lambda: scrapes.append(world.metrics()))
+    found = scrapes[0]
     offset = found["checkpoint_offset{partition=0,topic=events}"]
     assert found["retention_headroom_records{partition=0,topic=events}"] == offset - 2
     assert found["consumer_lag_records{partition=0,topic=events}"] == 4  # the brokers' end 10, 6 records read
     assert found["checkpoint_last_success_timestamp_seconds"] >= START / 1000
 
 
-def test_a_partition_that_is_gone_takes_its_series_along() -> None:
-    """No series of a partition that is not read any more."""
+def test_the_series_of_a_removed_partition_end() -> None:
+    """There is no series of a partition that is no longer read."""
     world = World()
     beacon(world)
-    told: list[dict[str, float]] = []
+    scrapes: list[dict[str, float]] = []
     nothing = lambda: None  # noqa: E731
 
     def forget() -> None:
         world.source._records.pop(TWO)
         world.source._read.pop(TWO)
 
-    world.run(nothing, nothing, forget, nothing, nothing, lambda: told.append(world.metrics()))
-    assert not [name for name in told[0] if "partition=1" in name]
-    assert [name for name in told[0] if "partition=0" in name]
+    world.run(nothing, nothing, forget, nothing, nothing, lambda: scrapes.append(world.metrics()))
+    assert not [name for name in scrapes[0] if "partition=1" in name]
+    assert [name for name in scrapes[0] if "partition=0" in name]
 
 
-def test_health_is_that_something_moves() -> None:
-    """Alive until nothing has moved for a minute, whatever else is the case; ready only while work is done."""
+def test_probes_follow_progress_and_stage() -> None:
+    """/healthz fails after a minute without progress, in any stage; /readyz is 200 only while records are read."""
     world = World()
-    assert world.site.answer("/healthz").status == 200
-    assert world.site.answer("/readyz").status == 503
-    world.vitals.entered("waiting")
+    assert world.endpoints.get("/healthz").status == 200
+    assert world.endpoints.get("/readyz").status == 503
+    world.status.stage_entered("waiting")
     world.clock.move(ALIVE_SECONDS - 1)
-    assert world.site.answer("/healthz").status == 200
-    assert b"another instance" in world.site.answer("/readyz").body
+    assert world.endpoints.get("/healthz").status == 200
+    assert b"another instance" in world.endpoints.get("/readyz").body
     world.clock.move(1)
-    assert world.site.answer("/healthz").status == 503
-    world.vitals.moved()
-    assert world.site.answer("/healthz").status == 200
-    verdicts: list[tuple[int, int]] = []
+    assert world.endpoints.get("/healthz").status == 503
+    world.status.progressed()
+    assert world.endpoints.get("/healthz").status == 200
+    statuses: list[tuple[int, int]] = []
 
-    def ask() -> None:
-        verdicts.append((world.site.answer("/healthz").status, world.site.answer("/readyz").status))
+    def probe() -> None:
+        statuses.append((world.endpoints.get("/healthz").status, world.endpoints.get("/readyz").status))
 
-    world.run(ask)
-    ask()
-    assert verdicts == [(200, 200), (200, 503)]  # while it runs; and when it has stopped
+    world.run(probe)
+    probe()
+    assert statuses == [(200, 200), (200, 503)]  # while it runs, and after it has stopped
 
 
-def test_a_partition_without_partitions_is_not_ready() -> None:
-    """A run that reads nothing because there is nothing assigned says so."""
+def test_a_run_without_partitions_is_not_ready() -> None:
+    """/readyz names the reason when no partitions are assigned."""
     world = World()
     world.source = MemorySource([ONE])
-    told: list[bytes] = []
+    scrapes: list[bytes] = []
 
     def forget() -> None:
         world.source._records.clear()
         world.source._read.clear()
 
     nothing = lambda: None  # noqa: E731
-    world.run(forget, nothing, nothing, lambda: told.append(world.site.answer("/readyz").body))
-    assert told == [b"no partitions assigned\n"]
+    world.run(forget, nothing, nothing, lambda: scrapes.append(world.endpoints.get("/readyz").body))
+    assert scrapes == [b"no partitions assigned\n"]
 
 
-class Stuck(MemorySource):
-    """Says that there are records and gives none."""
+class StalledSource(MemorySource):
+    """Reports `more` unread records and does not deliver them."""
 
     more = 0
     answers = True
@@ -273,83 +273,83 @@ class Stuck(MemorySource):
         return {one: Bounds(0, at.end + self.more) for one, at in super().bounds().items()}
 
 
-def test_records_that_do_not_arrive_are_noticed(caplog: pytest.LogCaptureFixture) -> None:
-    """Assigned, lag, and nothing arrives for a minute: in log, metric and readiness; and when it is over again."""
+def test_a_stall_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """Unread records that do not arrive for a minute are in log, metric and readiness; so is the end of the stall."""
     world = World()
-    world.source = source = Stuck([ONE, TWO])
+    world.source = source = StalledSource([ONE, TWO])
     beacon(world)
-    watch = StallMonitor(world.vitals, world.clock)
+    monitor = StallMonitor(world.status, world.clock)
     seen: list[tuple[float, int]] = []
 
-    def look(seconds: float) -> None:
-        world.vitals.moved()
+    def check_after(seconds: float) -> None:
+        world.status.progressed()
         world.clock.move(seconds)
-        world.vitals.moved()
-        watch.look()
-        seen.append((world.metrics()["partitions_stalled"], world.site.answer("/readyz").status))
+        world.status.progressed()
+        monitor.check()
+        seen.append((world.metrics()["partitions_stalled"], world.endpoints.get("/readyz").status))
 
-    def lost() -> None:
+    def begin_stall() -> None:
         source.more = 5
-        look(0)
-        look(STALLED_SECONDS - 1)
+        check_after(0)
+        check_after(STALLED_SECONDS - 1)
 
-    def long() -> None:
-        look(1)
+    def continue_stall() -> None:
+        check_after(1)
 
-    def back() -> None:
+    def end_stall() -> None:
         source.more = 0
-        look(1)
+        check_after(1)
 
     with caplog.at_level("INFO"):
-        world.run(lambda: None, lambda: None, lambda: None, lost, long, back)
+        world.run(lambda: None, lambda: None, lambda: None, begin_stall, continue_stall, end_stall)
     # Both partitions: the fake adds 5 to each.
     assert seen == [(0, 200), (0, 200), (2, 503), (0, 200)]
     assert "no records have arrived for 60 s from events partition 0, events partition 1" in caplog.text
     assert "records arrive again from events partition 0, events partition 1" in caplog.text
 
 
-def test_an_outage_is_no_stall() -> None:
-    """Without an answer nothing is concluded, and the time does not count."""
+def test_an_outage_is_not_a_stall() -> None:
+    """A check without an answer from the brokers resets the time."""
     world = World()
-    world.source = source = Stuck([ONE, TWO])
+    world.source = source = StalledSource([ONE, TWO])
     source.more = 5
-    watch = StallMonitor(world.vitals, world.clock)
+    monitor = StallMonitor(world.status, world.clock)
 
-    def look() -> None:
-        watch.look()
+    def interrupt() -> None:
+        monitor.check()
         world.clock.move(STALLED_SECONDS / 2 + 1)
-        world.vitals.moved()
+        world.status.progressed()
         source.answers = False
-        watch.look()
+        monitor.check()
         source.answers = True
         world.clock.move(STALLED_SECONDS / 2 + 1)
-        world.vitals.moved()
-        watch.look()
-        assert not world.vitals.stalled
+        world.status.progressed()
+        monitor.check()
+        assert not world.status.stalled
 
-    world.run(lambda: None, look)
+    world.run(lambda: None, interrupt)
 
 
-def test_refused_records_are_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    """A flood of them is one line, with how many there were, where, and what to do."""
+def test_refused_records_are_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """Many refused records of one reason are one log line with their number, the latest one and a hint."""
     clock = ManualClock()
-    vitals = RunStatus(settings(), clock)
-    letters = [DeadLetter(Record(ONE, n, None, None, b"x"), "not_json", "not JSON") for n in range(1000)]
-    vitals.refused(letters)
-    vitals.refused(letters)
+    status = RunStatus(settings(), clock)
+    dead_letters = [DeadLetter(Record(ONE, n, None, None, b"x"), "not_json", "not JSON") for n in range(1000)]
+    status.dead_lettered(dead_letters)
+    status.dead_lettered(dead_letters)
     clock.move(60)
-    vitals.refused(letters[:1])
-    told = [record.getMessage().split(" more")[0] for record in caplog.records]
-    # The first is told at once; a minute later the other 1,999 and the new one.
-    assert told == ["refused as not_json: 1", "refused as not_json: 2000"]
+    status.dead_lettered(dead_letters[:1])
+    messages = [record.getMessage().split(" more")[0] for record in caplog.records]
+    # The first is logged immediately; a minute later the other 1,999 and the new one.
+    assert messages == ["refused as not_json: 1", "refused as not_json: 2000"]
     assert "codec => json" in caplog.records[0].getMessage()
 
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202e\x00"
 
 
-def test_the_page_escapes_what_came_from_the_network() -> None:
-    """Addresses, hosts, topics and the group are text, never markup."""
+def test_the_page_escapes_texts_from_the_network() -> None:
+    """Addresses, hosts, topics and the consumer group are escaped; no secret is on the page or in the metrics."""
     world = World()
     for minute in range(0, 101, 20):
         more = {
@@ -361,19 +361,19 @@ def test_the_page_escapes_what_came_from_the_network() -> None:
     world.source.add(TWO, event(START + 2 * HOUR))
     pages: list[str] = []
     nothing = lambda: None  # noqa: E731
-    world.run(*[nothing] * 4, lambda: pages.append(world.site.answer("/").body.decode()))
+    world.run(*[nothing] * 4, lambda: pages.append(world.endpoints.get("/").body.decode()))
     page = pages[0]
-    assert page.count("<script>") == 1  # its own
+    assert page.count("<script>") == 1  # that of the page
     assert html.escape(HOSTILE.lower()) in page  # the key is in lower case
     assert "g&lt;1&gt;" in page
     assert "g<1>" not in page
     assert "detecting" in page
     for secret in SECRETS:
         assert secret not in page
-        assert secret not in world.site.answer("/metrics").body.decode()
+        assert secret not in world.endpoints.get("/metrics").body.decode()
 
 
-def test_the_page_says_what_a_key_still_needs() -> None:
+def test_the_page_shows_what_a_key_lacks() -> None:
     """One event short of the rate: 2 connections an hour for 2 h are 4, and there are 3."""
     detector = Detector(settings())
     processor = detector.processor(ONE)
@@ -383,11 +383,11 @@ def test_the_page_says_what_a_key_still_needs() -> None:
     for minute in (0, 50, 100):
         processor.accept(decoder.decode(event(START + minute * 60_000)), None, None)  # type: ignore[arg-type]
     detector.finish()
-    (standing,) = closest_keys(detector, 5)
-    assert standing.failed == "rate"
+    (status,) = closest_keys(detector, 5)
+    assert status.failed == "rate"
     assert not open_keys(detector)
-    assert standing.score == 3 / 4  # 3 of 4 events; the span, one host and one process are met
-    assert lacking(standing) == ["1 connections more at 2 h"]
+    assert status.score == 3 / 4  # 3 of 4 events; the span, one host and one process are met
+    assert lacking(status) == ["1 connections more at 2 h"]
 
 
 @given(
@@ -396,8 +396,8 @@ def test_the_page_says_what_a_key_still_needs() -> None:
         max_size=60,
     )
 )
-def test_a_survey_agrees_with_the_verdicts(events: list[tuple[int, str, str]]) -> None:
-    """Open are just the keys that are true; near ones are ordered, and each lacks something."""
+def test_the_ranking_agrees_with_the_conditions(events: list[tuple[int, str, str]]) -> None:
+    """`open_keys` are those whose condition is true; `closest_keys` are ordered, and each lacks something."""
     from streamdetect.events import Decoder  # noqa: PLC0415
 
     detector = Detector(settings())
@@ -429,8 +429,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(vitals: RunStatus, port: int) -> Iterator[str]:
-    with serving(HttpSettings(port=port), vitals):
+def served(status: RunStatus, port: int) -> Iterator[str]:
+    with status_server(HttpSettings(port=port), status):
         yield f"http://127.0.0.1:{port}"
 
 
@@ -442,8 +442,8 @@ def get(url: str, **headers: str) -> tuple[int, str, dict[str, str]]:
         return error.code, error.read().decode(), dict(error.headers)
 
 
-def test_it_is_served_with_a_policy_that_lets_nothing_in() -> None:
-    """Real requests: each path, an unknown one, OpenMetrics by its Accept header, and the headers of safety."""
+def test_responses_and_their_security_headers() -> None:
+    """Real requests to each path and an unknown one, OpenMetrics by Accept header, and the security headers."""
     with served(RunStatus(settings()), free_port()) as url:
         status, page, headers = get(f"{url}/")
         assert status == 200
@@ -459,34 +459,37 @@ def test_it_is_served_with_a_policy_that_lets_nothing_in() -> None:
         assert opened[1].endswith("# EOF\n")
 
 
-def test_another_name_is_refused_on_loopback() -> None:
-    """A web page whose name was made to resolve to this machine (DNS rebinding) reads nothing."""
+def test_a_foreign_host_header_is_refused_on_loopback() -> None:
+    """A web page whose name resolves to this machine (DNS rebinding) can read nothing."""
     with served(RunStatus(settings()), free_port()) as url:
         assert get(f"{url}/", Host="evil.example")[0] == 421
         assert get(f"{url}/", Host="localhost:1")[0] == 200
         assert get(f"{url}/", Host="[::1]:1")[0] == 200
 
 
-def test_a_port_that_is_taken_is_said_and_the_run_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    """Two instances on one machine: the second one works, without metrics."""
+def test_a_port_in_use_is_logged_and_the_run_continues(caplog: pytest.LogCaptureFixture) -> None:
+    """Of two instances on one machine with the same port the second runs without metrics."""
     port = free_port()
-    with served(RunStatus(settings()), port) as url, serving(HttpSettings(port=port), RunStatus(settings())):
+    with (
+        served(RunStatus(settings()), port) as url,
+        status_server(HttpSettings(port=port), RunStatus(settings())),
+    ):
         assert get(f"{url}/healthz")[0] == 200
-    assert f"http.port {port} is taken" in caplog.text
+    assert f"http.port {port} is in use" in caplog.text
 
 
 @pytest.mark.parametrize("host", ["203.0.113.7", "no.such.host.invalid"])
-def test_an_address_that_is_not_ours_is_a_wrong_setting(host: str) -> None:
-    """It will never work, so it is said at once."""
+def test_a_foreign_address_is_a_configuration_error(host: str) -> None:
+    """It can never be bound, so there is no retry."""
     with (
         pytest.raises(ConfigError, match=r"http\.host"),
-        serving(HttpSettings(host=host), RunStatus(settings())),
+        status_server(HttpSettings(host=host), RunStatus(settings())),
     ):
         raise AssertionError("unreachable")
 
 
-def test_many_clients_that_say_nothing_do_not_stop_it() -> None:
-    """Open connections without a request take threads, never the one that accepts."""
+def test_silent_clients_do_not_block_the_server() -> None:
+    """Open connections without a request occupy threads, but not the one that accepts connections."""
     with served(RunStatus(settings()), port := free_port()) as url:
         idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(10)]
         try:
@@ -496,25 +499,25 @@ def test_many_clients_that_say_nothing_do_not_stop_it() -> None:
                 one.close()
 
 
-def test_asking_while_the_loop_works_gives_no_error() -> None:
-    """Pages and scrapes from another thread, while keys and partitions come and go."""
+def test_requests_during_the_run_cause_no_error() -> None:
+    """Requests from another thread while keys and partitions come and go."""
     world = World()
     done, failures = Event(), []
 
-    def ask() -> None:
+    def request() -> None:
         while not done.is_set():
             try:
                 for path in ("/", "/metrics", "/readyz"):
-                    world.site.answer(path)
-                world.site._page._pause = 0.0
+                    world.endpoints.get(path)
+                world.endpoints._page._pause = 0.0
             except Exception as error:  # noqa: BLE001
                 failures.append(error)
                 return
 
     from threading import Thread  # noqa: PLC0415
 
-    asker = Thread(target=ask)
-    asker.start()
+    client = Thread(target=request)
+    client.start()
 
     def add(turn: int) -> None:
         place = [{"address": f"d{turn}-{n}", "ip": "45.83.64.1", "port": 443} for n in range(50)]
@@ -524,12 +527,12 @@ def test_asking_while_the_loop_works_gives_no_error() -> None:
 
     world.run(*[lambda turn=turn: add(turn) for turn in range(120)])
     done.set()
-    asker.join()
+    client.join()
     assert failures == []
 
 
-def test_json_logs_stay_one_line() -> None:
-    """A fact is a line, whatever its text holds."""
+def test_a_json_log_record_is_one_line() -> None:
+    """A log record is one line of JSON, whatever its text contains."""
     import logging  # noqa: PLC0415
 
     from streamdetect.cli.logs import EcsFormatter  # noqa: PLC0415
@@ -541,14 +544,14 @@ def test_json_logs_stay_one_line() -> None:
 
 
 def test_a_real_browser_runs_the_page(tmp_path: Path) -> None:
-    """Under its own policy the style applies and the script refreshes: else the last line would stay as it came."""
+    """Under the page's policy the script runs and refreshes the page."""
     need("chromium")
     world = World()
     beacon(world)
     world.source.add(ONE, event(START + 2 * HOUR + 180_000))
     world.source.add(TWO, event(START + 2 * HOUR + 180_000))
     world.run(*[lambda: None] * 4)
-    with served(world.vitals, free_port()) as url:
+    with served(world.status, free_port()) as url:
         found = subprocess.run(
             [*BROWSER, f"--user-data-dir={tmp_path}", "--virtual-time-budget=12000", "--dump-dom", f"{url}/"],
             capture_output=True,
