@@ -35,7 +35,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="streamdetect-chaos-") as folder, Broker() as broker:
         calm = chaos.Stage(broker, Path(folder) / "calm", alerts=asked.sink)
         expected = chaos.undisturbed(calm, shards)
-        print(f"undisturbed: {len(expected.alerts)} alerts, {len(expected.letters)} dead letters", flush=True)
+        print(
+            f"undisturbed: {len(expected.alerts)} alerts, {len(expected.dead_letters)} dead letters",
+            flush=True,
+        )
         wild = chaos.Stage(broker, Path(folder) / "wild", alerts=asked.sink)
 
         def tell(number: int, seconds: float) -> None:

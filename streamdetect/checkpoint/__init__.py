@@ -23,7 +23,7 @@ class Checkpoint:
     """What has changed since the checkpoint before, `number` - 1.
 
     `keys` are `key` and `forgotten` rows, each key once; `waiting` are new `waiting` rows; those of ticks up to
-    `done_ms` that were saved before are dropped. `partitions`, `pending` and `marks` are whole each time: positions
+    `done_ms` that were saved before are dropped. `partitions`, `pending` and `file_offsets` are whole each time: positions
     and clocks, what was decided but is not yet known to be published, and how long each output file was before that.
     What is iterable may be iterated again, should a save have failed.
     """
@@ -35,7 +35,7 @@ class Checkpoint:
     waiting: Iterable[Row] = ()
     done_ms: int | None = None
     pending: Iterable[Row] = ()
-    marks: Mapping[str, Row] = field(default_factory=dict)
+    file_offsets: Mapping[str, Row] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class Stored:
     keys: Iterable[Row] = field(default_factory=list)
     waiting: Iterable[Row] = field(default_factory=list)
     pending: list[Row] = field(default_factory=list)
-    marks: dict[str, Row] = field(default_factory=dict)
+    file_offsets: dict[str, Row] = field(default_factory=dict)
     settings: Row = field(default_factory=dict)
 
     def rows(self) -> Iterator[Row]:

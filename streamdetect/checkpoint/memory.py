@@ -91,5 +91,5 @@ def _whole(checkpoint: Checkpoint) -> Row:
         "progress": checkpoint.progress,
         "partitions": list(checkpoint.partitions),
         "pending": list(checkpoint.pending),
-        "marks": dict(checkpoint.marks),
+        "file_offsets": dict(checkpoint.file_offsets),
     }

@@ -101,7 +101,7 @@ class SqliteStore:
                 keys=self._keys(facts),
                 waiting=self._waiting(facts),
                 pending=pending,
-                marks=meta["marks"],
+                file_offsets=meta["marks"],
                 settings=meta["settings"],
             )
 
@@ -270,7 +270,7 @@ class SqliteStore:
             "number": checkpoint.number,
             "progress": checkpoint.progress,
             "partitions": list(checkpoint.partitions),
-            "marks": dict(checkpoint.marks),
+            "marks": dict(checkpoint.file_offsets),
             "settings": self._settings,
         }
         self._connection.executemany(

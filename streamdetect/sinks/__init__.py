@@ -1,10 +1,9 @@
-"""Where results go: alerts, and the records that were refused.
+"""Where outputs go: alerts and dead letters.
 
-Belongs here: writing to Kafka, files and stdout, and knowing that it was written. Does not belong here: what
-an alert says, or whether a record deserves to be refused. A sink raises SinkError and nothing else once it is
-open.
+Belongs here: writing to Kafka, files and standard output, and confirming that the write is durable. Does not belong
+here: the content of an alert, or the decision to refuse a record. Once it is open, a sink raises only SinkError.
 
-`ledger` is the contract of results that become final in one step with the positions they come from.
+`transactional` is the contract of a sink that publishes outputs and commits positions atomically.
 """
 
 from __future__ import annotations
@@ -20,54 +19,54 @@ __all__ = ["AlertSink", "DeadLetterSink", "Outputs", "Rewindable"]
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Results in the order in which they were decided."""
+    """Alerts and dead letters, each in the order of their creation."""
 
     alerts: Sequence[Alert] = ()
-    letters: Sequence[DeadLetter] = ()
+    dead_letters: Sequence[DeadLetter] = ()
 
     def __len__(self) -> int:
-        return len(self.alerts) + len(self.letters)
+        return len(self.alerts) + len(self.dead_letters)
 
 
 class AlertSink(Protocol):
-    """Takes alerts. What `flush` has returned for is safe; what was written since may be lost in a crash."""
+    """Writes alerts. After `flush` returns they are durable; alerts written since may be lost in a crash."""
 
     def write(self, alerts: Sequence[Alert]) -> None:
-        """Take these alerts, in this order."""
+        """Write these alerts, in this order."""
         ...
 
     def flush(self) -> None:
-        """Return once everything written is where it belongs, else raise SinkError."""
+        """Return when everything written is durable. Raises SinkError when that fails."""
         ...
 
     def close(self) -> None:
-        """Flush and give back what is held open; a second call does nothing."""
+        """Flush and release resources. Idempotent."""
         ...
 
 
 class DeadLetterSink(Protocol):
-    """Takes records that were refused, untouched. The same promises as AlertSink."""
+    """Writes refused records, unchanged. Gives the same guarantees as AlertSink."""
 
-    def write(self, letters: Sequence[DeadLetter]) -> None:
-        """Take these dead letters, in this order."""
+    def write(self, dead_letters: Sequence[DeadLetter]) -> None:
+        """Write these dead letters, in this order."""
         ...
 
     def flush(self) -> None:
-        """Return once everything written is where it belongs, else raise SinkError."""
+        """Return when everything written is durable. Raises SinkError when that fails."""
         ...
 
     def close(self) -> None:
-        """Flush and give back what is held open; a second call does nothing."""
+        """Flush and release resources. Idempotent."""
         ...
 
 
 class Rewindable(Protocol):
-    """A sink that can say how far it has come, and can be cut back to there."""
+    """A sink that reports the end of its output and can be truncated to it later."""
 
-    def mark(self) -> dict[str, Any]:
-        """Where it is now, as plain JSON data."""
+    def offset(self) -> dict[str, Any]:
+        """The current end of the output, as plain JSON data."""
         ...
 
-    def cut_back(self, mark: dict[str, Any]) -> None:
-        """Take away what was written behind an earlier mark. SinkError if that cannot be done."""
+    def truncate(self, offset: dict[str, Any]) -> None:
+        """Remove what was written after an earlier offset. Raises SinkError when that is impossible."""
         ...

@@ -48,11 +48,11 @@ class _FileSink:
     def __init__(self, path: str, *, append: bool = False) -> None:
         self._lines = _opened(path, append=append)
 
-    def mark(self) -> dict[str, Any]:
-        return self._lines.mark()
+    def offset(self) -> dict[str, Any]:
+        return self._lines.offset()
 
-    def cut_back(self, mark: dict[str, Any]) -> None:
-        self._lines.cut_back(mark)
+    def truncate(self, offset: dict[str, Any]) -> None:
+        self._lines.truncate(offset)
 
     def flush(self) -> None:
         self._lines.flush()
@@ -71,8 +71,8 @@ class FileAlertSink(_FileSink):
 class FileDeadLetterSink(_FileSink):
     """Dead letters in a file: the headers that Kafka would carry as fields, bytes in base64."""
 
-    def write(self, letters: Sequence[DeadLetter]) -> None:
-        self._lines.write(_letter_line(letter) for letter in letters)
+    def write(self, dead_letters: Sequence[DeadLetter]) -> None:
+        self._lines.write(_dead_letter_line(dead_letter) for dead_letter in dead_letters)
 
 
 class NullSink:
@@ -134,7 +134,7 @@ class _Lines:
             raise write_error(self._name, error) from None
         self._unsafe = False
 
-    def mark(self) -> dict[str, Any]:
+    def offset(self) -> dict[str, Any]:
         """The file and its length in bytes. All that was written has been flushed before."""
         try:
             known = os.fstat(self._stream.fileno()) if _is_file(self._stream) else None
@@ -144,16 +144,16 @@ class _Lines:
             return {"path": self._name, "length": None, "inode": None}
         return {"path": self._name, "length": known.st_size, "inode": known.st_ino}
 
-    def cut_back(self, mark: dict[str, Any]) -> None:
+    def truncate(self, offset: dict[str, Any]) -> None:
         """To the length of a mark; not a file that is another one by now, or has been rotated away."""
-        now = self.mark()
-        if now["length"] is None or mark.get("path") != now["path"] or mark.get("length") is None:
+        now = self.offset()
+        if now["length"] is None or offset.get("path") != now["path"] or offset.get("length") is None:
             return
-        if mark.get("inode") != now["inode"] or now["length"] < mark["length"]:
+        if offset.get("inode") != now["inode"] or now["length"] < offset["length"]:
             log.warning("%s is not as we left it (rotated?): going on at its end", self._name)
             return
         try:
-            os.ftruncate(self._stream.fileno(), mark["length"])
+            os.ftruncate(self._stream.fileno(), offset["length"])
             os.fsync(self._stream.fileno())
         except OSError as error:
             raise write_error(self._name, error) from None
@@ -229,15 +229,15 @@ def write_error(name: str, error: OSError) -> SinkError:
     return SinkError(f"{name} cannot be written ({error.strerror}). {advice}")
 
 
-def _letter_line(letter: DeadLetter) -> bytes:
-    record = letter.record
+def _dead_letter_line(dead_letter: DeadLetter) -> bytes:
+    record = dead_letter.record
     fields = {
         "streamdetect.origin-topic": record.partition.topic,
         "streamdetect.origin-partition": record.partition.number,
         "streamdetect.origin-offset": record.offset,
         "streamdetect.origin-timestamp": record.timestamp_ms,
-        "streamdetect.reason": letter.reason,
-        "streamdetect.detail": letter.detail,
+        "streamdetect.reason": dead_letter.reason,
+        "streamdetect.detail": dead_letter.detail,
         "key": base64_text(record.key),
         "headers": [[name, base64_text(value)] for name, value in record.headers],
         "value": base64_text(record.value),

@@ -74,10 +74,10 @@ class _Values(Serializer):  # type: ignore[misc]  # the base class has no types
 class KafkaTransactionalSink:
     """The ledger of `kafka.group_id`. Alerts and dead letters whose topic is None are somebody else's to write."""
 
-    def __init__(self, settings: KafkaSettings, alerts: str | None, letters: str | None) -> None:
+    def __init__(self, settings: KafkaSettings, alerts: str | None, dead_letters: str | None) -> None:
         """Raises KafkaError if the broker cannot be reached, SinkError if a topic to write to does not exist."""
         self._settings = settings
-        self._alerts, self._letters = alerts, letters
+        self._alerts, self._dead_letters = alerts, dead_letters
         self._hang_seconds = settings.takeover_after_ms / 1000 * 2 / 3
         self._turn = threading.RLock()
         self._producer: Any = None
@@ -87,7 +87,7 @@ class KafkaTransactionalSink:
         self._onlooker = ConsumerGroupOffsets(settings, stable=False)
         try:
             self._catalogue = Catalogue(self._onlooker.connection, settings)
-            self._require([topic for topic in (alerts, letters) if topic is not None])
+            self._require([topic for topic in (alerts, dead_letters) if topic is not None])
         except BaseException:
             self._onlooker.close()
             raise
@@ -105,7 +105,7 @@ class KafkaTransactionalSink:
                 )
         self._catalogue.watch(topics)
 
-    def look(self, partitions: Collection[Partition]) -> Committed:
+    def fetch_committed(self, partitions: Collection[Partition]) -> Committed:
         try:
             return _committed(
                 within(self._hang_seconds + ANSWER_SECONDS, lambda: self._read(self._onlooker, partitions))
@@ -115,7 +115,7 @@ class KafkaTransactionalSink:
                 f"Kafka did not tell what the group {self._settings.group_id} has committed: {error}. {advice(error)}"
             ) from None
 
-    def claim(self, partitions: Collection[Partition]) -> Committed:
+    def fence(self, partitions: Collection[Partition]) -> Committed:
         with self._turn:
             self._partitions = tuple(partitions)
             try:
@@ -127,14 +127,14 @@ class KafkaTransactionalSink:
                 ) from None
             except client_errors.KafkaError as error:
                 raise self._refused(error, None) from error
-            self._last = found.note
+            self._last = found.metadata
             return found
 
     def commit(
         self,
         outputs: Outputs,
         positions: Mapping[Partition, int],
-        note: CommitMetadata,
+        metadata: CommitMetadata,
         patience: Callable[[], bool] = lambda: True,
     ) -> None:
         messages = self._messages(outputs)
@@ -143,26 +143,27 @@ class KafkaTransactionalSink:
             while True:
                 try:
                     self._check_topics()
-                    if self._producer is None and self._begin_again(note):
+                    if self._producer is None and self._begin_again(metadata):
                         break
-                    self._transact(messages, positions, note)
+                    self._transact(messages, positions, metadata)
                     break
                 except _WORTH_ANOTHER_TRY as error:
                     self._after(error, patience)
-            self._last = note
+            self._last = metadata
 
     # -- one attempt
 
     def _transact(
-        self, messages: list[KafkaRecord], positions: Mapping[Partition, int], note: CommitMetadata
+        self, messages: list[KafkaRecord], positions: Mapping[Partition, int], metadata: CommitMetadata
     ) -> None:
         size = sum(len(message.value or b"") for message in messages)
         within(
-            self._hang_seconds + size * SECONDS_PER_BYTE, lambda: self._transaction(messages, positions, note)
+            self._hang_seconds + size * SECONDS_PER_BYTE,
+            lambda: self._transaction(messages, positions, metadata),
         )
 
     def _transaction(
-        self, messages: list[KafkaRecord], positions: Mapping[Partition, int], note: CommitMetadata
+        self, messages: list[KafkaRecord], positions: Mapping[Partition, int], metadata: CommitMetadata
     ) -> None:
         """Runs in a thread of its own. Every record is confirmed before the commit: a commit alone would also succeed
         without one that the client did not even try to send.
@@ -177,7 +178,7 @@ class KafkaTransactionalSink:
             _confirm(sent)  # what an earlier record met says more
             raise
         _confirm(sent)
-        self._send_positions(producer, positions, note.text())
+        self._send_positions(producer, positions, metadata.text())
         producer.commit_transaction()
 
     def _send_positions(self, producer: Any, positions: Mapping[Partition, int], text: str) -> None:
@@ -205,28 +206,32 @@ class KafkaTransactionalSink:
             )
 
     def _messages(self, outputs: Outputs) -> list[KafkaRecord]:
-        alerts, letters = self._alerts, self._letters
+        alerts, dead_letters = self._alerts, self._dead_letters
         return [
             *([] if alerts is None else [alert_record(alerts, alert) for alert in outputs.alerts]),
-            *([] if letters is None else [dead_letter_record(letters, letter) for letter in outputs.letters]),
+            *(
+                []
+                if dead_letters is None
+                else [dead_letter_record(dead_letters, dead_letter) for dead_letter in outputs.dead_letters]
+            ),
         ]
 
     def _check_topics(self) -> None:
         """Told without waiting for the next alert: it may be days away, and the client is busy looking until then."""
-        for topic in (self._alerts, self._letters):
+        for topic in (self._alerts, self._dead_letters):
             if topic is not None and self._catalogue.deleted(topic):
                 raise self._refused(client_errors.UnknownTopicOrPartitionError("it was deleted"), topic)
 
     # -- after a failure
 
-    def _begin_again(self, note: CommitMetadata) -> bool:
+    def _begin_again(self, metadata: CommitMetadata) -> bool:
         """A new producer after a failure; whether the note was committed after all.
 
         Before the broker is asked for a new producer, which ends everybody else's: whether somebody newer has come.
         """
-        self._check_epoch(self.look(self._partitions).note, note)
-        found = self._take_over().note
-        if found == note:
+        self._check_epoch(self.fetch_committed(self._partitions).metadata, metadata)
+        found = self._take_over().metadata
+        if found == metadata:
             return True
         if found is None and self._last is not None:
             raise FinalError(
@@ -235,7 +240,7 @@ class KafkaTransactionalSink:
                 "the topics what was sent."
             )
         if _step(found) != _step(self._last):
-            self._check_epoch(found, note)
+            self._check_epoch(found, metadata)
             raise FencedError(
                 f"Somebody else has committed for the group {self._settings.group_id} in between (we expected "
                 f"{self._last}, found {found}). This instance ends; see that only one has this group, and that nobody "
@@ -277,7 +282,7 @@ class KafkaTransactionalSink:
             raise
         except KafkaError as error:
             # Without an answer here too it is the broker, and this says more about it.
-            self.look(self._partitions)
+            self.fetch_committed(self._partitions)
             raise KafkaError(
                 f"A transaction with positions of the group {self._settings.group_id} does not end, though nobody is "
                 "left to end it: the brokers have forgotten it. Find it with kafka-transactions.sh find-hanging, and "
@@ -312,7 +317,7 @@ class KafkaTransactionalSink:
     def _refused(self, error: Exception, topic: str | None) -> SinkError | KafkaError:
         if is_about_us(error) or (topic is None and not is_final(error)):
             return KafkaError(f"Kafka refused a transaction: {_text(error)}. {advice(error)}")
-        where = topic or " or ".join(one for one in (self._alerts, self._letters) if one is not None)
+        where = topic or " or ".join(one for one in (self._alerts, self._dead_letters) if one is not None)
         return SinkError(f"Kafka did not take a record for topic {where}: {_text(error)}. {advice(error)}")
 
     def _drop(self) -> None:
@@ -374,15 +379,17 @@ def abandon(producer: Any) -> None:
 
 def _committed(found: Mapping[Partition, Any]) -> Committed:
     notes = [
-        note for position in found.values() if (note := CommitMetadata.parse(position.metadata)) is not None
+        metadata
+        for position in found.values()
+        if (metadata := CommitMetadata.parse(position.metadata)) is not None
     ]
     newest = max(notes, key=CommitMetadata.order, default=None)
     return Committed({partition: position.offset for partition, position in found.items()}, newest)
 
 
-def _step(note: CommitMetadata | None) -> tuple[object, ...] | None:
+def _step(metadata: CommitMetadata | None) -> tuple[object, ...] | None:
     """What a note says without its beats, which are on one partition only and go with its topic."""
-    return None if note is None else (note.epoch, note.owner, note.state, note.number)
+    return None if metadata is None else (metadata.epoch, metadata.owner, metadata.state, metadata.number)
 
 
 def _explained(error: Exception) -> str:

@@ -28,23 +28,23 @@ def alert_record(topic: str, alert: Alert) -> KafkaRecord:
     )
 
 
-def dead_letter_record(topic: str, letter: DeadLetter) -> KafkaRecord:
+def dead_letter_record(topic: str, dead_letter: DeadLetter) -> KafkaRecord:
     """Value, key and headers as they came, and headers that say whence and why.
 
     The Kafka timestamp is now, not the record's: else retention could delete a letter before anybody read it.
     """
-    record = letter.record
-    return KafkaRecord(topic, record.value, record.key, [*record.headers, *_origin(record, letter)])
+    record = dead_letter.record
+    return KafkaRecord(topic, record.value, record.key, [*record.headers, *_origin(record, dead_letter)])
 
 
-def _origin(record: Record, letter: DeadLetter) -> list[tuple[str, bytes]]:
+def _origin(record: Record, dead_letter: DeadLetter) -> list[tuple[str, bytes]]:
     told = {
         "streamdetect.origin-topic": record.partition.topic,
         "streamdetect.origin-partition": str(record.partition.number),
         "streamdetect.origin-offset": str(record.offset),
         "streamdetect.origin-timestamp": None if record.timestamp_ms is None else str(record.timestamp_ms),
-        "streamdetect.reason": letter.reason,
-        "streamdetect.detail": letter.detail,
+        "streamdetect.reason": dead_letter.reason,
+        "streamdetect.detail": dead_letter.detail,
     }
     # What is told of a record may hold half a character, which JSON allows and UTF-8 does not.
     return [

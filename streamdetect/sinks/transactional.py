@@ -1,7 +1,7 @@
-"""The contract of a ledger: results and the positions they come from become final in one step, with a note.
+"""The contract of a transactional sink: outputs, the positions of their records and commit metadata, in one commit.
 
-The note says whose step it was. It lies in the metadata of a group's committed offsets (KIP-447 transactions carry
-them), so it changes in the same instant as everything else of a transaction.
+The commit metadata names the instance and the checkpoint of the commit. It is stored in the metadata field of the
+consumer group's committed offsets, which a Kafka transaction carries (KIP-447), so it changes atomically with the rest.
 """
 
 from __future__ import annotations
@@ -19,58 +19,63 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class CommitMetadata:
-    """Checkpoint `number` of `state` has been published, by `owner`.
+    """States that `owner` has published checkpoint `number` of the store `state`.
 
-    `epoch` counts owners, `beat` what an owner wrote since its last checkpoint only to show that it lives. Ticks up to
-    `evaluated_ms` have been evaluated. `released`: the owner has ended in order.
+    `epoch` counts owners; `heartbeat` counts the commits of an owner since its last checkpoint whose only purpose is to
+    show that it is alive. Ticks up to `evaluated_ms` have been evaluated. `released`: the owner has shut down cleanly.
     """
 
     epoch: int
     owner: str
     state: str
     number: int
-    beat: int = 0
+    heartbeat: int = 0
     evaluated_ms: int | None = None
     released: bool = False
 
     def text(self) -> str:
-        """As it is committed; well under the 4,000 bytes that Kafka's metadata take."""
-        return json.dumps({"streamdetect": _VERSION, **asdict(self)}, separators=(",", ":"))
+        """The committed text, well under Kafka's default limit of 4,096 bytes. The heartbeat's key is "beat"."""
+        fields = {"beat" if name == "heartbeat" else name: value for name, value in asdict(self).items()}
+        return json.dumps({"streamdetect": _VERSION, **fields}, separators=(",", ":"))
 
     @classmethod
     def parse(cls, text: str) -> CommitMetadata | None:
-        """None for what is no note of ours: another program has committed for the group."""
+        """Return None for text that `text()` did not write: another program has committed for the consumer group."""
         try:
-            values = json.loads(text)
-            if values.pop("streamdetect") != _VERSION:
+            fields = json.loads(text)
+            if fields.pop("streamdetect") != _VERSION:
                 return None
-            return cls(**values)
+            return cls(heartbeat=fields.pop("beat", 0), **fields)
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
 
     def order(self) -> tuple[int, int, int]:
-        """Later notes are greater."""
-        return self.epoch, self.number, self.beat
+        """Sort key: newer commits compare greater."""
+        return self.epoch, self.number, self.heartbeat
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What a group has committed: positions by partition, and the newest note among them."""
+    """What a consumer group has committed: positions by partition, and the newest commit metadata among them."""
 
     positions: Mapping[Partition, int] = field(default_factory=dict)
-    note: CommitMetadata | None = None
+    metadata: CommitMetadata | None = None
 
 
 class TransactionalSink(Protocol):
-    """Several threads may call it; it takes one commit at a time."""
+    """Publishes outputs and commits positions atomically. Thread-safe; commits are serialised by a lock."""
 
-    def look(self, partitions: Collection[Partition]) -> Committed:
-        """What is committed, without disturbing anybody. It may be a moment old. KafkaError without an answer."""
+    def fetch_committed(self, partitions: Collection[Partition]) -> Committed:
+        """Read what is committed, without fencing the owner. The answer may be stale.
+
+        Raises KafkaError when there is no answer.
+        """
         ...
 
-    def claim(self, partitions: Collection[Partition]) -> Committed:
-        """End whatever an earlier owner has begun; the earlier owner can commit nothing more. Then what is
-        committed.
+    def fence(self, partitions: Collection[Partition]) -> Committed:
+        """Abort the open transaction of every earlier owner and fence them: they can no longer commit.
+
+        Returns what is committed after that.
         """
         ...
 
@@ -78,17 +83,16 @@ class TransactionalSink(Protocol):
         self,
         outputs: Outputs,
         positions: Mapping[Partition, int],
-        note: CommitMetadata,
+        metadata: CommitMetadata,
         patience: Callable[[], bool] = lambda: True,
     ) -> None:
-        """All of it in one step. Tries again whatever can be tried again, as long as `patience()` is true.
+        """Commit all of it atomically. Retries transient errors while `patience()` is true.
 
-        Raises FencedError when somebody else owns the ledger by now, SinkError for what will not be better the next
-        time, KafkaError when patience has run out: then it is not known whether it was committed, which the next
-        claim tells.
+        Raises FencedError when another owner has taken over, SinkError for a permanent failure, and KafkaError when
+        `patience()` is false: then it is unknown whether the commit took place, and the next `fence` tells.
         """
         ...
 
     def close(self) -> None:
-        """Give back what is held open, within bounded time."""
+        """Release resources within bounded time."""
         ...

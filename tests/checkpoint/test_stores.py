@@ -135,10 +135,10 @@ def test_a_file_is_found_again_by_the_next_process(tmp_path: Path) -> None:
 
 def test_marks_state_and_settings_are_kept(store: CheckpointStore) -> None:
     """How long output files were, and the name of the state, which stays."""
-    store.save(checkpoint(1, marks={"alerts": {"path": "a", "length": 7}}))
-    assert loaded(store).marks == {"alerts": {"path": "a", "length": 7}}
+    store.save(checkpoint(1, file_offsets={"alerts": {"path": "a", "length": 7}}))
+    assert loaded(store).file_offsets == {"alerts": {"path": "a", "length": 7}}
     store.save(checkpoint(2))
-    assert loaded(store).marks == {}
+    assert loaded(store).file_offsets == {}
     assert len(store.state) == 32
 
 

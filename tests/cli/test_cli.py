@@ -423,8 +423,8 @@ def test_a_full_standard_output_is_8(name: str) -> None:
 
 def test_a_full_disk_is_8_for_every_file(beacon: str) -> None:
     """Summary and dead letters fail as alerts do, with the name of the file."""
-    letters = ["--set", "dead_letters.sink=file", "--set", "dead_letters.path=/dev/full"]
-    for arguments in (["--summary-json", "/dev/full", beacon], [*letters, "-"]):
+    dead_letters = ["--set", "dead_letters.sink=file", "--set", "dead_letters.path=/dev/full"]
+    for arguments in (["--summary-json", "/dev/full", beacon], [*dead_letters, "-"]):
         told = call("replay", "-q", *arguments, stdin=b"no json\n")
         assert told.code == 8
         assert told.err.startswith("streamdetect: error: /dev/full cannot be written")

@@ -30,7 +30,7 @@ def expected(broker: Broker, shards: Shards, tmp_path_factory: pytest.TempPathFa
     """The answer of a run that nobody disturbs."""
     results = chaos.undisturbed(Stage(broker, tmp_path_factory.mktemp("calm")), shards)
     assert len(results.alerts) > 10
-    assert len(results.letters) > 10
+    assert len(results.dead_letters) > 10
     return results
 
 
@@ -41,7 +41,7 @@ def make_stage(broker: Broker, tmp_path: Path) -> MakeStage:
 
 def without_values(results: Results) -> list[tuple[str, ...]]:
     """Dead letters as a file tells them too."""
-    return [letter[:3] for letter in results.letters]
+    return [dead_letter[:3] for dead_letter in results.dead_letters]
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
@@ -52,7 +52,7 @@ def test_a_kill_in_each_gap(
     """After step 1, 2, 3, 4, 5 of the second checkpoint with something in it, for either kind of sink: the same
     bytes.
     """
-    stage = make_stage(alerts=sinks[0], letters=sinks[1])
+    stage = make_stage(alerts=sinks[0], dead_letters=sinks[1])
     stage.write(shards)
     dies = Process(stage, driver=[DRIVER, str(step), "3"])
     assert dies.process.wait(chaos.WAIT_SECONDS) == -signal.SIGKILL, dies.said()

@@ -450,18 +450,20 @@ def test_live_dead_letters_in_a_file(broker: Broker, unreadable: str, tmp_path: 
     with live(tmp_path, config, *SMALL) as running:
         running.wait_for(lambda: path.exists() and path.read_bytes().count(b"\n") >= len(UNREADABLE))
         running.stop(signal.SIGINT)
-    letters = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(letters) == len(UNREADABLE)
-    for offset, (letter, (was, reason, detail)) in enumerate(zip(letters, UNREADABLE.values(), strict=True)):
-        assert (letter["streamdetect.origin-topic"], letter["streamdetect.origin-offset"]) == (
+    dead_letters = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(dead_letters) == len(UNREADABLE)
+    for offset, (dead_letter, (was, reason, detail)) in enumerate(
+        zip(dead_letters, UNREADABLE.values(), strict=True)
+    ):
+        assert (dead_letter["streamdetect.origin-topic"], dead_letter["streamdetect.origin-offset"]) == (
             unreadable,
             offset,
         )
-        assert letter["streamdetect.reason"] == reason
-        assert detail in letter["streamdetect.detail"]
-        assert _bytes(letter["value"]) == was.value
-        assert _bytes(letter["key"]) == was.key
-        assert [(name, _bytes(value)) for name, value in letter["headers"]] == list(was.headers)
+        assert dead_letter["streamdetect.reason"] == reason
+        assert detail in dead_letter["streamdetect.detail"]
+        assert _bytes(dead_letter["value"]) == was.value
+        assert _bytes(dead_letter["key"]) == was.key
+        assert [(name, _bytes(value)) for name, value in dead_letter["headers"]] == list(was.headers)
 
 
 def _bytes(text: str | None) -> bytes | None:

@@ -141,7 +141,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(
         again.finish()
     found = stage.results()
     assert found.alerts == expected.alerts
-    assert [letter[:3] for letter in found.letters] == [letter[:3] for letter in expected.letters]
+    assert [one[:3] for one in found.dead_letters] == [one[:3] for one in expected.dead_letters]
 
 
 def test_a_directory_that_is_read_only_is_9(make_stage: MakeStage, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_directory_that_is_read_only_is_9(make_stage: MakeStage, tmp_path: Pat
 def test_records_of_a_mebibyte(make_stage: MakeStage, own_broker: Broker) -> None:
     """Exactly limits.max_record_bytes counts; one byte more is a dead letter, whole, if the topic takes it."""
     stage = make_stage()
-    for topic in (stage.topic, stage.letter_topic):
+    for topic in (stage.topic, stage.dead_letter_topic):
         own_broker.configure(topic, max_message_bytes="4000000")
     document = {"@timestamp": chaos.START_MS, "process": {"name": "other.exe"}, "padding": ""}
     room = (1 << 20) - len(json.dumps(document))
@@ -171,9 +171,9 @@ def test_records_of_a_mebibyte(make_stage: MakeStage, own_broker: Broker) -> Non
     stage.write([[(fits, chaos.START_MS)], [(too_long, chaos.START_MS)], [(fits, chaos.START_MS)] * 3])
     with running(stage) as process:
         said = process.finish()
-    (letter,) = committed(own_broker, stage.letter_topic)
-    assert letter.value == too_long
-    assert dict(letter.headers)["streamdetect.reason"] == b"too_large"
+    (dead_letter,) = committed(own_broker, stage.dead_letter_topic)
+    assert dead_letter.value == too_long
+    assert dict(dead_letter.headers)["streamdetect.reason"] == b"too_large"
     assert "5 records" in said
 
 
@@ -191,7 +191,7 @@ def test_a_poison_record_at_every_position_of_a_batch(make_stage: MakeStage) -> 
     with running(stage) as process:
         said = process.finish()
     assert "200 records" in said
-    assert len(stage.results().letters) == 40
+    assert len(stage.results().dead_letters) == 40
 
 
 # -- topics
@@ -243,15 +243,19 @@ def test_partitions_added_while_running(make_stage: MakeStage, own_broker: Broke
         own_broker.add_partitions(stage.topic, chaos.PARTITIONS + 1)
         stage.write([[], [], [], extra])
         process.wait_for("new partitions")
-        wait_until(lambda: any("new partition" in str(letter) for letter in stage.results().letters))
+        wait_until(
+            lambda: any("new partition" in str(dead_letter) for dead_letter in stage.results().dead_letters)
+        )
         process.signal(signal.SIGTERM)
         process.end()
     with running(stage) as process:
         process.wait_for("reading ")
         process.signal(signal.SIGTERM)
         process.end()
-    letters = [letter for letter in stage.results().letters if "new partition" in letter[3]]
-    assert letters == [("3", "0", "not_json", repr(extra[0][0]))]
+    dead_letters = [
+        dead_letter for dead_letter in stage.results().dead_letters if "new partition" in dead_letter[3]
+    ]
+    assert dead_letters == [("3", "0", "not_json", repr(extra[0][0]))]
 
 
 def test_a_flipped_byte_in_a_log_segment_is_4(

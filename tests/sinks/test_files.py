@@ -29,7 +29,7 @@ def alert(number: int) -> Alert:
     return Alert(str(number), "episode", "rule", "opened", 0, b'{"n":%d}' % number)
 
 
-def letter(value: bytes | None, timestamp_ms: int | None = 5) -> DeadLetter:
+def dead_letter(value: bytes | None, timestamp_ms: int | None = 5) -> DeadLetter:
     headers = (("trace", b"\xff\x00"),)
     return DeadLetter(Record(Partition("t", 3), 42, timestamp_ms, b"k", value, headers), "not_json", "see ä")
 
@@ -46,7 +46,7 @@ def test_alerts_are_lines_in_order(tmp_path: Path) -> None:
 
 
 Opened = Callable[..., Any]
-FILE_SINKS = [(FileAlertSink, alert), (FileDeadLetterSink, lambda number: letter(b"%d" % number))]
+FILE_SINKS = [(FileAlertSink, alert), (FileDeadLetterSink, lambda number: dead_letter(b"%d" % number))]
 """How each file sink is opened, and what it is given."""
 
 
@@ -89,7 +89,7 @@ def test_stdout_is_flushed_at_each_write_and_stays_open() -> None:
 def test_dead_letters_keep_everything(tmp_path: Path) -> None:
     """A line has the names of Kafka's headers, and key, headers and value in base64; a null value stays null."""
     sink: DeadLetterSink = FileDeadLetterSink(str(tmp_path / "d"))
-    sink.write([letter(b"\x00not json\n"), letter(None, None)])
+    sink.write([dead_letter(b"\x00not json\n"), dead_letter(None, None)])
     sink.close()
     first, second = map(json.loads, (tmp_path / "d").read_text(encoding="utf-8").splitlines())
     assert first == {
@@ -119,7 +119,7 @@ def test_paths_that_are_no_text_are_still_json(tmp_path: Path) -> None:
 def test_null_sink_drops(tmp_path: Path) -> None:
     """The sink of `none` takes everything and leaves nothing."""
     sink: DeadLetterSink = NullSink()
-    sink.write([letter(b"x")])
+    sink.write([dead_letter(b"x")])
     sink.flush()
     sink.close()
     assert list(tmp_path.iterdir()) == []
@@ -204,7 +204,7 @@ def test_dead_letters_begin_anew_or_go_on(tmp_path: Path) -> None:
     path = str(tmp_path / "d")
     for append, expected in ((False, 1), (True, 2), (False, 1)):
         sink = FileDeadLetterSink(path, append=append)
-        sink.write([letter(b"x")])
+        sink.write([dead_letter(b"x")])
         sink.close()
         assert len(Path(path).read_bytes().splitlines()) == expected
 
@@ -212,7 +212,7 @@ def test_dead_letters_begin_anew_or_go_on(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_of_dead_letters() -> None:
     """What a flush cannot write is a SinkError (exit 8) that names the file and says what to do."""
     sink = FileDeadLetterSink("/dev/full")
-    sink.write([letter(b"x")])
+    sink.write([dead_letter(b"x")])
     with pytest.raises(SinkError, match=r"/dev/full cannot be written .* Make room") as told:
         sink.flush()
     assert told.value.exit_code == 8
@@ -233,13 +233,13 @@ def test_cut_back_takes_exactly_what_came_after(
     sink = opened(path, append=True)
     sink.write([made(1), made(2)])
     sink.flush()
-    mark, before = json.loads(json.dumps(sink.mark())), Path(path).read_bytes()
+    mark, before = json.loads(json.dumps(sink.offset())), Path(path).read_bytes()
     sink.write([made(3), made(4)])
     sink.flush()
     if anew:
         sink.close()
         sink = opened(path, append=True)
-    sink.cut_back(mark)
+    sink.truncate(mark)
     assert Path(path).read_bytes() == before
     sink.write([made(5)])
     sink.close()
@@ -250,10 +250,10 @@ def test_cut_back_takes_exactly_what_came_after(
 def test_a_mark_of_an_empty_file(tmp_path: Path) -> None:
     """Everything goes, the file stays."""
     sink = FileAlertSink(str(tmp_path / "a"))
-    mark = sink.mark()
+    mark = sink.offset()
     sink.write([alert(1)])
     sink.flush()
-    sink.cut_back(mark)
+    sink.truncate(mark)
     assert (tmp_path / "a").read_bytes() == b""
     assert mark == {"path": str(tmp_path / "a"), "length": 0, "inode": (tmp_path / "a").stat().st_ino}
 
@@ -261,11 +261,11 @@ def test_a_mark_of_an_empty_file(tmp_path: Path) -> None:
 def test_a_mark_of_another_file(tmp_path: Path) -> None:
     """A file under another name, set in the configuration since, is not cut by the old one's mark."""
     (tmp_path / "a").write_bytes(b"old\n")
-    mark = FileAlertSink(str(tmp_path / "a"), append=True).mark()
+    mark = FileAlertSink(str(tmp_path / "a"), append=True).offset()
     other = FileAlertSink(str(tmp_path / "b"))
     other.write([alert(1), alert(2)])
     other.flush()
-    other.cut_back(mark)
+    other.truncate(mark)
     assert (tmp_path / "b").read_bytes() == b'{"n":1}\n{"n":2}\n'
     assert (tmp_path / "a").read_bytes() == b"old\n"
 
@@ -276,12 +276,12 @@ def test_a_file_that_was_rotated_away(tmp_path: Path, caplog: pytest.LogCaptureF
     sink = FileAlertSink(str(path))
     sink.write([alert(1), alert(2)])
     sink.close()
-    mark = FileAlertSink(str(path), append=True).mark()
+    mark = FileAlertSink(str(path), append=True).offset()
     path.rename(tmp_path / "a.1")
     path.write_bytes(b"new\n")
     sink = FileAlertSink(str(path), append=True)
     with caplog.at_level(logging.WARNING):
-        sink.cut_back(mark)
+        sink.truncate(mark)
     sink.write([alert(3)])
     sink.close()
     assert path.read_bytes() == b'new\n{"n":3}\n'
@@ -293,10 +293,10 @@ def test_a_longer_file_under_the_old_name_is_not_cut(tmp_path: Path) -> None:
     """Rotated away, and the new one has grown beyond the mark."""
     path = tmp_path / "a"
     path.write_bytes(b"old\n")
-    mark = FileAlertSink(str(path), append=True).mark()
+    mark = FileAlertSink(str(path), append=True).offset()
     path.rename(tmp_path / "a.1")
     path.write_bytes(b"newer and longer\n")
-    FileAlertSink(str(path), append=True).cut_back(mark)
+    FileAlertSink(str(path), append=True).truncate(mark)
     assert path.read_bytes() == b"newer and longer\n"
 
 
@@ -305,9 +305,9 @@ def test_a_file_that_was_cut_short_under_us(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"a line\n")
     sink = FileAlertSink(str(path), append=True)
-    mark = sink.mark()
+    mark = sink.offset()
     path.write_bytes(b"")
-    sink.cut_back(mark)
+    sink.truncate(mark)
     sink.write([alert(1)])
     sink.close()
     assert path.read_bytes() == b'{"n":1}\n'
@@ -321,12 +321,12 @@ def test_a_line_cut_by_a_crash_is_left_alone_until_we_write(tmp_path: Path) -> N
     whole, torn = b'{"n":0}\n', b'{"n":0}\n{"cut'
     path.write_bytes(torn)
     sink = FileAlertSink(str(path), append=True)
-    assert sink.mark()["length"] == len(torn)
+    assert sink.offset()["length"] == len(torn)
     sink.flush()
     sink.close()
     assert path.read_bytes() == torn
     sink = FileAlertSink(str(path), append=True)
-    sink.cut_back(sink.mark() | {"length": len(whole)})
+    sink.truncate(sink.offset() | {"length": len(whole)})
     assert path.read_bytes() == whole
     sink.write([alert(1)])
     sink.close()
@@ -342,18 +342,18 @@ def test_a_line_cut_by_a_crash_is_left_alone_until_we_write(tmp_path: Path) -> N
 @pytest.mark.parametrize("sink", [StdoutAlertSink(io.BytesIO()), NullSink()], ids=["stdout", "none"])
 def test_what_cannot_be_cut_back_does_not_pretend(sink: object) -> None:
     """Standard output has gone to its reader: it has no mark. Neither has the sink that drops."""
-    assert not hasattr(sink, "mark")
-    assert not hasattr(sink, "cut_back")
+    assert not hasattr(sink, "truncate")
+    assert not hasattr(sink, "truncate")
 
 
 def test_a_device_has_no_length() -> None:
     """A path that is no regular file can be written, and is never cut."""
     sink = FileAlertSink("/dev/null", append=True)
-    mark = sink.mark()
+    mark = sink.offset()
     assert mark == {"path": "/dev/null", "length": None, "inode": None}
     sink.write([alert(1)])
-    sink.cut_back(mark)
-    sink.cut_back({"path": "/dev/null", "length": 0})
+    sink.truncate(mark)
+    sink.truncate({"path": "/dev/null", "length": 0})
     sink.close()
 
 
@@ -363,7 +363,7 @@ def test_marks_that_say_nothing(tmp_path: Path) -> None:
     sink.write([alert(1)])
     sink.flush()
     for mark in ({}, {"path": str(tmp_path / "a")}, {"length": 0}):
-        sink.cut_back(mark)
+        sink.truncate(mark)
     assert (tmp_path / "a").read_bytes() == b'{"n":1}\n'
 
 
@@ -380,13 +380,13 @@ def test_a_disk_full_at_any_byte(tmp_path: Path, size: int) -> None:
     expected = kept + b"".join(each.body + b"\n" for each in again)
     for limit in range(len(kept), len(expected), max(1, size // 7)):
         path.write_bytes(kept)
-        mark = FileAlertSink(str(path), append=True).mark()
+        mark = FileAlertSink(str(path), append=True).offset()
         told = _written_within(limit, path, again)
         assert told is not None
         assert (told.exit_code, "cannot be written" in str(told), "Make room" in str(told)) == (8, True, True)
         assert path.stat().st_size <= limit
         sink = FileAlertSink(str(path), append=True)
-        sink.cut_back(mark)
+        sink.truncate(mark)
         assert path.read_bytes() == kept
         sink.write(again)
         sink.close()

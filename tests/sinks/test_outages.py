@@ -17,20 +17,6 @@ from typing import Any
 
 import pytest
 from kafka import ConsumerGroupMetadata, KafkaProducer, OffsetAndMetadata, TopicPartition  # type: ignore[import-untyped]
-from ledgers import (
-    Child,
-    alert,
-    beside,
-    is_open,
-    kafka_settings,
-    make_topic,
-    note,
-    numbers,
-    patience_for,
-    stored,
-    visible,
-    wait_until,
-)
 from proxy import (
     ADD_OFFSETS_TO_TXN,
     ADD_PARTITIONS_TO_TXN,
@@ -41,12 +27,26 @@ from proxy import (
     Moment,
     Proxy,
 )
+from transactional_process import (
+    Child,
+    alert,
+    beside,
+    commit_metadata,
+    is_open,
+    kafka_settings,
+    make_topic,
+    numbers,
+    patience_for,
+    stored,
+    visible,
+    wait_until,
+)
 
 from broker import Broker
 from streamdetect.errors import KafkaError
 from streamdetect.model import DeadLetter, Partition, Record
 from streamdetect.sinks import Outputs
-from streamdetect.sinks import kafka as kafka_ledger
+from streamdetect.sinks import kafka as kafka_sink
 from streamdetect.sinks.kafka import KafkaTransactionalSink
 from streamdetect.sinks.transactional import Committed
 from streamdetect.sinks.watchdog import HungError, within
@@ -65,30 +65,30 @@ class Scene:
         self.source = Partition(make_topic(broker))
         self._opened: list[KafkaTransactionalSink] = []
 
-    def claimed(self, takeover: str = "3s", **client: Any) -> KafkaTransactionalSink:
+    def fenced(self, takeover: str = "3s", **client: Any) -> KafkaTransactionalSink:
         """The watchdog waits two thirds of `takeover`."""
         settings = kafka_settings(self.proxy.address, self.group, takeover, **client)
         self._opened.append(KafkaTransactionalSink(settings, self.alerts, self.alerts))
-        self._opened[-1].claim([self.source])
+        self._opened[-1].fence([self.source])
         return self._opened[-1]
 
     def commit(
         self,
-        ledger: KafkaTransactionalSink,
+        sink: KafkaTransactionalSink,
         number: int,
         patience: Callable[[], bool] = lambda: True,
         epoch: int = 1,
     ) -> None:
         outputs, positions = Outputs([alert(number)]), {self.source: number}
-        ledger.commit(outputs, positions, note(number, epoch=epoch), patience)
+        sink.commit(outputs, positions, commit_metadata(number, epoch=epoch), patience)
 
     def published(self) -> list[int]:
         return numbers(stored(self.broker, self.alerts))
 
     def close(self) -> None:
         self.proxy.calm()
-        for ledger in self._opened:
-            ledger.close()
+        for sink in self._opened:
+            sink.close()
 
 
 @pytest.fixture(scope="module")
@@ -123,22 +123,24 @@ def test_an_outage_at_each_step(scene: Scene, moment: Moment) -> None:
     """Whichever request or answer of a transaction is the last before an outage, the commit returns when the broker is
     back, and took place once.
     """
-    ledger = scene.claimed()
-    scene.commit(ledger, 1)
+    sink = scene.fenced()
+    scene.commit(sink, 1)
     for number, step in enumerate(STEPS.values(), start=2):
         scene.proxy.down_at(step, moment, seconds=1)
         begun = time.monotonic()
-        scene.commit(ledger, number)
+        scene.commit(sink, number)
         assert time.monotonic() - begun < 15
     last = 1 + len(STEPS)
     assert scene.published() == list(range(1, last + 1))
-    assert scene.claimed().look([scene.source]) == Committed({scene.source: last}, note(last))
+    assert scene.fenced().fetch_committed([scene.source]) == Committed(
+        {scene.source: last}, commit_metadata(last)
+    )
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_lost_connection_at_each_step(scene: Scene, step: str) -> None:
     """A connection that breaks, with the broker still there, costs a moment."""
-    ledger = scene.claimed()
+    sink = scene.fenced()
     lost: list[int] = []
 
     def lose_once(key: int) -> bool:
@@ -148,44 +150,44 @@ def test_a_lost_connection_at_each_step(scene: Scene, step: str) -> None:
         return False
 
     scene.proxy.on_answer = lose_once
-    scene.commit(ledger, 1)
+    scene.commit(sink, 1)
     assert lost
     assert scene.published() == [1]
 
 
 def test_a_commit_whose_answer_is_lost(scene: Scene) -> None:
     """Committed, and the broker gone before it could say so: found out by the note, and not a record is sent again."""
-    ledger = scene.claimed()
-    scene.commit(ledger, 1)
+    sink = scene.fenced()
+    scene.commit(sink, 1)
     scene.proxy.seen.clear()
     # For less than the watchdog's 2 s the client asks again itself.
     scene.proxy.down_at(END_TXN, "answer", seconds=3)
-    scene.commit(ledger, 2)
+    scene.commit(sink, 2)
     assert scene.proxy.seen[PRODUCE] == 1
     assert scene.published() == [1, 2]
 
 
 def test_silence(scene: Scene) -> None:
     """A network that swallows everything for a while, connections and all, is survived like a broker that died."""
-    ledger = scene.claimed()
-    scene.commit(ledger, 1)
+    sink = scene.fenced()
+    scene.commit(sink, 1)
     for number in (2, 3):
         scene.proxy.passing.clear()
         back = threading.Timer(4.0, scene.proxy.passing.set)
         back.start()
-        scene.commit(ledger, number)
+        scene.commit(sink, number)
     assert scene.published() == [1, 2, 3]
 
 
 def test_a_large_record_on_a_slow_line(scene: Scene) -> None:
     """What needs longer than the watchdog's time gets it, by its size: else it would be begun again for ever."""
-    ledger = scene.claimed()
+    sink = scene.fenced()
     scene.proxy.bytes_per_second = 2_000_000
     scene.proxy.seen.clear()
     record = Record(Partition("source"), 1, 0, None, b"x" * 6_000_000)
-    outputs = Outputs(letters=[DeadLetter(record, "too_large", "6 MB")])
+    outputs = Outputs(dead_letters=[DeadLetter(record, "too_large", "6 MB")])
     begun = time.monotonic()
-    ledger.commit(outputs, {scene.source: 1}, note(1), patience_for(15))
+    sink.commit(outputs, {scene.source: 1}, commit_metadata(1), patience_for(15))
     assert time.monotonic() - begun > 2, "6 MB at 2 MB/s take 3 s, the watchdog alone gives 2 s"
     assert scene.proxy.seen[PRODUCE] == 1
     assert [len(record.value or b"") for record in stored(scene.broker, scene.alerts)] == [6_000_000]
@@ -193,9 +195,9 @@ def test_a_large_record_on_a_slow_line(scene: Scene) -> None:
 
 def test_a_transaction_that_runs_out_of_time(scene: Scene) -> None:
     """The broker ends a transaction that takes too long, which looks like fencing; it is committed again, once."""
-    ledger = scene.claimed("60s", transaction_timeout_ms=1_000)
-    scene.commit(ledger, 1)
-    send = ledger._send_positions
+    sink = scene.fenced("60s", transaction_timeout_ms=1_000)
+    scene.commit(sink, 1)
+    send = sink._send_positions
     held: list[object] = []
 
     def hold_once(*arguments: Any) -> None:
@@ -204,8 +206,8 @@ def test_a_transaction_that_runs_out_of_time(scene: Scene) -> None:
             held.append(arguments)
             wait_until(lambda: not is_open(scene.broker, scene.alerts))
 
-    ledger._send_positions = hold_once  # type: ignore[method-assign,assignment]
-    scene.commit(ledger, 2)
+    sink._send_positions = hold_once  # type: ignore[method-assign,assignment]
+    scene.commit(sink, 2)
     assert held
     assert scene.published() == [1, 2]
 
@@ -214,11 +216,11 @@ def test_many_partitions_are_one_question(scene: Scene) -> None:
     """A look at 300 partitions asks once: one by one would be seconds on a long line."""
     topic = make_topic(scene.broker, partitions=300)
     source = [Partition(topic, number) for number in range(300)]
-    ledger, positions = scene.claimed(), {partition: partition.number for partition in source}
-    ledger.commit(Outputs(), positions, note(1))
-    wait_until(lambda: ledger.look(source).note == note(1))
+    sink, positions = scene.fenced(), {partition: partition.number for partition in source}
+    sink.commit(Outputs(), positions, commit_metadata(1))
+    wait_until(lambda: sink.fetch_committed(source).metadata == commit_metadata(1))
     scene.proxy.seen.clear()
-    assert ledger.look(source) == Committed(positions, note(1))
+    assert sink.fetch_committed(source) == Committed(positions, commit_metadata(1))
     assert scene.proxy.seen[OFFSET_FETCH] == 1
 
 
@@ -240,11 +242,11 @@ def test_the_hang_of_the_client(scene: Scene) -> None:
     # On a busy machine the client may notice the loss before the call; then it does not hang this time.
     with contextlib.suppress(HungError):
         within(6.0, lambda: producer.send_offsets_to_transaction(offsets, ConsumerGroupMetadata("g")))
-    kafka_ledger.abandon(producer)
-    ledger = scene.claimed()
+    kafka_sink.abandon(producer)
+    sink = scene.fenced()
     scene.proxy.down_at(ADD_OFFSETS_TO_TXN, "request", seconds=1)
     begun = time.monotonic()
-    scene.commit(ledger, 2)
+    scene.commit(sink, 2)
     assert time.monotonic() - begun < 30
     assert scene.published() == [2]
 
@@ -266,11 +268,11 @@ def test_within_gives_up_on_a_call_that_does_not_return() -> None:
 
 def test_a_look_that_does_not_return(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Is a KafkaError like every other silence: a standby waits on, and does not end with a bug."""
-    ledger, never = scene.claimed(), threading.Event()
-    monkeypatch.setattr(kafka_ledger, "ANSWER_SECONDS", -1.5)  # and the watchdog's 2 s
-    monkeypatch.setattr(ledger._onlooker, "read", lambda *_arguments: never.wait())
+    sink, never = scene.fenced(), threading.Event()
+    monkeypatch.setattr(kafka_sink, "ANSWER_SECONDS", -1.5)  # and the watchdog's 2 s
+    monkeypatch.setattr(sink._onlooker, "read", lambda *_arguments: never.wait())
     with pytest.raises(KafkaError, match=f"what the group {scene.group} has committed: no answer in"):
-        ledger.look([scene.source])
+        sink.fetch_committed([scene.source])
     never.set()
 
 
@@ -278,7 +280,7 @@ def test_a_transaction_that_nobody_ends(scene: Scene, monkeypatch: pytest.Monkey
     """Positions of the group in an open transaction of another id, such as brokers leave behind that forgot to
     write its end: the claim says what it is and what to do, and goes well once that is done.
     """
-    monkeypatch.setattr(kafka_ledger, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(kafka_sink, "ANSWER_SECONDS", 1.0)
     producer = KafkaProducer(
         bootstrap_servers=scene.broker.bootstrap, transactional_id=f"{scene.group}-other"
     )
@@ -287,10 +289,10 @@ def test_a_transaction_that_nobody_ends(scene: Scene, monkeypatch: pytest.Monkey
     offsets = {TopicPartition(*scene.source): OffsetAndMetadata(1, "", -1)}
     producer.send_offsets_to_transaction(offsets, scene.group)
     with pytest.raises(KafkaError, match=r"does not end, .* kafka-transactions.sh find-hanging"):
-        scene.claimed()
+        scene.fenced()
     producer.abort_transaction()
     producer.close()
-    scene.claimed()
+    scene.fenced()
 
 
 def test_nothing_is_left_behind(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,10 +301,10 @@ def test_nothing_is_left_behind(scene: Scene, monkeypatch: pytest.MonkeyPatch) -
     """
     told: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", told.append)
-    ledger = scene.claimed()
+    sink = scene.fenced()
     scene.proxy.down_at(PRODUCE, "request", seconds=600)
     with suppress(KafkaError):
-        scene.commit(ledger, 1, patience=lambda: False)
+        scene.commit(sink, 1, patience=lambda: False)
     wait_until(lambda: _sender_threads() == 0)
     gc.collect()
     assert told == []
@@ -332,8 +334,8 @@ def test_patience_that_has_run_out(scene: Scene, outage: str) -> None:
     """A stop does not wait for ever: a KafkaError (exit 4) says that it is saved and goes out at the next start, as it
     does, whether or not the ledger gave up in the middle.
     """
-    ledger = scene.claimed()
-    scene.commit(ledger, 1)
+    sink = scene.fenced()
+    scene.commit(sink, 1)
     if outage == "down":
         scene.proxy.down()
     else:
@@ -341,26 +343,26 @@ def test_patience_that_has_run_out(scene: Scene, outage: str) -> None:
     for _ in range(2):
         begun = time.monotonic()
         with pytest.raises(KafkaError, match=r"\. It is saved in the checkpoint, and goes out") as told:
-            scene.commit(ledger, 2, patience=lambda: False)
+            scene.commit(sink, 2, patience=lambda: False)
         assert told.value.exit_code == 4
         assert time.monotonic() - begun < 15
     begun = time.monotonic()
-    ledger.close()
+    sink.close()
     assert time.monotonic() - begun < 5
     scene.proxy.calm()
-    next_start = scene.claimed()
-    assert next_start.look([scene.source]).note == note(1)
+    next_start = scene.fenced()
+    assert next_start.fetch_committed([scene.source]).metadata == commit_metadata(1)
     scene.commit(next_start, 2, epoch=2)
     assert scene.published() == [1, 2]
 
 
 def test_waiting_is_told_now_and_then(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     """One warning when a transaction is not taken, with what to look at; not one for each attempt."""
-    ledger = scene.claimed()
+    sink = scene.fenced()
     scene.proxy.passing.clear()
     threading.Timer(6.0, scene.proxy.passing.set).start()
     with caplog.at_level(logging.WARNING, "streamdetect"):
-        scene.commit(ledger, 1)
+        scene.commit(sink, 1)
     (told,) = [record.getMessage() for record in caplog.records if record.name.startswith("streamdetect")]
     assert "trying again until it does: no answer in 2 s. The brokers did not confirm in time: check" in told
 
@@ -375,8 +377,8 @@ class Unbroken:
         self._broker = broker
         self.topic, self.source = make_topic(broker, partitions=2), Partition(make_topic(broker))
         settings = kafka_settings(broker.bootstrap, "group", "6s", bootstrap_timeout_ms=3_000)
-        self.ledger = KafkaTransactionalSink(settings, self.topic, None)
-        self.ledger.claim([self.source])
+        self.sink = KafkaTransactionalSink(settings, self.topic, None)
+        self.sink.fence([self.source])
         self.done = 0
         self.finished = threading.Event()
         self.broker_lost_one = self.gave_up = False
@@ -386,7 +388,7 @@ class Unbroken:
             number = self.done + 1
             outputs = Outputs([alert(number, "odd" if number % 2 else "even")])
             try:
-                self.ledger.commit(outputs, {self.source: number}, note(number), self._patience)
+                self.sink.commit(outputs, {self.source: number}, commit_metadata(number), self._patience)
             except KafkaError:
                 assert self.gave_up
                 return
@@ -410,7 +412,7 @@ class Unbroken:
             there, last = numbers(visible(self._broker, self.topic)), self.done - 1
         else:
             there, last = numbers(stored(self._broker, self.topic)), self.done
-            assert self.ledger.claim([self.source]) == Committed({self.source: last}, note(last))
+            assert self.sink.fence([self.source]) == Committed({self.source: last}, commit_metadata(last))
         assert sorted(there)[:last] == list(range(1, last + 1))
         for rest in (0, 1):
             own = [number for number in there if number % 2 == rest]
@@ -454,4 +456,4 @@ def test_a_broker_killed_at_random_moments() -> None:
                     broker.start()
                     commits.go_on()
             commits.check()
-            commits.ledger.close()
+            commits.sink.close()

@@ -18,14 +18,14 @@ from kafka.admin import (  # type: ignore[import-untyped]
     ResourcePattern,
     ResourceType,
 )
-from ledgers import (
+from transactional_process import (
     WAIT,
     Child,
     alert,
+    commit_metadata,
     is_open,
     kafka_settings,
     make_topic,
-    note,
     numbers,
     patience_for,
     stored,
@@ -43,7 +43,7 @@ from streamdetect.sinks.transactional import CommitMetadata, Committed, Transact
 from streamdetect.testing import MemoryTransactionalSink
 
 
-def letter(value: bytes | None, **more: Any) -> DeadLetter:
+def dead_letter(value: bytes | None, **more: Any) -> DeadLetter:
     fields = {"timestamp_ms": 1_000, "key": None, "headers": ()} | more
     record = Record(Partition("source", 3), 42, value=value, **fields)
     return DeadLetter(record, "not_json", "expected a value at byte 0")
@@ -88,7 +88,7 @@ class KafkaHouse:
     def __init__(self, broker: Broker, **client: Any) -> None:
         self.broker = broker
         self.group = new_group()
-        self.alerts, self.letters = make_topic(broker), make_topic(broker)
+        self.alerts, self.dead_letters = make_topic(broker), make_topic(broker)
         one, two = make_topic(broker, partitions=2), make_topic(broker)
         self.source: tuple[Partition, ...] = (Partition(one, 0), Partition(one, 1), Partition(two, 0))
         self._client = client
@@ -96,24 +96,24 @@ class KafkaHouse:
 
     def open(self) -> KafkaTransactionalSink:
         settings = kafka_settings(self.broker.bootstrap, self.group, **self._client)
-        self._opened.append(KafkaTransactionalSink(settings, self.alerts, self.letters))
+        self._opened.append(KafkaTransactionalSink(settings, self.alerts, self.dead_letters))
         return self._opened[-1]
 
-    def claimed(self) -> KafkaTransactionalSink:
-        ledger = self.open()
-        ledger.claim(self.source)
-        return ledger
+    def fenced(self) -> KafkaTransactionalSink:
+        sink = self.open()
+        sink.fence(self.source)
+        return sink
 
     def published(self) -> list[int]:
         return numbers(stored(self.broker, self.alerts))
 
     def refused(self) -> list[Record]:
         """The dead letters that are there for everybody."""
-        return stored(self.broker, self.letters)
+        return stored(self.broker, self.dead_letters)
 
     def close(self) -> None:
-        for ledger in self._opened:
-            ledger.close()
+        for sink in self._opened:
+            sink.close()
 
 
 @pytest.fixture(params=["memory", "kafka"])
@@ -135,108 +135,116 @@ def kafka(broker: Broker) -> Iterator[KafkaHouse]:
 
 def test_nothing_is_committed_at_first(house: House) -> None:
     """A group that nobody ever owned has no positions and no note, whether one looks or claims."""
-    ledger = house.open()
-    assert ledger.look(house.source) == Committed({}, None)
-    assert ledger.claim(house.source) == Committed({}, None)
+    sink = house.open()
+    assert sink.fetch_committed(house.source) == Committed({}, None)
+    assert sink.fence(house.source) == Committed({}, None)
     assert house.published() == []
 
 
 def test_all_of_a_commit_is_there_for_others(house: House) -> None:
     """Outputs in their order, positions of several partitions, the note: seen by whoever looks or claims next."""
     owner, other = house.open(), house.open()
-    owner.claim(house.source)
+    owner.fence(house.source)
     positions = dict(zip(house.source, (3, 5, 7), strict=True))
-    owner.commit(Outputs([alert(2), alert(1)]), positions, note(1))
-    wait_until(lambda: other.look(house.source) == Committed(positions, note(1)))
-    assert other.claim(house.source) == Committed(positions, note(1))
+    owner.commit(Outputs([alert(2), alert(1)]), positions, commit_metadata(1))
+    wait_until(lambda: other.fetch_committed(house.source) == Committed(positions, commit_metadata(1)))
+    assert other.fence(house.source) == Committed(positions, commit_metadata(1))
     assert house.published() == [2, 1]
 
 
 def test_a_commit_of_some_partitions_leaves_the_others(house: House) -> None:
     """A beat commits one partition: its note is the newest, and the others keep the positions that they had."""
     owner = house.open()
-    owner.claim(house.source)
+    owner.fence(house.source)
     positions = dict(zip(house.source, (3, 5, 7), strict=True))
-    owner.commit(Outputs(), positions, note(1))
-    for beat, partition in enumerate(house.source, start=1):
-        owner.commit(Outputs(), {partition: positions[partition]}, note(1, beat=beat))
-    assert house.open().claim(house.source) == Committed(positions, note(1, beat=3))
+    owner.commit(Outputs(), positions, commit_metadata(1))
+    for heartbeat, partition in enumerate(house.source, start=1):
+        owner.commit(Outputs(), {partition: positions[partition]}, commit_metadata(1, heartbeat=heartbeat))
+    assert house.open().fence(house.source) == Committed(positions, commit_metadata(1, heartbeat=3))
 
 
 def test_positions_may_go_back(house: House) -> None:
     """A start from anew reads again what was read: the positions are those of the last commit, not the highest."""
     owner = house.open()
-    owner.claim(house.source)
+    owner.fence(house.source)
     for number, offset in ((1, 900), (2, 0)):
-        owner.commit(Outputs(), dict.fromkeys(house.source, offset), note(number))
-    assert house.open().claim(house.source) == Committed(dict.fromkeys(house.source, 0), note(2))
+        owner.commit(Outputs(), dict.fromkeys(house.source, offset), commit_metadata(number))
+    assert house.open().fence(house.source) == Committed(dict.fromkeys(house.source, 0), commit_metadata(2))
 
 
 @pytest.mark.parametrize(
     "told",
     [
         CommitMetadata(1, "host-1-ab", "state", 0),
-        CommitMetadata(2**40, 'räuber\n"quoted" \\ ☃', "", 2**53, beat=10**9, evaluated_ms=0, released=True),
+        CommitMetadata(
+            2**40, 'räuber\n"quoted" \\ ☃', "", 2**53, heartbeat=10**9, evaluated_ms=0, released=True
+        ),
         CommitMetadata(1, "h" * 255, "s" * 255, 1, evaluated_ms=-62_135_596_800_000),
     ],
 )
 def test_a_note_comes_back_as_it_was(house: House, told: CommitMetadata) -> None:
     """Every field of a note survives, whatever its texts hold and however large its numbers are."""
     owner = house.open()
-    owner.claim(house.source)
+    owner.fence(house.source)
     owner.commit(Outputs(), {house.source[0]: 1}, told)
-    assert house.open().claim(house.source).note == told
+    assert house.open().fence(house.source).metadata == told
 
 
 def test_a_newer_owner_fences_the_older(house: House) -> None:
     """Once another has claimed and said so, every commit of the older fails (exit 6), and nothing of it is seen."""
     older, newer = house.open(), house.open()
-    older.claim(house.source)
-    older.commit(Outputs([alert(1)]), {house.source[0]: 1}, note(1))
-    found = newer.claim(house.source)
-    assert found == Committed({house.source[0]: 1}, note(1))
-    newer.commit(Outputs(), found.positions, note(1, epoch=2, owner="second"))
+    older.fence(house.source)
+    older.commit(Outputs([alert(1)]), {house.source[0]: 1}, commit_metadata(1))
+    found = newer.fence(house.source)
+    assert found == Committed({house.source[0]: 1}, commit_metadata(1))
+    newer.commit(Outputs(), found.positions, commit_metadata(1, epoch=2, owner="second"))
     for _ in range(2):
         with pytest.raises(FencedError) as told:
-            older.commit(Outputs([alert(2)]), {house.source[0]: 2}, note(2))
+            older.commit(Outputs([alert(2)]), {house.source[0]: 2}, commit_metadata(2))
         assert told.value.exit_code == 6
-    newer.commit(Outputs([alert(3)]), {house.source[0]: 3}, note(2, epoch=2, owner="second"))
+    newer.commit(Outputs([alert(3)]), {house.source[0]: 3}, commit_metadata(2, epoch=2, owner="second"))
     assert house.published() == [1, 3]
-    expected = Committed({house.source[0]: 3}, note(2, epoch=2, owner="second"))
-    assert house.open().claim(house.source) == expected
+    expected = Committed({house.source[0]: 3}, commit_metadata(2, epoch=2, owner="second"))
+    assert house.open().fence(house.source) == expected
 
 
 def test_the_beat_of_an_older_owner_is_fenced(house: House) -> None:
     """A beat has no outputs, and still the older owner learns by it that another has come."""
     older, newer = house.open(), house.open()
-    older.claim(house.source)
-    older.commit(Outputs(), {house.source[0]: 1}, note(1))
-    newer.claim(house.source)
-    newer.commit(Outputs(), {house.source[0]: 1}, note(1, epoch=2, owner="second"))
+    older.fence(house.source)
+    older.commit(Outputs(), {house.source[0]: 1}, commit_metadata(1))
+    newer.fence(house.source)
+    newer.commit(Outputs(), {house.source[0]: 1}, commit_metadata(1, epoch=2, owner="second"))
     with pytest.raises(FencedError):
-        older.commit(Outputs(), {house.source[0]: 1}, note(1, beat=1))
-    wait_until(lambda: older.look(house.source).note == note(1, epoch=2, owner="second"))
+        older.commit(Outputs(), {house.source[0]: 1}, commit_metadata(1, heartbeat=1))
+    wait_until(
+        lambda: older.fetch_committed(house.source).metadata == commit_metadata(1, epoch=2, owner="second")
+    )
 
 
 def test_a_claim_of_our_own_goes_on(house: House) -> None:
     """Whoever claims again is not fenced by itself."""
     owner = house.open()
     for number in (1, 2):
-        owner.claim(house.source)
-        owner.commit(Outputs([alert(number)]), {house.source[0]: number}, note(number))
+        owner.fence(house.source)
+        owner.commit(Outputs([alert(number)]), {house.source[0]: number}, commit_metadata(number))
     assert house.published() == [1, 2]
 
 
 def test_a_released_note_is_seen_by_the_next(house: House) -> None:
     """The last commit of an owner that ends says so, and the next one goes on from it."""
     first = house.open()
-    first.claim(house.source)
-    first.commit(Outputs([alert(1)]), {house.source[0]: 1}, replace(note(1), released=True))
+    first.fence(house.source)
+    first.commit(Outputs([alert(1)]), {house.source[0]: 1}, replace(commit_metadata(1), released=True))
     first.close()
     second = house.open()
-    wait_until(lambda: second.look(house.source).note == replace(note(1), released=True))
-    assert second.claim(house.source) == Committed({house.source[0]: 1}, replace(note(1), released=True))
-    second.commit(Outputs([alert(2)]), {house.source[0]: 2}, note(2, epoch=2, owner="second"))
+    wait_until(
+        lambda: second.fetch_committed(house.source).metadata == replace(commit_metadata(1), released=True)
+    )
+    assert second.fence(house.source) == Committed(
+        {house.source[0]: 1}, replace(commit_metadata(1), released=True)
+    )
+    second.commit(Outputs([alert(2)]), {house.source[0]: 2}, commit_metadata(2, epoch=2, owner="second"))
     assert house.published() == [1, 2]
 
 
@@ -247,15 +255,17 @@ def test_between_a_claim_and_its_first_note(kafka: KafkaHouse) -> None:
     """An owner that lives may win the group back as long as the newer has not said who it is. One of them ends,
     and nothing is lost or doubled.
     """
-    older, newer = kafka.claimed(), kafka.open()
-    older.commit(Outputs([alert(1)]), dict.fromkeys(kafka.source, 1), note(1))
-    newer.claim(kafka.source)
-    older.commit(Outputs([alert(2)]), dict.fromkeys(kafka.source, 2), note(2))
+    older, newer = kafka.fenced(), kafka.open()
+    older.commit(Outputs([alert(1)]), dict.fromkeys(kafka.source, 1), commit_metadata(1))
+    newer.fence(kafka.source)
+    older.commit(Outputs([alert(2)]), dict.fromkeys(kafka.source, 2), commit_metadata(2))
     with pytest.raises(FencedError, match="Somebody else has committed"):
-        newer.commit(Outputs([alert(2)]), dict.fromkeys(kafka.source, 2), note(1, epoch=2, owner="second"))
-    older.commit(Outputs([alert(3)]), dict.fromkeys(kafka.source, 3), note(3))
+        newer.commit(
+            Outputs([alert(2)]), dict.fromkeys(kafka.source, 2), commit_metadata(1, epoch=2, owner="second")
+        )
+    older.commit(Outputs([alert(3)]), dict.fromkeys(kafka.source, 3), commit_metadata(3))
     assert kafka.published() == [1, 2, 3]
-    assert kafka.open().claim(kafka.source).note == note(3)
+    assert kafka.open().fence(kafka.source).metadata == commit_metadata(3)
 
 
 def test_positions_of_another_program(kafka: KafkaHouse) -> None:
@@ -271,7 +281,7 @@ def test_positions_of_another_program(kafka: KafkaHouse) -> None:
     producer.commit_transaction()
     producer.close()
     expected = Committed({kafka.source[0]: 4, kafka.source[1]: 5}, None)
-    assert kafka.open().claim(kafka.source) == expected
+    assert kafka.open().fence(kafka.source) == expected
 
 
 # -- all or nothing
@@ -287,15 +297,15 @@ def test_killed_within_a_transaction(kafka: KafkaHouse) -> None:
     child.await_line("holding")
     assert is_open(kafka.broker, kafka.alerts)
     begun = time.monotonic()
-    assert standby.look([source]) == Committed({source: 1}, note(1))
+    assert standby.fetch_committed([source]) == Committed({source: 1}, commit_metadata(1))
     assert time.monotonic() - begun < 2
     child.kill()
     assert numbers(visible(kafka.broker, kafka.alerts)) == [1]
     begun = time.monotonic()
-    assert standby.claim([source]) == Committed({source: 1}, note(1))
+    assert standby.fence([source]) == Committed({source: 1}, commit_metadata(1))
     assert time.monotonic() - begun < 10
     assert kafka.published() == [1]
-    standby.commit(Outputs([alert(2), alert(3)]), {source: 3}, note(2, epoch=2, owner="second"))
+    standby.commit(Outputs([alert(2), alert(3)]), {source: 3}, commit_metadata(2, epoch=2, owner="second"))
     assert kafka.published() == [1, 2, 3]
 
 
@@ -304,15 +314,15 @@ def test_killed_at_any_moment(kafka: KafkaHouse) -> None:
     source = kafka.source[0]
     for round_number in range(1, 4):
         kafka.alerts, kafka.group = make_topic(kafka.broker), new_group()
-        ledger = kafka.open()
+        sink = kafka.open()
         child = Child("stream", kafka.broker.bootstrap, kafka.group, kafka.alerts, source.topic)
         enough = 7 * round_number
-        wait_until(lambda: (ledger.look([source]).note or note(0)).number >= enough)  # noqa: B023  # waited for here
+        wait_until(lambda: (sink.fetch_committed([source]).metadata or commit_metadata(0)).number >= enough)  # noqa: B023  # waited for here
         child.kill()
-        found = ledger.claim([source])
-        assert found.note is not None
-        assert found == Committed({source: found.note.number}, note(found.note.number))
-        assert kafka.published() == list(range(1, found.note.number + 1))
+        found = sink.fence([source])
+        assert found.metadata is not None
+        assert found == Committed({source: found.metadata.number}, commit_metadata(found.metadata.number))
+        assert kafka.published() == list(range(1, found.metadata.number + 1))
 
 
 # -- what records look like
@@ -320,7 +330,7 @@ def test_killed_at_any_moment(kafka: KafkaHouse) -> None:
 
 def test_alert(kafka: KafkaHouse) -> None:
     """Key: the episode; header: the action; timestamp: the tick; value: the body."""
-    kafka.claimed().commit(Outputs([alert(1)]), {kafka.source[0]: 1}, note(1))
+    kafka.fenced().commit(Outputs([alert(1)]), {kafka.source[0]: 1}, commit_metadata(1))
     (record,) = stored(kafka.broker, kafka.alerts)
     assert (record.key, record.value) == (b"episode", b'{"number":1}')
     assert record.headers == (("streamdetect-action", b"opened"),)
@@ -330,10 +340,10 @@ def test_alert(kafka: KafkaHouse) -> None:
 def test_alerts_of_an_episode_stay_in_order(kafka: KafkaHouse) -> None:
     """One partition for each episode, and within it the order of the outputs, also over several commits."""
     kafka.alerts = make_topic(kafka.broker, partitions=4)
-    ledger = kafka.claimed()
+    sink = kafka.fenced()
     for number, start in enumerate(range(0, 700, 350), start=1):
         some = [alert(each, f"episode-{each % 7}") for each in range(start, start + 350)]
-        ledger.commit(Outputs(some), {kafka.source[0]: start}, note(number))
+        sink.commit(Outputs(some), {kafka.source[0]: start}, commit_metadata(number))
     records = stored(kafka.broker, kafka.alerts)
     for episode in range(7):
         own = [record for record in records if record.key == f"episode-{episode}".encode()]
@@ -343,8 +353,8 @@ def test_alerts_of_an_episode_stay_in_order(kafka: KafkaHouse) -> None:
 
 def test_dead_letter(kafka: KafkaHouse) -> None:
     """Value, key and headers untouched, whence and why in further headers."""
-    told = letter(b"\xff\x00 {", key=b"\x01", headers=(("kept", b"\xfe"), ("kept", b"")))
-    kafka.claimed().commit(Outputs(letters=[told]), {kafka.source[0]: 1}, note(1))
+    told = dead_letter(b"\xff\x00 {", key=b"\x01", headers=(("kept", b"\xfe"), ("kept", b"")))
+    kafka.fenced().commit(Outputs(dead_letters=[told]), {kafka.source[0]: 1}, commit_metadata(1))
     (record,) = kafka.refused()
     assert (record.key, record.value) == (b"\x01", b"\xff\x00 {")
     assert record.headers == (
@@ -364,8 +374,8 @@ def test_dead_letter(kafka: KafkaHouse) -> None:
 
 def test_a_detail_that_is_no_text(kafka: KafkaHouse) -> None:
     """Half a character in what a letter says (JSON allows one) does not stop the program."""
-    told = replace(letter(b"x"), detail="the field \ud800 holds no time")
-    kafka.claimed().commit(Outputs(letters=[told]), {kafka.source[0]: 1}, note(1))
+    told = replace(dead_letter(b"x"), detail="the field \ud800 holds no time")
+    kafka.fenced().commit(Outputs(dead_letters=[told]), {kafka.source[0]: 1}, commit_metadata(1))
     (record,) = kafka.refused()
     assert dict(record.headers)["streamdetect.detail"] == rb"the field \ud800 holds no time"
 
@@ -373,8 +383,8 @@ def test_a_detail_that_is_no_text(kafka: KafkaHouse) -> None:
 @pytest.mark.parametrize("key", [b"k", None])
 def test_tombstones_survive(kafka: KafkaHouse, key: bytes | None) -> None:
     """A null value stays null, also without a key, which the client by itself refuses to send; so does an empty one."""
-    told = [letter(None, key=key, timestamp_ms=None), letter(b"", key=key)]
-    kafka.claimed().commit(Outputs(letters=told), {kafka.source[0]: 1}, note(1))
+    told = [dead_letter(None, key=key, timestamp_ms=None), dead_letter(b"", key=key)]
+    kafka.fenced().commit(Outputs(dead_letters=told), {kafka.source[0]: 1}, commit_metadata(1))
     records = kafka.refused()
     assert [(record.key, record.value) for record in records] == [(key, None), (key, b"")]
     assert "streamdetect.origin-timestamp" not in dict(records[0].headers)
@@ -382,32 +392,36 @@ def test_tombstones_survive(kafka: KafkaHouse, key: bytes | None) -> None:
 
 def test_alerts_and_letters_are_one_transaction(kafka: KafkaHouse) -> None:
     """Both go to their topics in one step; what is somebody else's to write is left to them."""
-    both = Outputs([alert(1)], [letter(b"x")])
-    kafka.claimed().commit(both, {kafka.source[0]: 1}, note(1))
+    both = Outputs([alert(1)], [dead_letter(b"x")])
+    kafka.fenced().commit(both, {kafka.source[0]: 1}, commit_metadata(1))
     assert (kafka.published(), len(kafka.refused())) == ([1], 1)
     settings = kafka_settings(kafka.broker.bootstrap, kafka.group)
-    for number, topics in enumerate(((kafka.alerts, None), (None, kafka.letters), (None, None)), start=2):
-        with closing(KafkaTransactionalSink(settings, *topics)) as ledger:
-            ledger.claim(kafka.source)
-            ledger.commit(both, {kafka.source[0]: number}, note(number, epoch=number))
+    for number, topics in enumerate(
+        ((kafka.alerts, None), (None, kafka.dead_letters), (None, None)), start=2
+    ):
+        with closing(KafkaTransactionalSink(settings, *topics)) as sink:
+            sink.fence(kafka.source)
+            sink.commit(both, {kafka.source[0]: number}, commit_metadata(number, epoch=number))
     assert (kafka.published(), len(kafka.refused())) == ([1, 1], 2)
 
 
 def test_many_letters(kafka: KafkaHouse) -> None:
     """One transaction takes as many records as were decided, in their order."""
     values = [b"%d" % number for number in range(10_000)]
-    told = [letter(value) for value in values]
-    kafka.claimed().commit(Outputs(letters=told), {kafka.source[0]: 1}, note(1))
+    told = [dead_letter(value) for value in values]
+    kafka.fenced().commit(Outputs(dead_letters=told), {kafka.source[0]: 1}, commit_metadata(1))
     assert [record.value for record in kafka.refused()] == values
 
 
 def test_batches_that_are_too_large_are_split(broker: Broker) -> None:
     """Each record fits, all of them together do not: that is the client's to sort out, and no failure."""
     with closing(KafkaHouse(broker, linger_ms=50)) as kafka:
-        kafka.letters = make_topic(broker, max_message_bytes="2000")
+        kafka.dead_letters = make_topic(broker, max_message_bytes="2000")
         values = [b"%d" % number + b"x" * 600 for number in range(20)]
-        kafka.claimed().commit(
-            Outputs(letters=[letter(value) for value in values]), {kafka.source[0]: 1}, note(1)
+        kafka.fenced().commit(
+            Outputs(dead_letters=[dead_letter(value) for value in values]),
+            {kafka.source[0]: 1},
+            commit_metadata(1),
         )
         assert [record.value for record in kafka.refused()] == values
 
@@ -416,9 +430,11 @@ def test_batches_that_are_too_large_are_split(broker: Broker) -> None:
 def test_large_records_pass(broker: Broker, compression: str | None) -> None:
     """The client's own limit of 1 MB is lifted: what is too large is for the topic to say."""
     with closing(KafkaHouse(broker, compression_type=compression)) as kafka:
-        kafka.letters = make_topic(broker, max_message_bytes="8000000")
-        ledger = kafka.claimed()
-        ledger.commit(Outputs(letters=[letter(b"x" * 4_000_000)]), {kafka.source[0]: 1}, note(1))
+        kafka.dead_letters = make_topic(broker, max_message_bytes="8000000")
+        sink = kafka.fenced()
+        sink.commit(
+            Outputs(dead_letters=[dead_letter(b"x" * 4_000_000)]), {kafka.source[0]: 1}, commit_metadata(1)
+        )
         assert [len(record.value or b"") for record in kafka.refused()] == [4_000_000]
 
 
@@ -444,19 +460,19 @@ COMPACTED, OLD = {"cleanup_policy": "compact"}, {"message_timestamp_before_max_m
         (
             {"max_message_bytes": "2000"},
             {},
-            Outputs(letters=[letter(b"fits"), letter(b"x" * 5_000), letter(b"fits too")]),
+            Outputs(dead_letters=[dead_letter(b"fits"), dead_letter(b"x" * 5_000), dead_letter(b"fits too")]),
             "Raise max.message.bytes",
         ),
         (
             {},
             {"max_request_size": 1_000},
-            Outputs(letters=[letter(b"first"), letter(b"x" * 5_000), letter(b"third")]),
+            Outputs(dead_letters=[dead_letter(b"first"), dead_letter(b"x" * 5_000), dead_letter(b"third")]),
             "larger than the maximum request size",
         ),
         (
             COMPACTED,
             {"linger_ms": 50},
-            Outputs(letters=[letter(b"x", key=b"k"), letter(b"x")]),
+            Outputs(dead_letters=[dead_letter(b"x", key=b"k"), dead_letter(b"x")]),
             "cleanup.policy",
         ),
         (OLD, {}, Outputs([alert(1)]), "message.timestamp.before.max.ms"),
@@ -470,15 +486,15 @@ def test_a_record_that_is_refused(
     the transaction is there, neither the records before it nor the note, and closing does not wait.
     """
     with closing(KafkaHouse(broker, **client)) as kafka:
-        kafka.alerts = kafka.letters = make_topic(broker, **configs)
-        ledger = kafka.claimed()
+        kafka.alerts = kafka.dead_letters = make_topic(broker, **configs)
+        sink = kafka.fenced()
         with pytest.raises(SinkError, match=f"topic {kafka.alerts}: .*{advice}") as told:
-            ledger.commit(outputs, {kafka.source[0]: 1}, note(1), patience_for(WAIT))
+            sink.commit(outputs, {kafka.source[0]: 1}, commit_metadata(1), patience_for(WAIT))
         assert told.value.exit_code == 8
         begun = time.monotonic()
-        ledger.close()
+        sink.close()
         assert time.monotonic() - begun < 3
-        assert kafka.open().claim(kafka.source) == Committed({}, None)
+        assert kafka.open().fence(kafka.source) == Committed({}, None)
         assert stored(broker, kafka.alerts) == []
 
 
@@ -486,51 +502,51 @@ def test_a_record_that_is_refused(
 def test_deleted_topic(broker: Broker, outputs: Outputs) -> None:
     """Noticed by the next commits, with nothing to write too, as a SinkError that names the topic."""
     with closing(KafkaHouse(broker, metadata_max_age_ms=300)) as kafka:
-        ledger = kafka.claimed()
-        ledger.commit(Outputs([alert(1)]), {kafka.source[0]: 1}, note(1))
+        sink = kafka.fenced()
+        sink.commit(Outputs([alert(1)]), {kafka.source[0]: 1}, commit_metadata(1))
         broker.delete_topic(kafka.alerts)
         with pytest.raises(SinkError, match=f"topic {kafka.alerts}: .*create it again"):
-            _keep_committing(ledger, kafka.source[0], outputs)
+            _keep_committing(sink, kafka.source[0], outputs)
 
 
-def _keep_committing(ledger: TransactionalSink, source: Partition, outputs: Outputs) -> None:
+def _keep_committing(sink: TransactionalSink, source: Partition, outputs: Outputs) -> None:
     """Until something ends it, or it was too long."""
     patience = patience_for(WAIT)
     number = 1
     while patience():
         number += 1
-        ledger.commit(outputs, {source: number}, note(number), patience)
+        sink.commit(outputs, {source: number}, commit_metadata(number), patience)
 
 
 def test_a_deleted_topic_is_noticed_without_settings(kafka: KafkaHouse) -> None:
     """The client's own 5 minutes until it looks at the topics again are not waited for."""
-    ledger = kafka.claimed()
-    kafka.broker.delete_topic(kafka.letters)
-    with pytest.raises(SinkError, match=f"topic {kafka.letters}"):
-        _keep_committing(ledger, kafka.source[0], Outputs())
+    sink = kafka.fenced()
+    kafka.broker.delete_topic(kafka.dead_letters)
+    with pytest.raises(SinkError, match=f"topic {kafka.dead_letters}"):
+        _keep_committing(sink, kafka.source[0], Outputs())
 
 
 def test_a_source_that_was_deleted(kafka: KafkaHouse) -> None:
     """The positions go with the topic, and nobody else has to be blamed for it: exit 4, no talk of another instance."""
-    ledger = kafka.claimed()
+    sink = kafka.fenced()
     source = kafka.source[2]
-    ledger.commit(Outputs([alert(1)]), {source: 1}, note(1))
+    sink.commit(Outputs([alert(1)]), {source: 1}, commit_metadata(1))
     kafka.broker.delete_topic(source.topic)
     with pytest.raises(KafkaError, match=f"positions of the group {kafka.group} are gone") as told:
-        _keep_committing(ledger, source, Outputs([alert(2)]))
+        _keep_committing(sink, source, Outputs([alert(2)]))
     assert told.value.exit_code == 4
 
 
 def test_beats_that_went_with_a_topic(kafka: KafkaHouse) -> None:
     """The last beats lay on a partition that is gone: what is left of the checkpoint's note is still our own."""
-    ledger = kafka.claimed()
+    sink = kafka.fenced()
     gone = kafka.source[2]
-    ledger.commit(Outputs([alert(1)]), dict.fromkeys(kafka.source, 1), note(1))
-    ledger.commit(Outputs(), {gone: 1}, note(1, beat=1))
+    sink.commit(Outputs([alert(1)]), dict.fromkeys(kafka.source, 1), commit_metadata(1))
+    sink.commit(Outputs(), {gone: 1}, commit_metadata(1, heartbeat=1))
     kafka.broker.delete_topic(gone.topic)
-    wait_until(lambda: gone not in ledger.look(kafka.source).positions)
-    ledger._drop()  # as after any failure
-    ledger.commit(Outputs([alert(2)]), dict.fromkeys(kafka.source[:2], 2), note(2))
+    wait_until(lambda: gone not in sink.fetch_committed(kafka.source).positions)
+    sink._drop()  # as after any failure
+    sink.commit(Outputs([alert(2)]), dict.fromkeys(kafka.source[:2], 2), commit_metadata(2))
     assert kafka.published() == [1, 2]
 
 
@@ -540,7 +556,7 @@ def test_settings_that_the_brokers_refuse(broker: Broker) -> None:
         closing(KafkaHouse(broker, transaction_timeout_ms=3_600_000)) as kafka,
         pytest.raises(KafkaError, match=r"Lower kafka\.client\.transaction_timeout_ms"),
     ):
-        kafka.claimed()
+        kafka.fenced()
 
 
 # -- logging in, and rights
@@ -573,9 +589,9 @@ def test_login(secure_broker: Broker) -> None:
     topic, source = make_topic(secure_broker), Partition(make_topic(secure_broker))
     with closing(
         KafkaTransactionalSink(secure_settings(secure_broker, "SASL_SSL", "login"), topic, None)
-    ) as ledger:
-        ledger.claim([source])
-        ledger.commit(Outputs([alert(1)]), {source: 1}, note(1))
+    ) as sink:
+        sink.fence([source])
+        sink.commit(Outputs([alert(1)]), {source: 1}, commit_metadata(1))
     assert numbers(stored(secure_broker, topic)) == [1]
     with pytest.raises(KafkaError, match="user name or password"):
         KafkaTransactionalSink(
@@ -653,13 +669,13 @@ def _steps(
     """The steps of a start, one after the other, until one fails."""
     try:
         reached.append("open")
-        with closing(KafkaTransactionalSink(settings, alerts, None)) as ledger:
+        with closing(KafkaTransactionalSink(settings, alerts, None)) as sink:
             reached.append("look")
-            ledger.look([source])
+            sink.fetch_committed([source])
             reached.append("claim")
-            ledger.claim([source])
+            sink.fence([source])
             reached.append("commit")
-            ledger.commit(Outputs([alert(1)]), {source: 1}, note(1))
+            sink.commit(Outputs([alert(1)]), {source: 1}, commit_metadata(1))
             reached.append("nothing")
     except (KafkaError, SinkError) as error:
         return error

@@ -80,7 +80,7 @@ class Results:
     """What came out: alerts in order, where dead letters came from in any order."""
 
     alerts: list[bytes]
-    letters: list[tuple[str, ...]]
+    dead_letters: list[tuple[str, ...]]
 
     def difference(self, other: Results) -> str:
         """Empty if they are the same bytes."""
@@ -90,23 +90,23 @@ class Results:
         wanted = [json.loads(body)["event"]["id"] for body in other.alerts]
         lost, others = len(set(wanted) - set(ids)), len(set(ids) - set(wanted))
         doubled = len(ids) - len(set(ids))
-        more = set(self.letters) - set(other.letters)
-        less = set(other.letters) - set(self.letters)
+        more = set(self.dead_letters) - set(other.dead_letters)
+        less = set(other.dead_letters) - set(self.dead_letters)
         return (
             f"alerts: {len(ids)}, expected {len(wanted)}, lost {lost}, doubled {doubled}, others {others}; "
-            f"dead letters: {len(self.letters)}, expected {len(other.letters)}, "
+            f"dead letters: {len(self.dead_letters)}, expected {len(other.dead_letters)}, "
             f"too many {sorted(more)}, missing {sorted(less)}"
         )
 
 
 @dataclass
 class Stage:
-    """Topics, a group and a folder for one run; `alerts` and `letters` say which sink each goes to."""
+    """Topics, a group and a folder for one run; `alerts` and `dead_letters` say which sink each goes to."""
 
     broker: Broker
     folder: Path
     alerts: str = "kafka"
-    letters: str = "kafka"
+    dead_letters: str = "kafka"
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -114,7 +114,7 @@ class Stage:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.topic = self.broker.make_topic(f"{self.name}-in", partitions=PARTITIONS, retention_ms="-1")
         self.alert_topic = self.broker.make_topic(f"{self.name}-alerts", retention_ms="-1")
-        self.letter_topic = self.broker.make_topic(f"{self.name}-letters", retention_ms="-1")
+        self.dead_letter_topic = self.broker.make_topic(f"{self.name}-letters", retention_ms="-1")
         self.config = self._configured("state")
         self.written = 0
 
@@ -129,8 +129,8 @@ class Stage:
             "rules": [{"renotify": "10m"}],
             "alerts": {"sink": self.alerts, "topic": self.alert_topic, "path": str(self.folder / "alerts")},
             "dead_letters": {
-                "sink": self.letters,
-                "topic": self.letter_topic,
+                "sink": self.dead_letters,
+                "topic": self.dead_letter_topic,
                 "path": str(self.folder / "letters"),
             },
             "checkpoint": {"path": str(self.folder / state), "interval": "1s"},
@@ -169,12 +169,12 @@ class Stage:
             if self.alerts == "kafka"
             else (self.folder / "alerts").read_bytes().splitlines()
         )
-        letters = (
-            [_origin(record) for record in committed(self.broker, self.letter_topic)]
-            if self.letters == "kafka"
+        dead_letters = (
+            [_origin(record) for record in committed(self.broker, self.dead_letter_topic)]
+            if self.dead_letters == "kafka"
             else [_origin_of_line(line) for line in (self.folder / "letters").read_bytes().splitlines()]
         )
-        return Results(alerts, sorted(letters))
+        return Results(alerts, sorted(dead_letters))
 
 
 def _origin(record: Record) -> tuple[str, ...]:

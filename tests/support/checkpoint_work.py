@@ -73,7 +73,7 @@ class Work:
             row["kind"] == "waiting" and row["pane_ms"] == pane_ms for row in self.detector.export_state()
         )
 
-    def save(self, outputs: Outputs | None = None, **marks: Row) -> None:
+    def save(self, outputs: Outputs | None = None, **file_offsets: Row) -> None:
         self.number += 1
         changes = self.detector.take_changes()
         self.store.save(
@@ -88,7 +88,7 @@ class Work:
                 waiting=changes.waiting_rows(),
                 done_ms=changes.progress["evaluated_ms"],
                 pending=output_rows(outputs or Outputs()),
-                marks=marks,
+                file_offsets=file_offsets,
             )
         )
 

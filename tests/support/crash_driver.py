@@ -23,7 +23,7 @@ class Kills(RunListener):
     def __init__(self, step: int, time: int) -> None:
         self._step, self._left = step, time
 
-    def reached(self, step: int, number: int) -> None:
+    def step_done(self, step: int, number: int) -> None:
         del number
         self._left -= step == self._step
         if self._left == 0:
@@ -37,7 +37,7 @@ def main() -> None:
         stop = stack.enter_context(stopping())
         run_live(
             settings=settings,
-            around=surroundings(settings, stack),
+            dependencies=surroundings(settings, stack),
             stop=stop,
             listener=Kills(step, time),
         )

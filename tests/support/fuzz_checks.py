@@ -216,25 +216,25 @@ class Side:
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
         self.settings = settings(terms.profile, terms.max_keys)
-        self.alert_sink, self.letter_sink = MemoryAlertSink(), MemoryDeadLetterSink()
-        self.pipeline = Pipeline(self.settings, self.alert_sink, self.letter_sink)
+        self.alert_sink, self.dead_letter_sink = MemoryAlertSink(), MemoryDeadLetterSink()
+        self.pipeline = Pipeline(self.settings, self.alert_sink, self.dead_letter_sink)
         self.fed = 0
         for number in range(3):
             self.pipeline.detector.processor(Partition("fuzz", number))
 
     def feed(self, batch: Batch, now_ms: int | None) -> None:
-        known = len(self.letter_sink.letters)
+        known = len(self.dead_letter_sink.dead_letters)
         self.pipeline.feed(batch, now_ms)
         self.fed += len(batch)
         self.check_account()
-        check_letters(self.letter_sink.letters[known:], batch)
+        check_dead_letters(self.dead_letter_sink.dead_letters[known:], batch)
 
     def check_account(self) -> None:
         """`consumed = counted + filtered + late + dead_lettered` (events.md), and dead letters are what was written."""
         summary = self.pipeline.summary()
         parts = (summary.counted, *summary.filtered.values(), summary.late, *summary.dead_lettered.values())
         require(summary.consumed == self.fed == sum(parts), "the account does not add up", summary)
-        written = Counter(letter.reason for letter in self.letter_sink.letters)
+        written = Counter(dead_letter.reason for dead_letter in self.dead_letter_sink.dead_letters)
         require(dict(written) == summary.dead_lettered, "dead letters were counted and not written", summary)
 
     def save_and_restore(self) -> None:
@@ -321,19 +321,21 @@ def as_batch(entries: list[Entry]) -> Batch:
     )
 
 
-def check_letters(letters: Sequence[DeadLetter], batch: Batch) -> None:
+def check_dead_letters(dead_letters: Sequence[DeadLetter], batch: Batch) -> None:
     """Known reasons, and records as they came: the very same bytes, in order."""
     index = -1
-    for letter in letters:
-        require(
-            letter.reason in REFUSAL_REASONS and bool(letter.detail), "a dead letter without a reason", letter
-        )
+    for dead_letter in dead_letters:
+        explained = dead_letter.reason in REFUSAL_REASONS and bool(dead_letter.detail)
+        require(explained, "a dead letter without a reason", dead_letter)
         index = next(
-            (i for i in range(index + 1, len(batch)) if batch.offsets[i] == letter.record.offset), len(batch)
+            (i for i in range(index + 1, len(batch)) if batch.offsets[i] == dead_letter.record.offset),
+            len(batch),
         )
-        require(index < len(batch), "a dead letter of no record", letter)
-        require(letter.record == batch.record(index), "a dead letter was touched", letter)
-        require(letter.record.value == batch.values[index], "a dead letter's bytes were touched", letter)
+        require(index < len(batch), "a dead letter of no record", dead_letter)
+        require(dead_letter.record == batch.record(index), "a dead letter was touched", dead_letter)
+        require(
+            dead_letter.record.value == batch.values[index], "a dead letter's bytes were touched", dead_letter
+        )
 
 
 def check_alerts(alerts: Sequence[Alert]) -> None:

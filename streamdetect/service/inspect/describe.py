@@ -22,7 +22,7 @@ from streamdetect.errors import CheckpointError
 from streamdetect.model import EventContext, Partition
 from streamdetect.service.inspect.open import of_last, settings_of
 from streamdetect.service.live.outbox import output_rows, outputs_of
-from streamdetect.service.live.recovery import FOLLOWS
+from streamdetect.service.live.recovery import PREDECESSOR
 
 _SHORT = ("min_connections_per_hour", "min_duration_hours", "max_hosts", "max_processes", "renotify")
 _COUNTED = ("excluded_ports", "excluded_networks", "datasets", "exceptions")
@@ -74,7 +74,7 @@ class _Description:
             "waiting": _waiting(stored),
             "episodes": [episode for _, episode in sorted(self._episodes, key=lambda item: item[0])],
             "pending": _pending(stored.pending),
-            "marks": {name: mark for name, mark in sorted(stored.marks.items()) if name != FOLLOWS},
+            "marks": {name: mark for name, mark in sorted(stored.file_offsets.items()) if name != PREDECESSOR},
         }
 
     def _take(self, row: Row) -> None:
@@ -158,7 +158,7 @@ def _pending(rows: list[Row]) -> dict[str, Any]:
             {"action": alert.action, "tick": iso(alert.tick_ms), "rule": alert.rule_id, "id": alert.id}
             for alert in outputs.alerts
         ],
-        "dead_letters": dict(sorted(Counter(letter.reason for letter in outputs.letters).items())),
+        "dead_letters": dict(sorted(Counter(dead_letter.reason for dead_letter in outputs.dead_letters).items())),
     }
 
 

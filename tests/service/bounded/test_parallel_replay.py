@@ -39,8 +39,8 @@ def result_of(source: Source, own: Settings, **parallel: Any) -> Result:
     run = replay if parallel else run_replay
     summary = run(settings=own, source=source, alert_sink=alerts, dead_letter_sink=dead_letters, **parallel)
     by_partition: dict[Partition, list[DeadLetter]] = {}
-    for letter in dead_letters.letters:
-        by_partition.setdefault(letter.record.partition, []).append(letter)
+    for dead_letter in dead_letters.dead_letters:
+        by_partition.setdefault(dead_letter.record.partition, []).append(dead_letter)
     return [alert.body for alert in alerts.alerts], {**summary.as_dict(), "seconds": 0}, by_partition
 
 
@@ -111,7 +111,9 @@ def test_a_damaged_file_ends_the_replay_after_its_readable_records(tmp_path: Pat
             dead_letter_sink=dead_letters,
             jobs=3,
         )
-    assert {letter.record.partition.topic for letter in dead_letters.letters} >= {str(paths[1])}
+    assert {dead_letter.record.partition.topic for dead_letter in dead_letters.dead_letters} >= {
+        str(paths[1])
+    }
 
 
 def test_the_number_of_workers_fits_the_input(tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def explained(partitions: list[list[Any]], own: Settings, address: str | None, p
 
 
 def replayed(partitions: list[list[Any]], own: Settings) -> list[bytes]:
-    alerts, letters = MemoryAlertSink(), MemoryDeadLetterSink()
-    run_replay(settings=own, source=source_of(partitions), alert_sink=alerts, dead_letter_sink=letters)
+    alerts, dead_letters = MemoryAlertSink(), MemoryDeadLetterSink()
+    run_replay(settings=own, source=source_of(partitions), alert_sink=alerts, dead_letter_sink=dead_letters)
     return [alert.body for alert in alerts.alerts]
 
 

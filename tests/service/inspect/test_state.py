@@ -88,9 +88,9 @@ def work(tmp_path: Path, shards: list[list[bytes]]) -> Work:
     found = Work(tmp_path / "state", Settings(), shards)
     for share in (0.3, 0.6, 0.9):
         found.read_side_by_side(share)
-        letter = DeadLetter(Record(Partition("events", 1), 7, None, None, b"{"), "not_json", "torn")
+        dead_letter = DeadLetter(Record(Partition("events", 1), 7, None, None, b"{"), "not_json", "torn")
         mark = {"path": "/var/alerts.jsonl", "length": 1234}
-        found.save(Outputs(found.alerts, [letter]), alerts=mark, follows={})
+        found.save(Outputs(found.alerts, [dead_letter]), alerts=mark, follows={})
     return found
 
 

@@ -1,6 +1,6 @@
 """What the tests of ledgers share; run as a program, a process with a ledger that is to be killed.
 
-`python ledgers.py stream|hold|hung ADDRESS GROUP ALERTS SOURCE`, see the functions of these names.
+`python transactional_process.py stream|hold|hung ADDRESS GROUP ALERTS SOURCE`, see the functions of these names.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def alert(number: int, episode: str = "episode") -> Alert:
     return Alert(f"id-{number}", episode, "rule", "opened", tick_ms=1_772_424_000_000 + number, body=body)
 
 
-def note(number: int, epoch: int = 1, owner: str = "first", beat: int = 0) -> CommitMetadata:
-    return CommitMetadata(epoch, owner, "state", number, beat)
+def commit_metadata(number: int, epoch: int = 1, owner: str = "first", heartbeat: int = 0) -> CommitMetadata:
+    return CommitMetadata(epoch, owner, "state", number, heartbeat)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = WAIT) -> None:
@@ -171,15 +171,15 @@ class Child:
                 pipe.close()
 
 
-def stream(ledger: KafkaTransactionalSink, source: Partition) -> None:
+def stream(sink: KafkaTransactionalSink, source: Partition) -> None:
     """Commits again and again, as fast as it can: alert N, position N and note N."""
     for number in itertools.count(1):
-        ledger.commit(Outputs([alert(number)]), {source: number}, note(number))
+        sink.commit(Outputs([alert(number)]), {source: number}, commit_metadata(number))
 
 
-def hold(ledger: KafkaTransactionalSink, source: Partition) -> None:
+def hold(sink: KafkaTransactionalSink, source: Partition) -> None:
     """Stands still in the second transaction, when all but the commit has been done."""
-    ledger.commit(Outputs([alert(1)]), {source: 1}, note(1))
+    sink.commit(Outputs([alert(1)]), {source: 1}, commit_metadata(1))
 
     def stand_still(_producer: object) -> None:
         print("holding", flush=True)  # noqa: T201  # the parent waits for it
@@ -187,19 +187,19 @@ def hold(ledger: KafkaTransactionalSink, source: Partition) -> None:
 
     KafkaProducer.commit_transaction = stand_still
     # Only the parent's kill ends it: the watchdog would give up on the transaction.
-    ledger._hang_seconds = 600.0
-    ledger.commit(Outputs([alert(2), alert(3)]), {source: 3}, note(2))
+    sink._hang_seconds = 600.0
+    sink.commit(Outputs([alert(2), alert(3)]), {source: 3}, commit_metadata(2))
 
 
-def hung(ledger: KafkaTransactionalSink, source: Partition) -> None:
+def hung(sink: KafkaTransactionalSink, source: Partition) -> None:
     """Ends with a thread in a call of the client that never returns, and another producer that is not closed."""
-    ledger.commit(Outputs([alert(1)]), {source: 1}, note(1))
-    other = KafkaProducer(bootstrap_servers=ledger._settings.bootstrap_servers)
+    sink.commit(Outputs([alert(1)]), {source: 1}, commit_metadata(1))
+    other = KafkaProducer(bootstrap_servers=sink._settings.bootstrap_servers)
     print("ready", flush=True)  # noqa: T201  # the parent waits for it
     sys.stdin.readline()
     other.send(source.topic, b"never arrives")
     try:
-        ledger.commit(Outputs([alert(2)]), {source: 2}, note(2), patience=lambda: False)
+        sink.commit(Outputs([alert(2)]), {source: 2}, commit_metadata(2), patience=lambda: False)
     except KafkaError as error:
         left = [thread.name for thread in threading.enumerate() if thread.name == "streamdetect-kafka-call"]
         print(f"{len(left)} left, {error}", flush=True)  # noqa: T201  # for whoever reads a failure
@@ -207,9 +207,9 @@ def hung(ledger: KafkaTransactionalSink, source: Partition) -> None:
 
 
 def _main(what: str, address: str, group: str, alerts: str, source: str) -> None:
-    ledger = KafkaTransactionalSink(kafka_settings(address, group, "3s"), alerts, None)
-    ledger.claim([Partition(source)])
-    {"stream": stream, "hold": hold, "hung": hung}[what](ledger, Partition(source))
+    sink = KafkaTransactionalSink(kafka_settings(address, group, "3s"), alerts, None)
+    sink.fence([Partition(source)])
+    {"stream": stream, "hold": hold, "hung": hung}[what](sink, Partition(source))
 
 
 if __name__ == "__main__":
