@@ -1,7 +1,7 @@
-"""The batch hunt as SQL, by another program: at a tick T the open episodes are its rows at T.
+"""Compare with the batch hunt as SQL in DuckDB: the episodes open at a tick T are the hunt's rows at T.
 
-DuckDB reads the documents themselves, works out which of them had arrived on time (semantics.md §4) by a window
-function over each partition, and groups. Of the product only the alerts' text is looked at.
+DuckDB reads the documents, derives which of them had arrived on time (semantics.md §4) with a window function over
+each partition, and aggregates. Of the product's output only the alert text is compared.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Figures = tuple[int, int, int, int, int, int, int]
 
 
 class Case(NamedTuple):
-    """An estate, its settings, and how many ticks with true keys it must at least have among those compared."""
+    """A scenario, its settings, and the minimum number of compared ticks that have open episodes."""
 
     plan: Scenario
     settings: Json
@@ -59,24 +59,24 @@ def make_case(seed: int, partitions: int, rule: Json, true_ticks: int, hours: fl
     return Case(plan, chosen, partitions, true_ticks)
 
 
-EASY = {"min_connections_per_hour": 1, "min_duration_hours": 1, "max_hosts": 2, "max_processes": 2}
-WIDE = {"min_connections_per_hour": 3, "min_duration_hours": 1, "max_hosts": 5, "max_processes": 8}
+LOW_THRESHOLDS = {"min_connections_per_hour": 1, "min_duration_hours": 1, "max_hosts": 2, "max_processes": 2}
+HIGH_LIMITS = {"min_connections_per_hour": 3, "min_duration_hours": 1, "max_hosts": 5, "max_processes": 8}
 CASES = {
-    "the hunt as it is": make_case(1, 1, {}, 20, hours=9),
-    "the hunt, three partitions": make_case(2, 3, {}, 20, hours=9),
-    "a short lookback": make_case(3, 2, {}, 10, hours=9, lookback_ms=5 * HOUR_MS),
-    "easy": make_case(4, 3, EASY, 30, hours=4, lookback_ms=2 * HOUR_MS),
-    "easy, no patience": make_case(
-        5, 3, EASY, 40, hours=4, lookback_ms=HOUR_MS, interval_ms=MINUTE_MS, lateness_ms=0
+    "default rule, one partition": make_case(1, 1, {}, 20, hours=9),
+    "default rule, three partitions": make_case(2, 3, {}, 20, hours=9),
+    "short lookback": make_case(3, 2, {}, 10, hours=9, lookback_ms=5 * HOUR_MS),
+    "low thresholds": make_case(4, 3, LOW_THRESHOLDS, 30, hours=4, lookback_ms=2 * HOUR_MS),
+    "low thresholds, no lateness": make_case(
+        5, 3, LOW_THRESHOLDS, 40, hours=4, lookback_ms=HOUR_MS, interval_ms=MINUTE_MS, lateness_ms=0
     ),
-    "wide, short panes": make_case(
-        6, 4, WIDE, 40, hours=3, lookback_ms=HOUR_MS, interval_ms=MINUTE_MS // 4, lateness_ms=1_000
+    "high limits, short panes": make_case(
+        6, 4, HIGH_LIMITS, 40, hours=3, lookback_ms=HOUR_MS, interval_ms=MINUTE_MS // 4, lateness_ms=1_000
     ),
 }
 
 
 def in_networks(networks: Sequence[str]) -> str:
-    """SQL: whether the number `n` of an IPv4 address lies in one of the networks."""
+    """SQL: whether `n`, an IPv4 address as a number, is in one of the networks."""
     ranges = (ip_network(text) for text in networks)
     return " OR ".join(
         f"n BETWEEN {int(network.network_address)} AND {int(network.broadcast_address)}"
@@ -90,7 +90,7 @@ def texts(values: Sequence[str]) -> str:
 
 
 def load(records: Path, settings: Json) -> duckdb.DuckDBPyConnection:
-    """Table `counting`: the events that count, each with its time and its partition's watermark before it."""
+    """Table `counting`: the events that count, with their time and the watermark of their partition before them."""
     rule = settings["rules"][0]
     connection = duckdb.connect()
     connection.execute(
@@ -128,7 +128,7 @@ def load(records: Path, settings: Json) -> duckdb.DuckDBPyConnection:
 
 
 def hunt(connection: duckdb.DuckDBPyConnection, settings: Json, tick_ms: int) -> dict[Key, Figures]:
-    """The rows of the hunt over what lies in the window at T and had arrived on time."""
+    """The rows of the hunt over the events in the window at T that had arrived on time."""
     rule = settings["rules"][0]
     rows = connection.execute(
         """
@@ -157,7 +157,7 @@ def hunt(connection: duckdb.DuckDBPyConnection, settings: Json, tick_ms: int) ->
 
 
 def late_by_ms(rng: Random) -> int:
-    """How much later than its estate says a record arrives: one in ten by minutes, one in a hundred by hours."""
+    """Delay of a record's arrival: one in ten by minutes, one in a hundred by hours, else none."""
     chance = rng.random()
     if chance < 0.01:
         return rng.randrange(4 * HOUR_MS)
@@ -165,7 +165,7 @@ def late_by_ms(rng: Random) -> int:
 
 
 def spread(plan: Scenario, partitions: int, path: Path) -> list[list[Any]]:
-    """The estate's documents in partitions by host, some held back, and all of them in a file for DuckDB."""
+    """The scenario's documents in partitions by host, some delayed; also writes all of them to a file for DuckDB."""
     rng = Random(plan.seed)
     arrivals = sorted(
         (
@@ -185,12 +185,12 @@ def spread(plan: Scenario, partitions: int, path: Path) -> list[list[Any]]:
 
 
 def tick_of(alert: Json) -> int:
-    """The alert's tick, which is the end of the window."""
+    """The alert's tick: the end of its window."""
     return round(datetime.fromisoformat(alert["@timestamp"]).timestamp() * 1000)
 
 
 def open_keys(alerts: Sequence[tuple[int, Json]], tick_ms: int) -> set[Key]:
-    """Keys whose episode has opened by the tick and was not resolved by then."""
+    """Keys with an episode opened at or before the tick and not resolved by then."""
     found: set[Key] = set()
     for at_ms, alert in alerts:
         if at_ms <= tick_ms:
@@ -203,20 +203,20 @@ def open_keys(alerts: Sequence[tuple[int, Json]], tick_ms: int) -> set[Key]:
 
 
 def figures(alert: Json) -> Figures:
-    shown = alert["streamdetect"]["figures"]
+    reported = alert["streamdetect"]["figures"]
     return (
-        shown["count_connections"],
-        shown["first_seen_ms"],
-        shown["last_seen_ms"],
-        shown["hosts"],
-        shown["count_unique_pids"],
-        shown["duration_hours"],
-        shown["number_of_con_per_hour"],
+        reported["count_connections"],
+        reported["first_seen_ms"],
+        reported["last_seen_ms"],
+        reported["hosts"],
+        reported["count_unique_pids"],
+        reported["duration_hours"],
+        reported["number_of_con_per_hour"],
     )
 
 
 def ticks_of(case: Case, rng: Random) -> list[int]:
-    """Random ticks of the estate's time."""
+    """Random ticks within the scenario."""
     ticks = range(case.plan.start_ms, case.plan.end_ms, case.settings["interval_ms"])
     return sorted(rng.sample(ticks, min(60, len(ticks))))
 

@@ -1,7 +1,7 @@
-"""Hand-worked cases for tests/oracle.py: every expected number shows where it comes from.
+"""Hand-worked cases for tests/support/oracle.py; each one shows the arithmetic behind its expected numbers.
 
-Times count from T0, a midnight; "3:35" in a comment is T0 + 3 h 35 min. The small settings are a hunt of an
-hour instead of a day, so that a case fits on a sheet of paper.
+Times are relative to T0, which is a midnight; "3:35" in a comment is T0 + 3 h 35 min. `small` settings look back one
+hour instead of a day, which keeps each case short.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CASES = TEST_DATA / "esql-cases.jsonl"
 
 
 def event(at: int, **changes: Any) -> Json:
-    """A connection of Elastic Defend at T0 + at; a dotted change replaces a field, None removes it."""
+    """A connection event of Elastic Defend at T0 + at. In `changes`, `a__b` replaces field a.b; None removes it."""
     fields: Json = {
         "@timestamp": time_text(T0 + at),
         "data_stream.dataset": "endpoint.events.network",
@@ -65,20 +65,20 @@ def event(at: int, **changes: Any) -> Json:
 
 
 def filtered(at: int, **changes: Any) -> Json:
-    """A record that no rule counts, but that moves the clock."""
+    """A record that no rule counts but that moves the partition clock."""
     return event(at, process__name="outlook.exe", **changes)
 
 
 def small(profile: str = "resilient", lookback: int = HOUR, lateness: int = 0, **rule: Any) -> Json:
-    """Ticks every 5 min over one hour; 4 connections an hour, no minimum span, unless the rule says otherwise."""
+    """One hour of lookback, a tick every 5 min; 4 connections an hour and no minimum duration unless overridden."""
     thresholds = {"min_connections_per_hour": 4, "min_duration_hours": 0} | rule
     return default_settings(
         profile=profile, lookback_ms=lookback, lateness_ms=lateness, rules=[default_rule(**thresholds)]
     )
 
 
-def story(result: OracleResult) -> list[tuple[str, int, str | None]]:
-    """(action, minutes after T0, reason) of every alert."""
+def alert_steps(result: OracleResult) -> list[tuple[str, int, str | None]]:
+    """(action, minutes after T0, reason) of each alert."""
     alerts = []
     for alert in result.alerts:
         minutes, rest = divmod(iso(alert["@timestamp"]) - T0, MINUTE)
@@ -98,7 +98,7 @@ def figures(alert: Json) -> Json:
     return found
 
 
-# ------------------------------------------------------------------------------------- the hunt's own numbers
+# ------------------------------------------------------------------------------------- the hunt's default limits
 
 
 def beacon_of(count: int, span: int) -> list[Json]:
@@ -106,12 +106,12 @@ def beacon_of(count: int, span: int) -> list[Json]:
     return [event(26 * SECOND * index) for index in range(count - 1)] + [event(span)]
 
 
-def test_opens_at_three_and_a_half_hours_exactly() -> None:
+def test_opens_at_exactly_three_and_a_half_hours() -> None:
     """480 events over 12,600,000 ms open at the next tick."""
     # (12,600,000 + 1,800,000) // 3,600,000 = 4 h; 480 // 4 = 120 an hour.
-    # The last event is at 3:30, which is a tick and not before itself, so 3:35 = 215 min is the first with it.
+    # The last event is at 3:30, itself a tick. A window excludes its end, so 3:35 = 215 min is the first to include it.
     result = replay([beacon_of(480, 12_600_000)], default_settings())
-    assert story(result) == [("opened", 215, None)]
+    assert alert_steps(result) == [("opened", 215, None)]
     assert figures(result.alerts[0]) == {
         "count_connections": 480,
         "duration_hours": 4,
@@ -123,35 +123,35 @@ def test_opens_at_three_and_a_half_hours_exactly() -> None:
     }
 
 
-def test_does_not_open_one_millisecond_before() -> None:
+def test_does_not_open_one_millisecond_short() -> None:
     """(12,599,999 + 1,800,000) // 3,600,000 = 3 h, which is below 4."""
-    assert story(replay([beacon_of(480, 12_599_999)], default_settings())) == []
+    assert alert_steps(replay([beacon_of(480, 12_599_999)], default_settings())) == []
 
 
-def test_does_not_open_with_one_event_less() -> None:
+def test_does_not_open_with_one_event_too_few() -> None:
     """479 // 4 = 119 an hour, which is below 120."""
-    assert story(replay([beacon_of(479, 12_600_000)], default_settings())) == []
+    assert alert_steps(replay([beacon_of(479, 12_600_000)], default_settings())) == []
 
 
-def test_is_updated_every_six_hours() -> None:
-    """One event in 25 s (144 an hour) opens at 3:35 and is told again 6 h later, and 6 h after that."""
-    # Event 504 is at 504 * 25 s = 12,600 s = 3:30 exactly: 505 // 4 = 126, seen at 3:35 = 215 min.
+def test_updates_every_six_hours() -> None:
+    """One event every 25 s (144 an hour) opens at 3:35; updates follow 6 h and 12 h later."""
+    # Event 504 is at 504 * 25 s = 12,600 s = 3:30 exactly; at 3:35 = 215 min: 505 // 4 = 126.
     # 215 + 360 = 575, 575 + 360 = 935. The last event is at 16:00, and 16:05 = 965 < 935 + 360.
     beacon = [event(25 * SECOND * index) for index in range(16 * 144 + 1)]
     result = replay([beacon], default_settings())
-    assert story(result) == [("opened", 215, None), ("updated", 575, None), ("updated", 935, None)]
-    # At 9:35 the newest is at 9:34:35 (1,379 * 25 s): 1,380 events, (34,475 + 1,800) // 3,600 = 10 h, 138.
+    assert alert_steps(result) == [("opened", 215, None), ("updated", 575, None), ("updated", 935, None)]
+    # At 9:35 the newest event is at 9:34:35 (1,379 * 25 s): 1,380 events, (34,475 + 1,800) // 3,600 = 10 h, 138.
     assert figures(result.alerts[1])["count_connections"] == 1380
     assert figures(result.alerts[1])["duration_hours"] == 10
     assert figures(result.alerts[1])["number_of_con_per_hour"] == 138
 
 
-def test_ticks_run_from_the_first_that_counts_to_the_first_after_the_newest_clock() -> None:
-    """An event at 0:01 counts from 0:05; the newest clock is at 1:00, so 1:05 is the last: 13 ticks."""
+def test_ticks_run_from_the_first_counted_event_to_the_first_tick_past_the_newest_clock() -> None:
+    """An event at 0:01 counts from 0:05; the newest clock is 1:00, so 1:05 is the last tick: 13 ticks."""
     assert replay([[event(MINUTE), filtered(HOUR)]], small()).ticks == 13
 
 
-# ---------------------------------------------------------------------------------- §5: how an episode ends
+# ---------------------------------------------------------------------------------- §5: why an episode ends
 
 
 def four_at(at: int, **changes: Any) -> list[Json]:
@@ -159,9 +159,9 @@ def four_at(at: int, **changes: Any) -> list[Json]:
 
 
 def test_expired_when_the_window_is_empty() -> None:
-    """Four events in the first 4 ms: 0:05 to 1:00 hold them, 1:05 begins at 0:05 and does not."""
+    """Four events in the first 4 ms: the windows of 0:05 to 1:00 include them; that of 1:05 starts at 0:05."""
     result = replay([[*four_at(0), filtered(30 * MINUTE), filtered(61 * MINUTE)]], small())
-    assert story(result) == [("opened", 5, None), ("resolved", 65, "expired")]
+    assert alert_steps(result) == [("opened", 5, None), ("resolved", 65, "expired")]
     last = result.alerts[1]
     zeros = ("count_connections", "duration_hours", "number_of_con_per_hour", "hosts", "count_unique_pids")
     assert figures(last) == dict.fromkeys(zeros, 0)
@@ -175,34 +175,38 @@ def test_expired_when_the_window_is_empty() -> None:
     )
 
 
-def test_exactly_lookback_old_is_still_in_the_window() -> None:
-    """T = T - L counts: four events at 0:00 exactly are in the window at 1:00 and gone at 1:05."""
+def test_an_event_exactly_lookback_old_is_in_the_window() -> None:
+    """An event at t = T - L counts: four events at exactly 0:00 are in the window of 1:00 and out of that of 1:05."""
     tail = [filtered(30 * MINUTE), filtered(61 * MINUTE)]
     records = [event(0), event(0), event(0), event(0), *tail]
-    assert story(replay([records], small())) == [("opened", 5, None), ("resolved", 65, "expired")]
-    # 1 ms earlier they count at 0:00 already, and 1:00 begins after them.
+    assert alert_steps(replay([records], small())) == [("opened", 5, None), ("resolved", 65, "expired")]
+    # 1 ms earlier they already count at 0:00, and the window of 1:00 starts after them.
     early = [event(-1), event(-1), event(-1), event(-1), *tail]
-    assert story(replay([early], small())) == [("opened", 0, None), ("resolved", 60, "expired")]
+    assert alert_steps(replay([early], small())) == [("opened", 0, None), ("resolved", 60, "expired")]
 
 
-def test_second_host_ends_it_and_its_leaving_opens_it_again() -> None:
-    """h2 is in the window from 0:25 to 1:20 only; before and after, h1 is alone."""
-    # One event every 10 min from h1: four by 0:30, seen at 0:35 (35 min). h2 at 0:40 is seen at 0:45;
-    # the last window with it is 1:40 = [0:40, 1:40). At 1:45 = [0:45, 1:45) h1 has 0:50 .. 1:40: 6 events.
+def test_a_second_host_resolves_and_its_expiry_opens_again() -> None:
+    """h2 is in the windows of 0:45 to 1:40 only; before and after, h1 is the only host."""
+    # h1 sends one event every 10 min: four by 0:30, counted at 0:35 (35 min). h2's event at 0:40 counts at 0:45; the
+    # last window with it is that of 1:40, [0:40, 1:40). At 1:45, [0:45, 1:45), h1 has 0:50 to 1:40: 6 events.
     beacon = [event(10 * MINUTE * index) for index in range(12)]
     other = event(40 * MINUTE, host__id="h2")
     result = replay([beacon, [other]], small())
-    assert story(result) == [("opened", 35, None), ("resolved", 45, "second_host"), ("opened", 105, None)]
+    assert alert_steps(result) == [
+        ("opened", 35, None),
+        ("resolved", 45, "second_host"),
+        ("opened", 105, None),
+    ]
     opened, resolved, again = result.alerts
     assert figures(resolved)["hosts"] == 2
     assert opened["streamdetect"]["episode_id"] == resolved["streamdetect"]["episode_id"]
     assert again["streamdetect"]["episode_id"] != opened["streamdetect"]["episode_id"]
 
 
-def test_distinct_figures_above_the_limit_are_the_limit_plus_one() -> None:
-    """Three hosts where one is allowed are shown as 2, "at least"."""
-    crowd = [event(6 * MINUTE, host__id=name, process__entity_id=name) for name in ("h2", "h3", "h4")]
-    resolved = replay([[*four_at(0), *crowd]], small()).alerts[1]
+def test_distinct_counts_are_capped_at_limit_plus_one() -> None:
+    """Three extra hosts with a limit of one are reported as 2, which means "at least 2"."""
+    extra_hosts = [event(6 * MINUTE, host__id=name, process__entity_id=name) for name in ("h2", "h3", "h4")]
+    resolved = replay([[*four_at(0), *extra_hosts]], small()).alerts[1]
     assert figures(resolved)["hosts"] == 2
     assert figures(resolved)["count_unique_pids"] == 2
 
@@ -210,102 +214,102 @@ def test_distinct_figures_above_the_limit_are_the_limit_plus_one() -> None:
 def test_max_hosts_two_allows_two() -> None:
     """max_hosts N means 1 <= hosts <= N."""
     records = [*four_at(0), event(1, host__id="h2")]
-    assert story(replay([records], small(max_hosts=2))) == [("opened", 5, None)]
-    assert story(replay([[*records, event(2, host__id="h3")]], small(max_hosts=2))) == []
+    assert alert_steps(replay([records], small(max_hosts=2))) == [("opened", 5, None)]
+    assert alert_steps(replay([[*records, event(2, host__id="h3")]], small(max_hosts=2))) == []
 
 
-def test_second_process_ends_it() -> None:
-    """A second process instance on the same host, seen at 0:10."""
+def test_a_second_process_resolves() -> None:
+    """A second process instance on the same host, counted at 0:10."""
     records = [*four_at(0), event(6 * MINUTE, process__entity_id="p2")]
     result = replay([records], small())
-    assert story(result) == [("opened", 5, None), ("resolved", 10, "second_process")]
+    assert alert_steps(result) == [("opened", 5, None), ("resolved", 10, "second_process")]
 
 
-def test_second_host_is_named_before_second_process() -> None:
-    """The first reason that applies is given."""
+def test_second_host_takes_precedence_over_second_process() -> None:
+    """The first reason that applies is reported."""
     records = [*four_at(0), event(6 * MINUTE, host__id="h2", process__entity_id="p2")]
-    assert story(replay([records], small()))[1] == ("resolved", 10, "second_host")
+    assert alert_steps(replay([records], small()))[1] == ("resolved", 10, "second_host")
 
 
 @pytest.mark.parametrize(("field", "reason"), [("host__id", "no_host"), ("process__entity_id", "no_process")])
-def test_ends_when_no_host_or_process_is_known_any_more(field: str, reason: str) -> None:
-    """Known until 0:00, unknown from 0:30 on: at 1:05 only the unknown are left, and a missing value is no value."""
+def test_resolves_when_every_event_lacks_a_host_or_process(field: str, reason: str) -> None:
+    """The field is present at 0:00 and missing from 0:30; at 1:05 only events without it are left."""
     records = [*four_at(0), *four_at(30 * MINUTE, **{field: None}), filtered(61 * MINUTE)]
     result = replay([records], small(profile="strict"))
-    assert story(result) == [("opened", 5, None), ("resolved", 65, reason)]
+    assert alert_steps(result) == [("opened", 5, None), ("resolved", 65, reason)]
 
 
-def test_duration_ends_it_when_the_oldest_event_leaves() -> None:
-    """0:00 and three at 0:30 span 30 min = 1 h rounded; without the first the span is 2 ms = 0 h."""
+def test_duration_resolves_when_the_oldest_event_leaves() -> None:
+    """0:00 and four at 0:30 span 30 min, which rounds to 1 h; without the first, the span is 2 ms, 0 h."""
     # (1,800,002 + 1,800,000) // 3,600,000 = 1 at 0:35; at 1:05 the window begins at 0:05.
     records = [event(0), *four_at(30 * MINUTE)[:3], event(30 * MINUTE + 2), filtered(61 * MINUTE)]
     result = replay([records], small(min_duration_hours=1))
-    assert story(result) == [("opened", 35, None), ("resolved", 65, "duration")]
+    assert alert_steps(result) == [("opened", 35, None), ("resolved", 65, "duration")]
 
 
-def test_rate_ends_it() -> None:
+def test_rate_resolves() -> None:
     """Four at 0:00 and one at 0:50: at 1:05 only one is left, 1 // 1 = 1 an hour."""
     records = [*four_at(0), event(50 * MINUTE), filtered(61 * MINUTE)]
-    assert story(replay([records], small())) == [("opened", 5, None), ("resolved", 65, "rate")]
+    assert alert_steps(replay([records], small())) == [("opened", 5, None), ("resolved", 65, "rate")]
 
 
 def test_a_longer_span_lowers_the_rate() -> None:
-    """Five events are 5 an hour up to a span of 1:29:59.999, and 5 // 2 = 2 from 1:30 on."""
-    # (5,400,000 + 1,800,000) // 3,600,000 = 2 h, and 2 < 4; a millisecond less is 1 h.
+    """Five events over up to 1:29:59.999 are 5 an hour; from 1:30 they are 5 // 2 = 2."""
+    # (5,400,000 + 1,800,000) // 3,600,000 = 2 h, and 2 < 4; one millisecond less is 1 h.
     settings = small(lookback=2 * HOUR)
-    clockwork = filtered(45 * MINUTE)
-    result = replay([[*four_at(0), clockwork, event(90 * MINUTE)]], settings)
-    assert story(result) == [("opened", 5, None), ("resolved", 95, "rate")]
-    assert story(replay([[*four_at(0), clockwork, event(90 * MINUTE - 1)]], settings)) == [
+    clock_record = filtered(45 * MINUTE)
+    result = replay([[*four_at(0), clock_record, event(90 * MINUTE)]], settings)
+    assert alert_steps(result) == [("opened", 5, None), ("resolved", 95, "rate")]
+    assert alert_steps(replay([[*four_at(0), clock_record, event(90 * MINUTE - 1)]], settings)) == [
         ("opened", 5, None)
     ]
 
 
-def test_open_episodes_stay_open_at_the_end() -> None:
-    """The input ends at 0:10; nothing is resolved."""
-    assert story(replay([[*four_at(0), filtered(8 * MINUTE)]], small())) == [("opened", 5, None)]
+def test_open_episodes_stay_open_at_the_end_of_input() -> None:
+    """The input ends at 0:10; no episode is resolved."""
+    assert alert_steps(replay([[*four_at(0), filtered(8 * MINUTE)]], small())) == [("opened", 5, None)]
 
 
-def test_zero_hours_divide_by_one() -> None:
-    """design.md 6: four events within 4 ms are 4 // max(1, 0) = 4 an hour when no span is asked for."""
-    assert story(replay([four_at(0)], small())) == [("opened", 5, None)]
-    assert story(replay([four_at(0)], small(min_duration_hours=1))) == []
+def test_a_duration_of_zero_hours_divides_by_one() -> None:
+    """§3: without a minimum duration, four events within 4 ms are 4 // max(1, 0) = 4 an hour."""
+    assert alert_steps(replay([four_at(0)], small())) == [("opened", 5, None)]
+    assert alert_steps(replay([four_at(0)], small(min_duration_hours=1))) == []
 
 
-# ---------------------------------------------------------------------------------------- §4: late and early
+# ---------------------------------------------------------------------------------------- §4: late and future events
 
 
 @pytest.mark.parametrize(
     ("clock", "opens"),
     [
-        (5 * MINUTE - 1, 5),  # w = 4:59.999 < 0:05: the record belongs to 0:05
+        (5 * MINUTE - 1, 5),  # w = 4:59.999 < 0:05: the event counts at 0:05
         (5 * MINUTE, 10),  # w = 0:05 is not below 0:05: it counts from 0:10
         (10 * MINUTE - 1, 10),
-        (10 * MINUTE, 15),  # not at 0:10, whose watermark had passed, but at 0:15
+        (10 * MINUTE, 15),  # not at 0:10, which the watermark has passed, but at 0:15
         (14 * MINUTE, 15),
     ],
 )
-def test_late_event_counts_from_the_next_tick_on(clock: int, opens: int) -> None:
-    """Three events, a record that moves the clock, and a fourth event that is older than that clock."""
+def test_a_late_event_counts_from_the_next_tick(clock: int, opens: int) -> None:
+    """Three events, then a record that moves the clock, then a fourth event older than the clock."""
     records = [*four_at(MINUTE)[:3], filtered(clock), event(2 * MINUTE)]
-    assert story(replay([records], small())) == [("opened", opens, None)]
+    assert alert_steps(replay([records], small())) == [("opened", opens, None)]
 
 
-def test_lateness_holds_the_watermark_back() -> None:
-    """With 2 min of lateness a clock at 6:59.999 has passed 4:59.999 only; at 7:00 it has passed 0:05."""
+def test_lateness_delays_the_watermark() -> None:
+    """With 2 min of lateness, a clock of 6:59.999 gives a watermark of 4:59.999; 7:00 gives 0:05."""
     for clock, opens in ((7 * MINUTE - 1, 5), (7 * MINUTE, 10)):
         records = [*four_at(MINUTE)[:3], filtered(clock), event(2 * MINUTE)]
-        assert story(replay([records], small(lateness=2 * MINUTE))) == [("opened", opens, None)]
+        assert alert_steps(replay([records], small(lateness=2 * MINUTE))) == [("opened", opens, None)]
 
 
-def test_another_partition_makes_nothing_late() -> None:
-    """Late is late against its own partition: the same clock in another partition changes nothing."""
+def test_lateness_is_per_partition() -> None:
+    """The same clock in another partition does not make an event late."""
     records = [*four_at(MINUTE)[:3], event(2 * MINUTE)]
-    assert story(replay([records, [filtered(14 * MINUTE)]], small())) == [("opened", 5, None)]
+    assert alert_steps(replay([records, [filtered(14 * MINUTE)]], small())) == [("opened", 5, None)]
 
 
-def test_dropped_as_late_only_before_the_whole_lookback() -> None:
-    """W = 2:00 and L = 1:00: an event at 0:59:59.999 is late, one at 1:00 is counted (and in no window)."""
+def test_an_event_is_dropped_as_late_only_below_watermark_minus_lookback() -> None:
+    """With w = 2:00 and L = 1:00, an event at 0:59:59.999 is late; one at 1:00 is counted, but is in no window."""
     settings = default_settings(**small()) | {"max_future_jump_ms": 24 * HOUR}
     records = [filtered(0), filtered(2 * HOUR), event(HOUR - 1), event(HOUR)]
     result = replay([records], settings)
@@ -313,21 +317,21 @@ def test_dropped_as_late_only_before_the_whole_lookback() -> None:
     assert result.ticks == 0
 
 
-def test_filtered_before_late() -> None:
-    """design.md 8: a record that no rule counts is filtered, however old."""
+def test_filtering_precedes_the_late_check() -> None:
+    """A record that no rule counts is filtered, however old it is (§1)."""
     settings = small() | {"max_future_jump_ms": 24 * HOUR}
     result = replay([[filtered(0), filtered(9 * HOUR), filtered(-9 * HOUR)]], settings)
     assert (result.filtered_total, result.late) == (3, 0)
 
 
 def test_future_skew_against_the_record_timestamp() -> None:
-    """10 min ahead of its record timestamp is allowed, 1 ms more is refused and moves no clock."""
+    """10 min ahead of the record timestamp is accepted; 1 ms more is a dead letter and moves no clock."""
     ahead = 10 * MINUTE
     records = [(event(ahead), T0), (event(ahead + 1), T0), (event(0), T0)]
     result = replay([records], small())
     assert result.dead_lettered == {"future_time": 1}
     assert (result.consumed, result.counted) == (3, 2)
-    assert result.ticks == 1  # both count first at 0:15, the first tick after the clock at 0:10
+    assert result.ticks == 1  # both count first at 0:15, the first tick after the clock's 0:10
 
 
 # ---------------------------------------------------------------------------------------- §4: wild clocks
@@ -335,87 +339,87 @@ def test_future_skew_against_the_record_timestamp() -> None:
 A, B = frozenset({"a"}), frozenset({"b"})
 
 
-def clock_after(*seen: tuple[int, frozenset[str]]) -> PartitionClock:
-    """A clock with an allowed jump of 100 that has seen these."""
+def clock_after(*observed: tuple[int, frozenset[str]]) -> PartitionClock:
+    """A clock with an allowed jump of 100 that has observed these records."""
     clock = PartitionClock(jump_ms=100)
-    for time, host in seen:
-        clock.see(time, host)
+    for time, host in observed:
+        clock.observe(time, host)
     return clock
 
 
 def test_the_first_record_sets_the_clock() -> None:
-    """However far it is."""
+    """At any distance."""
     assert clock_after((10**15, A)).newest == 10**15
 
 
-def test_exactly_the_jump_moves_the_clock() -> None:
-    """100 ahead is allowed, 101 waits."""
+def test_a_record_exactly_at_the_allowed_jump_moves_the_clock() -> None:
+    """100 ahead moves it; 101 starts a run."""
     assert clock_after((0, A), (100, A)).newest == 100
     assert clock_after((0, A), (101, A)).newest == 0
 
 
-def test_two_hosts_are_believed() -> None:
-    """C becomes the run's smallest time, and the last record is judged again: 1,050 <= 1,000 + 100 moves it."""
+def test_a_run_of_two_hosts_is_believed() -> None:
+    """C becomes the run's smallest time, then the last record is evaluated again: 1,050 <= 1,000 + 100 moves C."""
     clock = clock_after((0, A), (1000, A), (1050, B))
     assert (clock.newest, clock.run) == (1050, [])
 
 
-def test_the_last_record_may_begin_a_run_of_its_own() -> None:
-    """C becomes 1,000; 1,101 is more than 100 ahead of that, so it waits again."""
+def test_the_last_record_can_start_a_new_run() -> None:
+    """C becomes 1,000; 1,101 is more than 100 ahead of it, so it starts a run again."""
     clock = clock_after((0, A), (1000, A), (1101, B))
     assert (clock.newest, clock.run) == (1000, [(1101, B)])
 
 
-def test_the_smallest_time_may_be_the_last() -> None:
-    """1,101 waits, 1,000 is the smallest: C = 1,000, and the record at 1,101 is not judged again."""
+def test_the_last_record_can_have_the_smallest_time() -> None:
+    """1,101 starts the run and 1,000 is the smallest: C = 1,000. The record at 1,101 is not evaluated again."""
     clock = clock_after((0, A), (1101, A), (1000, B))
     assert (clock.newest, clock.run) == (1000, [])
 
 
-def test_one_host_is_believed_with_100_records() -> None:
-    """99 are a run, 100 are a clock: 1,000 is the smallest, 1,099 the last and within 100 of it."""
+def test_a_run_of_one_host_is_believed_at_100_records() -> None:
+    """99 records are a run; 100 move the clock to 1,000, the smallest, then to 1,099, the last, within 100 of it."""
     ahead = [(1000 + index, A) for index in range(100)]
     waiting = clock_after((0, A), *ahead[:99])
     assert (waiting.newest, len(waiting.run)) == (0, 99)
     assert clock_after((0, A), *ahead).newest == 1099
 
 
-def test_a_normal_record_clears_the_run() -> None:
-    """Two hosts, but a record at the limit between them: not in a row."""
+def test_a_record_within_the_limit_clears_the_run() -> None:
+    """Two hosts with a record at the limit between them are not in a row."""
     clock = clock_after((0, A), (1000, A), (100, A), (1000, B))
     assert (clock.newest, clock.run) == (100, [(1000, B)])
 
 
 def test_an_old_record_clears_the_run_too() -> None:
-    """At or below the limit is enough, the clock need not move."""
+    """Any record at or below the limit clears the run, even if it does not move the clock."""
     clock = clock_after((0, A), (1000, A), (-500, A), (1000, B))
     assert (clock.newest, clock.run) == (0, [(1000, B)])
 
 
-def test_no_host_at_all_is_one_host() -> None:
-    """Two records without a host are one host; with a known one they are two."""
-    nobody: frozenset[str] = frozenset()
-    assert clock_after((0, A), (1000, nobody), (1001, nobody)).newest == 0
-    assert clock_after((0, A), (1000, nobody), (1001, A)).newest == 1001
+def test_a_missing_host_counts_as_one_host() -> None:
+    """Two records without a host are one host; one without and one with a host are two."""
+    no_host: frozenset[str] = frozenset()
+    assert clock_after((0, A), (1000, no_host), (1001, no_host)).newest == 0
+    assert clock_after((0, A), (1000, no_host), (1001, A)).newest == 1001
 
 
-def test_a_wild_record_counts_but_moves_no_clock() -> None:
-    """One record 3 h ahead: it is counted, no tick comes near it, and the summary says a run is open."""
+def test_a_wild_record_counts_but_does_not_move_the_clock() -> None:
+    """One record 3 h ahead is counted, no tick reaches it, and the summary reports the open run."""
     result = replay([[*four_at(0), event(3 * HOUR)]], small())
     assert (result.counted, result.suspect_leaps, result.ticks) == (5, 1, 1)
-    assert story(result) == [("opened", 5, None)]
+    assert alert_steps(result) == [("opened", 5, None)]
 
 
-def test_a_leap_of_two_hosts_carries_time_along() -> None:
-    """Two hosts at 3:00: the clock is there, and the episode has expired at 1:05 on the way."""
+def test_a_believed_leap_advances_event_time() -> None:
+    """Two hosts at 3:00 move the clock there; on the way, the episode expires at 1:05."""
     records = [*four_at(0), filtered(3 * HOUR), filtered(3 * HOUR, host__id="h2")]
     result = replay([records], small())
-    assert story(result) == [("opened", 5, None), ("resolved", 65, "expired")]
+    assert alert_steps(result) == [("opened", 5, None), ("resolved", 65, "expired")]
     assert (result.suspect_leaps, result.ticks) == (0, 37)  # 0:05 to 3:05: 180 / 5 + 1
 
 
 def test_events_after_a_believed_leap_are_late() -> None:
-    """The second host's own watermark is still the old one; the event after it meets the new one."""
+    """The second host's event still sees the old watermark; the event after it sees the new one."""
     records = [event(0), event(3 * HOUR), event(3 * HOUR, host__id="h2"), event(HOUR)]
     result = replay([records], small())
     assert (result.counted, result.late) == (3, 1)  # 1:00 < 3:00 - 1:00
@@ -424,8 +428,8 @@ def test_events_after_a_believed_leap_are_late() -> None:
 # ---------------------------------------------------------------------------------------- §2: keys and order
 
 
-def test_a_mapped_address_is_the_ipv4_address_in_resilient() -> None:
-    """Two of each form are four events of one key; strict keeps the texts apart."""
+def test_resilient_reads_a_mapped_address_as_ipv4() -> None:
+    """Two events in each notation are four events of one key; strict keeps the texts apart."""
     mapped = {"destination__address": "::FFFF:45.83.64.1", "destination__ip": "::ffff:2d53:4001"}
     records = [*four_at(0)[:2], *four_at(2, **mapped)[:2]]
     result = replay([records], small())
@@ -440,15 +444,15 @@ def test_a_mapped_private_address_is_excluded() -> None:
     assert counts(read(event(0, destination__ip="::10.1.2.3"), "strict"), default_rule())
 
 
-def test_several_addresses_are_several_groups_and_one_record() -> None:
-    """["b", "a", "a"] is an event of a and one of b; alerts come in the order of their keys."""
+def test_an_event_with_several_addresses_belongs_to_each_key_and_counts_once() -> None:
+    """["b", "a", "a"] is one event of a and one of b; alerts come in key order."""
     result = replay([four_at(0, destination__address=["b", "a", "a"])], small())
     assert [alert["destination"]["address"] for alert in result.alerts] == ["a", "b"]
     assert result.counted == 4
 
 
-def test_the_null_group_comes_first_and_exists_only_in_strict() -> None:
-    """No address is a key of its own in strict and the ip in resilient."""
+def test_the_null_key_comes_first_and_exists_only_in_strict() -> None:
+    """A missing address is a key of its own in strict and falls back to the IP in resilient."""
     records = [*four_at(0, destination__address=None), *four_at(0)]
     strict = replay([records], small("strict")).alerts
     assert [alert["destination"]["address"] for alert in strict] == [None, "45.83.64.1"]
@@ -456,8 +460,8 @@ def test_the_null_group_comes_first_and_exists_only_in_strict() -> None:
     assert len(replay([records], small()).alerts) == 1
 
 
-def test_rules_of_one_key_come_in_the_order_of_the_configuration() -> None:
-    """design.md 10: key first, then the rule's place."""
+def test_alerts_of_one_key_follow_the_order_of_the_rules() -> None:
+    """§5: sorted by key, then by the rule's position in the configuration."""
     rules = [default_rule(id=name, min_connections_per_hour=4, min_duration_hours=0) for name in "zy"]
     both = [*four_at(0, destination__address="a"), *four_at(0, destination__address="b")]
     alerts = replay([both], small() | {"rules": rules}).alerts
@@ -465,16 +469,16 @@ def test_rules_of_one_key_come_in_the_order_of_the_configuration() -> None:
     assert found == [("a", "z"), ("a", "y"), ("b", "z"), ("b", "y")]
 
 
-def test_sensors_are_counted_apart_in_resilient_only() -> None:
-    """The same connection seen by both sensors under two process ids."""
+def test_only_resilient_separates_sensors() -> None:
+    """Both sensors report the same connection under two process ids."""
     twins = four_at(0, event__provider="Microsoft-Windows-Sysmon", process__entity_id="{P-2}")
     result = replay([[*four_at(0), *twins]], small())
     assert [alert["streamdetect"]["sensor"] for alert in result.alerts] == ["endpoint", "sysmon"]
     assert replay([[*four_at(0), *twins]], small("strict")).alerts == []  # two processes
 
 
-def test_ids_compare_without_braces_and_case_and_are_shown_as_they_came() -> None:
-    """{AB} and ab are one host in resilient, two in strict."""
+def test_resilient_compares_ids_without_braces_and_case_and_shows_them_as_received() -> None:
+    """{AB} and ab are one host in resilient and two in strict."""
     records = [*four_at(0, host__id="{AB}"), event(5, host__id="ab"), event(6, host__id=["ab", "{AB}"])]
     alert = replay([records], small()).alerts[0]
     assert (figures(alert)["hosts"], alert["host"]["id"]) == (1, ["ab", "{AB}"])
@@ -485,15 +489,15 @@ def test_ids_compare_without_braces_and_case_and_are_shown_as_they_came() -> Non
 
 
 def test_the_whole_alert_document() -> None:
-    """Every member of interface.md, and nothing else."""
-    details = {
+    """Every member of the alert of docs/reference.md, and no other."""
+    context_fields = {
         "process__pid": 7,
         "process__executable": "C:\\c.exe",
         "user__name": "jörg",
         "user__domain": "CORP",
         "destination__domain": "c2.example",
     }
-    alert = replay([four_at(0, **details)], small()).alerts[0]
+    alert = replay([four_at(0, **context_fields)], small()).alerts[0]
     space = uuid5(NAMESPACE_URL, "https://streamdetect/episode")
     rule_id = "ed254a22-e7bb-4a36-9291-196b77762dd8"
     episode = uuid5(space, f'["{rule_id}","45.83.64.1","chrome.exe","endpoint",1772409900000]')
@@ -570,8 +574,8 @@ def test_the_whole_alert_document() -> None:
     assert to_line(alert).startswith('{"@timestamp":"2026-03-02T00:05:00.000Z","destination":{"address"')
 
 
-def test_absent_details_are_left_out() -> None:
-    """Strict, with nothing but what the conditions ask for."""
+def test_absent_context_fields_are_left_out() -> None:
+    """Strict, with only the fields that the conditions require."""
     bare = {"host__name": None, "data_stream__dataset": None}
     alert = replay([four_at(0, **bare)], small("strict")).alerts[0]
     assert alert["host"] == {"id": "h1"}
@@ -581,20 +585,20 @@ def test_absent_details_are_left_out() -> None:
     assert alert["message"].startswith("chrome.exe on h1 contacted")
 
 
-def test_details_come_from_the_latest_event() -> None:
-    """Of two in the same millisecond, the one whose details sort last as text: 8443 after 443, "8" > "4"."""
+def test_context_comes_from_the_latest_event() -> None:
+    """Of two in the same millisecond, the one whose context sorts last as JSON text: 8443 after 443, "8" > "4"."""
     records = [*four_at(0), event(9, destination__port=8443), event(9), event(8, destination__port=99)]
     assert replay([records], small()).alerts[0]["destination"]["port"] == 8443
 
 
-def test_pane_counts_name_only_panes_with_events() -> None:
+def test_pane_counts_list_only_panes_with_events() -> None:
     """Two at 0:00, one at 0:10 and one just before 0:20."""
     records = [event(0), event(1), event(10 * MINUTE), event(20 * MINUTE - 1)]
     panes = replay([records], small()).alerts[0]["streamdetect"]["pane_counts"]
     assert panes == [[T0, 2], [T0 + 10 * MINUTE, 1], [T0 + 15 * MINUTE, 1]]
 
 
-# -------------------------------------------------------------------------- §1 and §7: reading a document
+# -------------------------------------------------------------------------- §1 and §7: decoding a document
 
 
 def case_rows() -> list[Any]:
@@ -603,8 +607,8 @@ def case_rows() -> list[Any]:
 
 
 @pytest.mark.parametrize("row", case_rows())
-def test_strict_reads_what_elasticsearch_answered(row: Json) -> None:
-    """Every document that was run on a real Elasticsearch 8.19, and its answer."""
+def test_strict_matches_recorded_elasticsearch_results(row: Json) -> None:
+    """Each document was indexed and queried on a real Elasticsearch 8.19; the case holds its result."""
     reading = read(row["document"], "strict")
     time = event_time(reading)
     counted = time is not None and counts(reading, default_rule())
@@ -632,8 +636,8 @@ NOT_COUNTED: list[Json] = [
 
 @pytest.mark.parametrize("changes", NOT_COUNTED, ids=str)
 @pytest.mark.parametrize("profile", ["strict", "resilient"])
-def test_negatives_are_filtered(changes: Json, profile: str) -> None:
-    """What is not the hunt's gives no alert, whatever the profile."""
+def test_documents_outside_the_hunt_are_filtered(changes: Json, profile: str) -> None:
+    """No alert in either profile."""
     result = replay([four_at(0, **changes)], small(profile))
     assert (result.alerts, result.filtered_total) == ([], 4)
 
@@ -648,8 +652,8 @@ RESILIENT_ONLY: list[Json] = [
 
 
 @pytest.mark.parametrize("changes", RESILIENT_ONLY, ids=str)
-def test_resilient_counts_what_an_analyst_means(changes: Json) -> None:
-    """Counted in resilient, not in strict."""
+def test_resilient_counts_equivalent_notations(changes: Json) -> None:
+    """Counted in resilient and filtered in strict."""
     assert counts(read(event(0, **changes), "resilient"), default_rule())
     assert not counts(read(event(0, **changes), "strict"), default_rule())
 
@@ -674,14 +678,14 @@ def test_resilient_counts_what_an_analyst_means(changes: Json) -> None:
     ],
 )
 def test_times(value: Any, strict: int | None, resilient: int | None) -> None:
-    """As milliseconds after T0; None is no usable time."""
+    """Milliseconds after T0; None means not a usable time."""
     for profile, expected in (("strict", strict), ("resilient", resilient)):
         found = time_ms(value, profile == "resilient")
         assert found == (None if expected is None else T0 + expected), profile
 
 
 def test_times_beyond_four_digits_are_written_with_a_sign() -> None:
-    """9999 is the last plain year; year 10000 is a day later."""
+    """9999 is the last year without a sign; year 10000 begins one millisecond later."""
     last = iso("9999-12-31T23:59:59.999Z")
     assert time_text(last) == "9999-12-31T23:59:59.999Z"
     assert time_text(last + 1) == "+10000-01-01T00:00:00.000Z"
@@ -707,7 +711,7 @@ def test_times_beyond_four_digits_are_written_with_a_sign() -> None:
     ],
 )
 def test_ports(value: Any, port: int | None) -> None:
-    """A number, or text that is one, cut to a whole number."""
+    """A number, or text that holds one, truncated to a whole number."""
     assert whole_number(value) == port
 
 
@@ -749,8 +753,8 @@ RAW: dict[str, Json] = {
 
 
 @pytest.mark.parametrize("shape", RAW)
-def test_raw_sysmon_is_read_like_the_pipeline_would(shape: str) -> None:
-    """Time, key, details and host of one connection in three shapes; the host block is the collector's."""
+def test_raw_sysmon_is_decoded_as_the_pipeline_would(shape: str) -> None:
+    """Time, key, context and host of one connection in three shapes; the host block is the collector's."""
     alert = replay([[RAW[shape]] * 4], small()).alerts[0]
     assert alert["destination"] == {"address": "2001:db8::1", "ip": "2001:db8::1", "port": 443}
     assert alert["process"] == {
@@ -777,25 +781,25 @@ def raw8(**changes: Any) -> Json:
     ids=str,
 )
 def test_raw_sysmon_negatives(changes: Json) -> None:
-    """No name without a backslash; unreadable is missing; the direction is Initiated alone."""
+    """An image needs a backslash, an unreadable value is missing, and only Initiated gives the direction."""
     assert counts(read(raw8(), "resilient"), default_rule())
     assert not counts(read(raw8(**changes), "resilient"), default_rule())
 
 
-def test_raw_sysmon_without_a_readable_utc_time_keeps_its_timestamp() -> None:
+def test_raw_sysmon_without_a_readable_utc_time_uses_the_timestamp() -> None:
     """@timestamp is 9 s later than UtcTime."""
     for unreadable in (None, "today", "2026-03-02 24:00:00.000"):
         assert event_time(read(raw8(UtcTime=unreadable), "resilient")) == T0 + 9 * SECOND
 
 
-def test_the_all_zero_guid_is_no_process() -> None:
-    """With it alone there is no process instance, so the condition is false."""
+def test_the_all_zero_guid_is_a_missing_process() -> None:
+    """If it is the only value, there is no process instance and the condition is false."""
     zero = raw8(ProcessGuid="{00000000-0000-0000-0000-000000000000}")
     assert replay([[zero] * 4], small()).alerts == []
 
 
 def test_only_event_id_3_is_a_raw_connection() -> None:
-    """The same data under another id is read as ECS, where nothing is."""
+    """The same data under another event id is read as ECS, which finds no fields."""
     other = RAW["winlogbeat6"] | {"event_id": 5}
     assert not counts(read(other, "resilient"), default_rule())
 
@@ -812,16 +816,16 @@ def test_only_event_id_3_is_a_raw_connection() -> None:
     ],
     ids=str,
 )
-def test_whose_host_block_it_is(changes: Json, host: str) -> None:
-    """§7: of a Sysmon document, in resilient; strict takes host.id as it stands."""
+def test_host_of_a_sysmon_document(changes: Json, host: str) -> None:
+    """§7: resilient resolves the collector's host block; strict takes host.id as it is."""
     document = event(0, event__provider=SYSMON, **changes)
     assert host_ids(read(document, "resilient")) == [host]
     strict_ids = [] if "host__id" in changes else ["h1"]
     assert host_ids(read(document, "strict")) == strict_ids
 
 
-def test_the_name_of_a_collected_host_is_its_computer_name() -> None:
-    """And where there is no host.name, the computer name stands in for it."""
+def test_the_host_name_of_a_collected_document_is_its_computer_name() -> None:
+    """The computer name also replaces a missing host.name."""
     collected = event(0, event__provider=SYSMON, winlog__computer_name="ws-2")
     nameless = event(0, host__name=None, winlog__computer_name="ws-3")
     assert host_names(read(collected, "resilient")) == ["ws-2"]
@@ -842,7 +846,7 @@ def test_the_name_of_a_collected_host_is_its_computer_name() -> None:
     ids=str,
 )
 def test_exceptions(exception: Json) -> None:
-    """An excepted event does not count for that rule; another rule still counts it."""
+    """An excepted event does not count for that rule; other rules still count it."""
     rules = [
         default_rule(min_connections_per_hour=4, min_duration_hours=0, id="1", exceptions=[exception]),
         default_rule(min_connections_per_hour=4, min_duration_hours=0, id="2"),
@@ -863,12 +867,12 @@ def test_exceptions(exception: Json) -> None:
     ids=str,
 )
 def test_exceptions_that_do_not_match(exception: Json) -> None:
-    """Every field that an exception has must match."""
-    assert story(replay([four_at(0)], small(exceptions=[exception]))) == [("opened", 5, None)]
+    """Every field of an exception must match."""
+    assert alert_steps(replay([four_at(0)], small(exceptions=[exception]))) == [("opened", 5, None)]
 
 
-def test_what_is_refused() -> None:
-    """Lines that are no JSON object, and documents without a usable time; all of them are consumed."""
+def test_dead_letter_reasons() -> None:
+    """Lines that are not a JSON object and documents without a usable time; all of them count as consumed."""
     records = ["{not json", "[1]", '"text"', {}, event(0, **{"@timestamp": "today"}), event(0)]
     result = replay([records], small())
     assert result.dead_lettered == {"not_json": 1, "not_an_object": 2, "no_time": 2}
@@ -886,13 +890,13 @@ def capture(name: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", ["winlogbeat6-kafka-empire-opth.jsonl", "nxlog-flat-empire-monologue.jsonl"])
-def test_real_captures_give_no_alert_by_the_hunts_own_filter(name: str) -> None:
-    """Private addresses, other processes, five minutes; one svchost.exe asks a public time server."""
+def test_real_captures_give_no_alert_with_default_rules(name: str) -> None:
+    """Private addresses, other processes, five minutes; one svchost.exe contacts a public time server."""
     result = replay([capture(name)], default_settings())
     assert (result.alerts, result.counted) == ([], 1 if name.startswith("nxlog") else 0)
 
 
-def test_the_empire_agent_of_a_real_capture() -> None:
+def test_the_empire_agent_in_a_real_capture() -> None:
     """data/README.md: 33 and 31 connections to 10.0.10.106:443 from two process instances."""
     rule: Json = {
         "processes": ["powershell.exe"],
@@ -916,27 +920,27 @@ GENERATED = hypothesis_settings(
 )
 
 
-def test_generated_data_sets_are_worth_comparing() -> None:
-    """At least 40 % have an opened alert, and every action and reason is seen."""
-    seen: Counter[str] = Counter()
+def test_generated_data_sets_cover_alerts_and_reasons() -> None:
+    """At least 40 % have an opened alert, and every action and reason occurs."""
+    observed: Counter[str] = Counter()
 
     @hypothesis_settings(GENERATED, max_examples=200)
     @given(data_sets())
     def generate(data_set: DataSet) -> None:
         alerts = replay(*data_set).alerts
         parts = [alert["streamdetect"] for alert in alerts]
-        seen.update({part["action"] for part in parts} | {part["reason"] or "none" for part in parts})
-        seen["data sets"] += 1
+        observed.update({part["action"] for part in parts} | {part["reason"] or "none" for part in parts})
+        observed["data sets"] += 1
 
     generate()
-    assert seen["opened"] >= 0.4 * seen["data sets"]
+    assert observed["opened"] >= 0.4 * observed["data sets"]
     reasons = ("expired", "second_host", "second_process", "no_host", "no_process", "duration", "rate")
-    assert all(seen[name] for name in ("updated", "resolved", *reasons)), seen
+    assert all(observed[name] for name in ("updated", "resolved", *reasons)), observed
 
 
 @GENERATED
 @given(data_sets(timestamps=True))
-def test_every_record_is_in_one_group(data_set: DataSet) -> None:
+def test_every_record_has_exactly_one_outcome(data_set: DataSet) -> None:
     """Consumed is the sum of counted, filtered, late and dead-lettered."""
     result = replay(*data_set)
     groups = result.counted + result.filtered_total + result.late + sum(result.dead_lettered.values())
@@ -945,22 +949,22 @@ def test_every_record_is_in_one_group(data_set: DataSet) -> None:
 
 @GENERATED
 @given(data_sets())
-def test_the_order_of_the_partitions_changes_nothing(data_set: DataSet) -> None:
-    """§4: the answer is a function of the records of each partition."""
+def test_partition_order_does_not_matter(data_set: DataSet) -> None:
+    """§4: the result depends only on the records of each partition."""
     partitions, settings = data_set
     assert replay(partitions[::-1], settings) == replay(partitions, settings)
 
 
 @GENERATED
 @given(data_sets())
-def test_lines_of_a_file_read_like_the_documents(data_set: DataSet) -> None:
-    """The text form that the real command reads gives the same answer."""
+def test_lines_and_parsed_documents_give_the_same_result(data_set: DataSet) -> None:
+    """The text form is what the real command reads."""
     lines: list[Any] = [as_lines(records) for records in data_set.partitions]
     assert replay(lines, data_set.settings) == replay(*data_set)
 
 
 @GENERATED
 @given(plans(timestamps=True))
-def test_a_plan_always_gives_the_same_data_set(plan: Plan) -> None:
-    """A failing example can be built again."""
+def test_a_plan_always_builds_the_same_data_set(plan: Plan) -> None:
+    """So that a failing example can be reproduced."""
     assert build(plan) == build(plan)

@@ -1,4 +1,4 @@
-"""The product equals the oracle of semantics.md, whole outputs as text, on random data sets."""
+"""The product equals the oracle of docs/semantics.md, byte for byte, on random data sets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def compare(
     checkpoints: float = 0.0,
     slices: float = 0.0,
 ) -> None:
-    """Same alerts, byte for byte, and the same numbers."""
+    """The same alerts, byte for byte, and the same counts."""
     expected = replay(data_set.partitions, data_set.settings)
     found = run(data_set.partitions, data_set.settings, rng, saves, checkpoints, slices)
     assert found.lines == [to_line(alert) for alert in expected.alerts]
@@ -51,22 +51,22 @@ def test_replay_equals_the_oracle(data_set: DataSet) -> None:
 
 @THOROUGH
 @given(data_sets(timestamps=True), st.integers(0, 2**32))
-def test_incremental_checkpoints_hold_everything(data_set: DataSet, seed: int) -> None:
-    """Only changes are written, at random records; now and then a new detector goes on from all that was written."""
+def test_incremental_checkpoints_are_complete(data_set: DataSet, seed: int) -> None:
+    """At random records only the changes are saved; sometimes a new detector continues from everything saved so far."""
     compare(data_set, Random(seed), checkpoints=0.1)
 
 
 @THOROUGH
 @given(data_sets(timestamps=True), st.integers(0, 2**32))
 def test_any_interleaving_and_any_save_equal_the_oracle(data_set: DataSet, seed: int) -> None:
-    """Records with timestamps, interleaved at random, the state saved and restored as text before some records."""
+    """Records with timestamps, interleaved at random; before some of them the state is saved and restored as text."""
     compare(data_set, Random(seed), saves=0.05)
 
 
 @THOROUGH
 @given(data_sets(timestamps=True), st.integers(0, 2**32))
 def test_ticks_in_slices_equal_the_oracle(data_set: DataSet, seed: int) -> None:
-    """One key at a time, records in between, and checkpoints with a new detector now and then."""
+    """One key per slice with records in between, and sometimes a checkpoint with a new detector."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tick_engine, "_SLICE_KEYS", 1)
         compare(data_set, Random(seed), checkpoints=0.05, slices=0.8)

@@ -1,14 +1,14 @@
-"""The slow, obvious computation of docs/semantics.md, to compare the fast code with.
+"""Oracle: the slow, direct computation of docs/semantics.md that the fast code is compared with.
 
-Rule of this file: nothing of streamdetect is imported and nothing is clever. Every event is kept; at every
-tick every key's window is computed again from all of them, by the formulas of the page. The only state that
-lives from one tick to the next is the open episode of a key. Each rule names its paragraph (§).
+Rule of this file: it imports nothing from streamdetect and optimises nothing. It keeps every event, and at every tick
+it computes every key's window again from all of them, by the formulas of docs/semantics.md. The only state carried
+from one tick to the next is the open episode of a key. Each rule cites its section (§).
 
     replay(partitions, settings) -> OracleResult
 
-A partition is a list of documents in offset order: a dict is a parsed JSON document, a str is a line as it
-stands in the file (so that lines that are no JSON object can be given), and a tuple (document,
-record timestamp in ms) is a Kafka record. Settings are flat: see default_settings.
+A partition is a list of records in offset order: a dict is a parsed JSON document, a str is a raw line (which need not
+be a JSON object), and a tuple (document, record timestamp in ms) is a Kafka record. Settings are flat: see
+default_settings.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ EXCLUDED_NETWORKS = [
 
 
 def default_rule(**overrides: Any) -> Json:
-    """The one hunt of the page."""
+    """The default rule: the hunt of docs/semantics.md."""
     rule: Json = {
         "id": "ed254a22-e7bb-4a36-9291-196b77762dd8",
         "name": "High count of network connection over extended period by process",
@@ -69,7 +69,7 @@ def default_rule(**overrides: Any) -> Json:
 
 
 def default_settings(**overrides: Any) -> Json:
-    """The defaults of interface.md, times as whole milliseconds."""
+    """The defaults of docs/reference.md, with durations in milliseconds."""
     settings: Json = {
         "profile": "resilient",
         "interval_ms": 300_000,
@@ -82,7 +82,7 @@ def default_settings(**overrides: Any) -> Json:
     return settings | overrides
 
 
-# -------------------------------------------------------------------- §1 fine print: fields, values and times
+# -------------------------------------------------------------------------------- §1: fields, values and times
 
 
 def flatten(document: Json) -> Fields:
@@ -104,7 +104,7 @@ def flatten(document: Json) -> Fields:
 
 
 def as_text(value: Any) -> str:
-    """§1: numbers and booleans in a keyword field are their JSON text."""
+    """§1: numbers and booleans in a text field are their JSON text."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -115,7 +115,7 @@ def keywords(fields: Fields, name: str) -> list[str]:
 
 
 def only(values: Iterable[Any]) -> Any:
-    """Exactly one distinct value, or None."""
+    """The only distinct value; None if there are none or several."""
     distinct = set(values)
     return distinct.pop() if len(distinct) == 1 else None
 
@@ -124,7 +124,7 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def whole_number(value: Any) -> int | None:
-    """§1: a port is a number or the text of one, cut to a whole number of 64 bits."""
+    """§1: a port is a number or the text of one, truncated to a whole number of 64 bits."""
     text = "" if isinstance(value, bool) else as_text(value)
     if not NUMBER.fullmatch(text):
         return None
@@ -139,7 +139,7 @@ def whole_number(value: Any) -> int | None:
 
 
 def address_of(value: Any) -> Address | None:
-    """§1: a valid address; mapped is IPv4; a zone is dropped from IPv6 and makes all else malformed."""
+    """§1: a valid address. A mapped one becomes IPv4. A zone is dropped from IPv6 and makes others malformed."""
     text, percent, zone = as_text(value).partition("%")
     try:
         address = ipaddress.ip_address(text)
@@ -152,7 +152,7 @@ def address_of(value: Any) -> Address | None:
 
 
 def in_network(address: Address, entry: str) -> bool:
-    """§1: an entry without a prefix is that one address; a mapped network is the IPv4 one."""
+    """§1: an entry without a prefix is one address; a mapped network is the IPv4 network."""
     network = ipaddress.ip_network(entry, strict=False)
     mapped = network.network_address.ipv4_mapped if network.version == 6 else None
     if mapped and network.prefixlen >= 96:
@@ -170,13 +170,13 @@ EPOCH_TEXT = re.compile(r"(-?\d{5,19})(\.\d*)?", re.ASCII)
 
 
 def days_since_epoch(year: int, month: int, day: int) -> int:
-    """Days of the proleptic calendar, year 0 too; ValueError if there is no such day."""
+    """Days in the proleptic calendar, including year 0. Raises ValueError for a date that does not exist."""
     cycles, year_of_cycle = divmod(year, 400)
     return date(year_of_cycle + 400, month, day).toordinal() - 719_163 + (cycles - 1) * 146_097
 
 
 def iso_ms(text: str, resilient: bool) -> int | None:
-    """§1: ISO as Elasticsearch takes it; digits beyond milliseconds are cut (§2)."""
+    """§1: ISO 8601 as Elasticsearch accepts it; digits beyond milliseconds are truncated."""
     found = TIME.fullmatch(text)
     if not found:
         return None
@@ -197,7 +197,7 @@ def iso_ms(text: str, resilient: bool) -> int | None:
 
 
 def time_ms(value: Any, resilient: bool) -> int | None:
-    """§1: an ISO text, or epoch milliseconds as a number or as text of 5 digits or more, a fraction cut."""
+    """§1: ISO text, or epoch milliseconds as a number or as text of 5 digits or more; a fraction is truncated."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):
@@ -209,7 +209,7 @@ def time_ms(value: Any, resilient: bool) -> int | None:
     return whole if whole is not None and -(2**63) <= whole < 2**63 else None
 
 
-# ------------------------------------------------------------------- Sysmon Event ID 3 raw: events.md's table
+# --------------------------------------------------------------------------------------- raw Sysmon Event ID 3
 
 # provider, event id, prefix of the event data: Winlogbeat >= 8, Winlogbeat 6, NXLog
 RAW_SHAPES = (
@@ -217,19 +217,19 @@ RAW_SHAPES = (
     ("source_name", ("event_id",), "event_data."),
     ("SourceName", ("EventID",), ""),
 )
-RAW_MARKS = ("UtcTime", "ProcessGuid", "Image", "DestinationIp", "DestinationPort", "Initiated")
-RAW_MEMBERS = (*RAW_MARKS, "ProcessId", "User", "DestinationHostname")
+RAW_IDENTIFYING = ("UtcTime", "ProcessGuid", "Image", "DestinationIp", "DestinationPort", "Initiated")
+RAW_MEMBERS = (*RAW_IDENTIFYING, "ProcessId", "User", "DestinationHostname")
 UTC_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}", re.ASCII)
 
 
 def raw_sysmon(fields: Fields) -> Fields | None:
-    """The event data of a raw Sysmon Event ID 3; None if the document is not one."""
+    """The event data of a raw Sysmon Event ID 3 document; None for any other document."""
     for provider, ids, prefix in RAW_SHAPES:
         event_id = next((fields[name] for name in ids if name in fields), [])
         if SYSMON not in keywords(fields, provider) or "3" not in map(as_text, event_id):
             continue
         data = {name: fields[prefix + name] for name in RAW_MEMBERS if prefix + name in fields}
-        if any(mark in data for mark in RAW_MARKS):
+        if any(member in data for member in RAW_IDENTIFYING):
             return data
     return None
 
@@ -238,16 +238,16 @@ def texts(data: Fields, member: str) -> list[str]:
     return [as_text(value) for value in data[member]]
 
 
-def no_guid(text: str) -> bool:
-    """The all-zero GUID means none."""
+def is_zero_guid(text: str) -> bool:
+    """The all-zero GUID means a missing value."""
     return not text.strip("{}0-") and "0" in text
 
 
 def overlay(fields: Fields, data: Fields) -> Fields:
-    """The pipeline's work: members that are present take precedence over ECS fields."""
+    """The fields after the pipeline: event data members that are present override ECS fields."""
     result = fields | {"event.category": ["network"]}
     if "ProcessGuid" in data:
-        result["process.entity_id"] = [text for text in texts(data, "ProcessGuid") if not no_guid(text)]
+        result["process.entity_id"] = [text for text in texts(data, "ProcessGuid") if not is_zero_guid(text)]
     if "Image" in data:
         images = [text for text in texts(data, "Image") if "\\" in text]
         result["process.executable"] = images
@@ -263,13 +263,15 @@ def overlay(fields: Fields, data: Fields) -> Fields:
         names = texts(data, "DestinationHostname")
         result["destination.domain"] = [name for name in names if name not in ("", "-")]
     if "Initiated" in data:
-        ways = {"true": "egress", "false": "ingress"}
-        result["network.direction"] = [ways[text] for text in texts(data, "Initiated") if text in ways]
+        normalised = {"true": "egress", "false": "ingress"}
+        result["network.direction"] = [
+            normalised[text] for text in texts(data, "Initiated") if text in normalised
+        ]
     return result | (user_fields(texts(data, "User")) if "User" in data else {})
 
 
 def user_fields(users: list[str]) -> Fields:
-    """A user is cut at the first backslash into domain and name; without one there is only a name."""
+    """A user is split at the first backslash into domain and name; without one it is a name only."""
     parts = [user.split("\\", 1) for user in users]
     return {
         "user.name": [part[-1] for part in parts],
@@ -277,12 +279,12 @@ def user_fields(users: list[str]) -> Fields:
     }
 
 
-# ----------------------------------------------------------------------- §7: a document as a profile reads it
+# ------------------------------------------------------------------------------ §7: a document under a profile
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One document: its fields (with the pipeline's work done) and how to read them."""
+    """One document under a profile: its fields after the pipeline, and its raw Sysmon event data."""
 
     fields: Fields
     raw: Fields | None
@@ -299,7 +301,7 @@ def read(document: Json, profile: str) -> Reading:
 
 
 def event_time(reading: Reading) -> int | None:
-    """UtcTime of raw Sysmon, else @timestamp, of which there must be exactly one."""
+    """UtcTime of raw Sysmon, else @timestamp, which must have exactly one value."""
     for value in (reading.raw or {}).get("UtcTime", []):
         text = as_text(value)
         if reading.resilient or UTC_TIME.fullmatch(text):
@@ -334,7 +336,7 @@ def first_label(name: str) -> str:
 
 
 def from_collector(reading: Reading) -> bool:
-    """§7: the host block and the agent of a Sysmon document may be the collector's."""
+    """§7: whether the host block and the agent of a Sysmon document are the collector's."""
     if not reading.resilient or not is_sysmon(reading):
         return False
     own = {first_label(name) for name in reading.keywords("host.name")}
@@ -343,7 +345,7 @@ def from_collector(reading: Reading) -> bool:
 
 
 def host_ids(reading: Reading) -> list[str]:
-    """§7: host.id falls back to the computer name, then agent.id; as they arrived."""
+    """§7: host.id, else the computer name, else agent.id; as received."""
     if not reading.resilient:
         return reading.keywords("host.id")
     if from_collector(reading):
@@ -365,13 +367,13 @@ def comparable_ids(ids: list[str], resilient: bool) -> frozenset[str]:
 
 
 def clock_host(reading: Reading) -> frozenset[str]:
-    """§4: host.id, else host.name, else the computer name; none is one host."""
+    """§4: host.id, else host.name, else the computer name; a missing host counts as one host."""
     found = reading.keywords("host.id") or reading.keywords("host.name") or computer_names(reading)
     return comparable_ids(found, reading.resilient)
 
 
 def os_families(reading: Reading) -> list[str]:
-    """§7: host.os.family falls back to host.os.type, then to the Sysmon provider."""
+    """§7: host.os.family, else host.os.type, else windows if the provider is Sysmon."""
     family = reading.keywords("host.os.family")
     if family or not reading.resilient:
         return family
@@ -379,27 +381,27 @@ def os_families(reading: Reading) -> list[str]:
 
 
 def directions(reading: Reading) -> list[str]:
-    """§7: outbound and inbound are read as egress and ingress."""
-    ways = {"outbound": "egress", "inbound": "ingress"} if reading.resilient else {}
-    return [ways.get(text, text) for text in reading.keywords("network.direction")]
+    """§7: outbound is read as egress, inbound as ingress."""
+    normalised = {"outbound": "egress", "inbound": "ingress"} if reading.resilient else {}
+    return [normalised.get(text, text) for text in reading.keywords("network.direction")]
 
 
 def process_name(reading: Reading) -> str | None:
-    """§7: process names compare without case, the key shows them in lower case."""
+    """§7: process names compare without case; the key has the lower-case form."""
     names = reading.keywords("process.name")
     name: str | None = only(text.lower() if reading.resilient else text for text in names)
     return name
 
 
 def destination_ip(reading: Reading) -> Address | None:
-    """§1: malformed addresses vanish before values are counted; ips de-duplicate."""
+    """§1: malformed addresses are dropped before values are counted; equal addresses are one value."""
     found = map(address_of, reading.fields.get("destination.ip", []))
     address: Address | None = only(address for address in found if address is not None)
     return address
 
 
 def destination_port(reading: Reading) -> int | None:
-    """§1: malformed ports vanish before values are counted; numbers do not de-duplicate."""
+    """§1: malformed ports are dropped before values are counted; equal numbers are several values."""
     found = [whole_number(value) for value in reading.fields.get("destination.port", [])]
     ports = [port for port in found if port is not None]
     return ports[0] if len(ports) == 1 else None
@@ -412,7 +414,7 @@ def canonical_address(text: str) -> str:
 
 
 def addresses(reading: Reading) -> list[str | None]:
-    """§2: each distinct value is a group of its own; none is the null group. §7: it falls back to the ip."""
+    """§2: each distinct value belongs to a key of its own; none gives the null key. §7: falls back to the IP."""
     found = reading.keywords("destination.address")
     if not reading.resilient:
         return list(set(found)) or [None]
@@ -423,7 +425,7 @@ def addresses(reading: Reading) -> list[str | None]:
 
 
 def is_connection(reading: Reading) -> bool:
-    """§1: the conditions that are the same for every rule; missing is not true."""
+    """§1: the conditions common to all rules; a missing value fails."""
     return (
         only(os_families(reading)) == "windows"
         and only(reading.keywords("event.category")) == "network"
@@ -452,17 +454,17 @@ def counts(reading: Reading, rule: Json) -> bool:
 
 
 def is_excepted(reading: Reading, exception: Json) -> bool:
-    """§1: an exception matches when every field it has matches; one left out matches all."""
+    """§1: an exception matches when all its fields match; a field left out matches everything."""
     destination, process, host = (exception.get(name) for name in ("destination", "process", "host"))
     return (
-        (destination is None or is_at(reading, destination))
+        (destination is None or matches_destination(reading, destination))
         and (process is None or process_name(reading) == (process.lower() if reading.resilient else process))
-        and (host is None or is_from(reading, host))
+        and (host is None or matches_host(reading, host))
     )
 
 
-def is_at(reading: Reading, destination: str) -> bool:
-    """A destination is an address as the key shows it, or a network that holds the ip."""
+def matches_destination(reading: Reading, destination: str) -> bool:
+    """A destination is an address as the key has it, or a network that contains the IP."""
     wanted = canonical_address(destination) if reading.resilient else destination
     if wanted in addresses(reading):
         return True
@@ -473,23 +475,23 @@ def is_at(reading: Reading, destination: str) -> bool:
         return False
 
 
-def is_from(reading: Reading, host: str) -> bool:
-    """A host is named by its id or by its name."""
+def matches_host(reading: Reading, host: str) -> bool:
+    """A host is an id or a name."""
     ids = comparable_ids(host_ids(reading) + host_names(reading), reading.resilient)
     return bool(comparable_ids([host], reading.resilient) & ids)
 
 
-# ---------------------------------------------------------------------------------------- details of an event
+# ---------------------------------------------------------------------------------------- context of an event
 
 
-def shown(values: list[str]) -> str | list[str] | None:
-    """As they arrived: one distinct value as text, several as a sorted list, none left out."""
+def context_value(values: list[str]) -> str | list[str] | None:
+    """As received: one distinct value as text, several as a sorted list, none as None."""
     distinct = sorted(set(values))
     return distinct[0] if len(distinct) == 1 else distinct or None
 
 
-def present(members: Json) -> Json:
-    """Absent fields and empty objects are left out, never null."""
+def without_absent(members: Json) -> Json:
+    """Leaves out absent fields and empty objects."""
     return {name: value for name, value in members.items() if value is not None and value != {}}
 
 
@@ -500,29 +502,32 @@ def pid_of(reading: Reading) -> int | None:
     return pid
 
 
-def details(reading: Reading) -> Json:
-    """What an alert shows of its latest event, beyond the key."""
+def event_context(reading: Reading) -> Json:
+    """The fields of the latest event that an alert shows besides the key."""
     domains = reading.keywords("destination.domain")
     if reading.resilient:
         domains = [domain for domain in domains if domain not in ("", "-")]
     destination = {
         "ip": str(destination_ip(reading)),
         "port": destination_port(reading),
-        "domain": shown(domains),
+        "domain": context_value(domains),
     }
     process = {
-        "entity_id": shown(reading.keywords("process.entity_id")),
+        "entity_id": context_value(reading.keywords("process.entity_id")),
         "pid": pid_of(reading),
-        "executable": shown(reading.keywords("process.executable")),
+        "executable": context_value(reading.keywords("process.executable")),
     }
-    user = {"name": shown(reading.keywords("user.name")), "domain": shown(reading.keywords("user.domain"))}
-    host = {"id": shown(host_ids(reading)), "name": shown(host_names(reading))}
-    return present(
+    user = {
+        "name": context_value(reading.keywords("user.name")),
+        "domain": context_value(reading.keywords("user.domain")),
+    }
+    host = {"id": context_value(host_ids(reading)), "name": context_value(host_names(reading))}
+    return without_absent(
         {
-            "destination": present(destination),
-            "host": present(host),
-            "process": present(process),
-            "user": present(user),
+            "destination": without_absent(destination),
+            "host": without_absent(host),
+            "process": without_absent(process),
+            "user": without_absent(user),
         }
     )
 
@@ -541,7 +546,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Event:
-    """An event that counts for at least one rule, with all that any formula needs."""
+    """An event that counts for at least one rule, with the input of every formula."""
 
     time: int
     watermark: float  # §4: w_p(e), the partition's watermark before the event
@@ -549,7 +554,7 @@ class Event:
     keys: tuple[Key, ...]
     hosts: frozenset[str]
     entities: frozenset[str]
-    details: Json
+    context: Json
 
 
 def make_event(reading: Reading, time: int, watermark: float, rules: tuple[int, ...]) -> Event:
@@ -563,7 +568,7 @@ def make_event(reading: Reading, time: int, watermark: float, rules: tuple[int, 
         keys=tuple(Key(address, process, sensor) for address in addresses(reading)),
         hosts=comparable_ids(host_ids(reading), reading.resilient),
         entities=comparable_ids(reading.keywords("process.entity_id"), reading.resilient),
-        details=details(reading),
+        context=event_context(reading),
     )
 
 
@@ -572,7 +577,7 @@ def make_event(reading: Reading, time: int, watermark: float, rules: tuple[int, 
 
 @dataclass
 class PartitionClock:
-    """§4: C_p, and the run of records too far ahead of it."""
+    """§4: C_p (`newest`) and the run of records too far ahead of it."""
 
     jump_ms: int
     newest: int | None = None
@@ -581,8 +586,8 @@ class PartitionClock:
     def watermark(self, lateness_ms: int) -> float:
         return MINUS_INFINITY if self.newest is None else self.newest - lateness_ms
 
-    def see(self, time: int, host: frozenset[str]) -> None:
-        """Every record with a usable time moves it; a leap waits until it is believed."""
+    def observe(self, time: int, host: frozenset[str]) -> None:
+        """Any record with a usable time moves C_p, except a leap, which is added to the run."""
         if self.newest is None:
             self.newest = time
         elif time <= self.newest + self.jump_ms:
@@ -590,16 +595,16 @@ class PartitionClock:
             self.run = []
         else:
             self.run.append((time, host))
-            self.believe()
+            self.move_if_believed()
 
-    def believe(self) -> None:
-        """Two hosts or 100 records: C_p becomes the run's smallest time, and the last is judged again."""
+    def move_if_believed(self) -> None:
+        """A run of two hosts or 100 records sets C_p to its smallest time; then the last record is evaluated again."""
         if len({host for _, host in self.run}) < 2 and len(self.run) < 100:
             return
         last_time, last_host = self.run[-1]
         self.newest = min(time for time, _ in self.run)
         self.run = []
-        self.see(last_time, last_host)
+        self.observe(last_time, last_host)
 
 
 def in_window(event: Event, tick: int, lookback_ms: int) -> bool:
@@ -611,7 +616,7 @@ def first_tick_after(time: float, interval_ms: int) -> int:
     return int(time // interval_ms) * interval_ms + interval_ms
 
 
-def inclusion_tick(event: Event, interval_ms: int) -> int:
+def first_including_tick(event: Event, interval_ms: int) -> int:
     """The first T = k * I with t < T and w_p(e) < T."""
     return first_tick_after(max(event.time, event.watermark), interval_ms)
 
@@ -621,7 +626,7 @@ def inclusion_tick(event: Event, interval_ms: int) -> int:
 
 @dataclass(frozen=True)
 class Figures:
-    """§2: the aggregates of one key's window, before any limit."""
+    """§2: the aggregates of one key's window, not capped."""
 
     count: int
     first: int
@@ -634,7 +639,7 @@ class Figures:
         return (self.last - self.first + 1_800_000) // HOUR_MS
 
     def rate(self) -> int:
-        """§3, with design.md 6: the divisor is at least 1."""
+        """§3 and design.md 6: the divisor is at least 1."""
         return self.count // max(1, self.duration_hours())
 
 
@@ -649,8 +654,8 @@ def figures_of(window: list[Event]) -> Figures:
     )
 
 
-def why_not(figures: Figures, rule: Json) -> str | None:
-    """§3 as a list of what is missing, in the order of §5's reasons; None when the condition is true."""
+def failed_condition(figures: Figures, rule: Json) -> str | None:
+    """The first failed condition of §3, in the order of §5's reasons; None when all hold."""
     failures = {
         "expired": figures.count == 0,
         "second_host": figures.hosts > rule["max_hosts"],
@@ -668,7 +673,7 @@ def why_not(figures: Figures, rule: Json) -> str | None:
 
 @dataclass
 class Episode:
-    """What lives from one tick to the next."""
+    """The state carried from one tick to the next."""
 
     opened: int
     last_alert: int
@@ -676,7 +681,7 @@ class Episode:
 
 @dataclass
 class OracleResult:
-    """The alerts in their order, and the summary."""
+    """The alerts in order, and the counts of the summary."""
 
     alerts: list[Json] = field(default_factory=list)
     consumed: int = 0
@@ -693,12 +698,12 @@ def compact(value: Any) -> str:
 
 
 def to_line(alert: Json) -> str:
-    """One alert as text: keys sorted, compact, other scripts kept."""
+    """One alert as text: sorted keys, compact, non-ASCII characters unescaped."""
     return compact(alert)
 
 
 def time_text(ms: int) -> str:
-    """ISO with three digits and Z; a signed year outside 0000 to 9999."""
+    """ISO with three fraction digits and Z; the year has a sign outside 0000 to 9999."""
     days, rest = divmod(ms, 24 * HOUR_MS)
     cycles, day_of_cycle = divmod(days + 719_162, 146_097)
     day = date.fromordinal(day_of_cycle + 1)
@@ -710,14 +715,14 @@ def time_text(ms: int) -> str:
 
 
 def episode_uuid(rule: Json, key: Key, opened: int) -> UUID:
-    """design.md 11."""
+    """design.md 11: the UUIDv5 of the episode."""
     text = json.dumps([rule["id"], *key, opened], separators=(",", ":"), ensure_ascii=False)
     return uuid5(uuid5(NAMESPACE_URL, "https://streamdetect/episode"), text)
 
 
 @dataclass(frozen=True)
-class Finding:
-    """All that one alert document is made of."""
+class Decision:
+    """Everything that one alert document is built from."""
 
     tick: int
     rule: Json
@@ -731,54 +736,52 @@ class Finding:
     version: str
 
 
-def latest_details(window: list[Event]) -> Json:
-    """The latest event's; of two in the same millisecond, those that sort last as JSON text."""
+def latest_context(window: list[Event]) -> Json:
+    """The context of the latest event; of two in the same millisecond, the one that sorts last as JSON text."""
     if not window:
         return {}
-    newest = max(window, key=lambda event: (event.time, compact(event.details)))
-    return newest.details
+    newest = max(window, key=lambda event: (event.time, compact(event.context)))
+    return newest.context
 
 
 def host_in_message(host: Json) -> str:
-    shown_as = host.get("name") or host.get("id") or "unknown host"
-    return ", ".join(shown_as) if isinstance(shown_as, list) else shown_as
+    name = host.get("name") or host.get("id") or "unknown host"
+    return ", ".join(name) if isinstance(name, list) else name
 
 
-def message(finding: Finding, host: Json) -> str:
-    key, figures = finding.key, finding.figures
+def message(decision: Decision, host: Json) -> str:
+    key, figures = decision.key, decision.figures
     address = "unknown destination" if key.address is None else key.address
-    who = f"{key.process} on {host_in_message(host)}"
-    if finding.action == "resolved":
-        return f"{who} no longer meets the conditions for {address}: {finding.reason}"
-    return (
-        f"{who} contacted {address} for {figures.duration_hours()} h at {figures.rate()} connections an hour"
-    )
+    subject = f"{key.process} on {host_in_message(host)}"
+    if decision.action == "resolved":
+        return f"{subject} no longer meets the conditions for {address}: {decision.reason}"
+    return f"{subject} contacted {address} for {figures.duration_hours()} h at {figures.rate()} connections an hour"
 
 
-def event_part(finding: Finding, episode: UUID) -> Json:
-    figures, severity = finding.figures, finding.rule["severity"]
-    alert_id = uuid5(episode, json.dumps([finding.action, finding.tick], separators=(",", ":")))
+def event_object(decision: Decision, episode: UUID) -> Json:
+    figures, severity = decision.figures, decision.rule["severity"]
+    alert_id = uuid5(episode, json.dumps([decision.action, decision.tick], separators=(",", ":")))
     part: Json = {
         "kind": "alert",
         "category": ["network"],
         "type": ["info"],
         "module": "streamdetect",
         "dataset": "streamdetect.alert",
-        "action": finding.action,
+        "action": decision.action,
         "id": str(alert_id),
         "severity": severity,
         "risk_score": severity,
     }
-    if finding.window:
+    if decision.window:
         part["start"] = time_text(figures.first)
         part["end"] = time_text(figures.last)
         part["duration"] = (figures.last - figures.first) * 1_000_000
     return part
 
 
-def figures_part(finding: Finding) -> Json:
-    """§5: distinct figures above the limit are given as limit + 1."""
-    figures, rule = finding.figures, finding.rule
+def figures_object(decision: Decision) -> Json:
+    """§5: distinct hosts and processes above the limit are reported as limit + 1."""
+    figures, rule = decision.figures, decision.rule
     part = {
         "count_connections": figures.count,
         "duration_hours": figures.duration_hours(),
@@ -786,41 +789,41 @@ def figures_part(finding: Finding) -> Json:
         "hosts": min(figures.hosts, rule["max_hosts"] + 1),
         "count_unique_pids": min(figures.entities, rule["max_processes"] + 1),
     }
-    if finding.window:
+    if decision.window:
         part |= {"first_seen_ms": figures.first, "last_seen_ms": figures.last}
     return part
 
 
-def pane_counts(finding: Finding) -> list[list[int]]:
-    """Only panes with events."""
-    interval_ms = finding.settings["interval_ms"]
+def pane_counts(decision: Decision) -> list[list[int]]:
+    """Panes with events only."""
+    interval_ms = decision.settings["interval_ms"]
     counted: dict[int, int] = {}
-    for event in finding.window:
+    for event in decision.window:
         pane = event.time // interval_ms * interval_ms
         counted[pane] = counted.get(pane, 0) + 1
     return [[pane, count] for pane, count in sorted(counted.items())]
 
 
-def own_part(finding: Finding, episode: UUID) -> Json:
-    settings, tick = finding.settings, finding.tick
+def streamdetect_object(decision: Decision, episode: UUID) -> Json:
+    settings, tick = decision.settings, decision.tick
     seconds = settings["interval_ms"] / 1000
     limits = ("min_connections_per_hour", "min_duration_hours", "max_hosts", "max_processes")
     part: Json = {
         "episode_id": str(episode),
-        "action": finding.action,
-        "reason": finding.reason,
+        "action": decision.action,
+        "reason": decision.reason,
         "profile": settings["profile"],
-        "version": finding.version,
+        "version": decision.version,
         "window": {
             "start": time_text(tick - settings["lookback_ms"]),
             "end": time_text(tick),
             "interval_seconds": int(seconds) if seconds == int(seconds) else seconds,
         },
-        "figures": figures_part(finding),
-        "thresholds": {name: finding.rule[name] for name in limits},
-        "pane_counts": pane_counts(finding),
+        "figures": figures_object(decision),
+        "thresholds": {name: decision.rule[name] for name in limits},
+        "pane_counts": pane_counts(decision),
     }
-    return part | ({} if finding.key.sensor is None else {"sensor": finding.key.sensor})
+    return part | ({} if decision.key.sensor is None else {"sensor": decision.key.sensor})
 
 
 THREAT = {
@@ -830,10 +833,10 @@ THREAT = {
 }
 
 
-def related_part(seen: Json) -> Json:
-    name = seen.get("host", {}).get("name")
-    address = seen.get("destination", {}).get("ip")
-    return present(
+def related_object(context: Json) -> Json:
+    name = context.get("host", {}).get("name")
+    address = context.get("destination", {}).get("ip")
+    return without_absent(
         {
             "ip": None if address is None else [address],
             "hosts": None if name is None else name if isinstance(name, list) else [name],
@@ -841,17 +844,17 @@ def related_part(seen: Json) -> Json:
     )
 
 
-def alert_document(finding: Finding) -> Json:
-    """The whole document of interface.md."""
-    rule, key = finding.rule, finding.key
-    episode = episode_uuid(rule, key, finding.opened)
-    seen = latest_details(finding.window)
-    optional = {"host": seen.get("host"), "user": seen.get("user"), "related": related_part(seen)}
-    return present(optional) | {
-        "@timestamp": time_text(finding.tick),
+def alert_document(decision: Decision) -> Json:
+    """The alert document of docs/reference.md."""
+    rule, key = decision.rule, decision.key
+    episode = episode_uuid(rule, key, decision.opened)
+    context = latest_context(decision.window)
+    optional = {"host": context.get("host"), "user": context.get("user"), "related": related_object(context)}
+    return without_absent(optional) | {
+        "@timestamp": time_text(decision.tick),
         "ecs": {"version": "8.17.0"},
-        "event": event_part(finding, episode),
-        "message": message(finding, seen.get("host", {})),
+        "event": event_object(decision, episode),
+        "message": message(decision, context.get("host", {})),
         "rule": {
             "uuid": rule["id"],
             "name": rule["name"],
@@ -859,9 +862,9 @@ def alert_document(finding: Finding) -> Json:
             "reference": "https://attack.mitre.org/techniques/T1071/",
         },
         "threat": THREAT,
-        "process": {"name": key.process} | seen.get("process", {}),
-        "destination": {"address": key.address} | seen.get("destination", {}),
-        "streamdetect": own_part(finding, episode),
+        "process": {"name": key.process} | context.get("process", {}),
+        "destination": {"address": key.address} | context.get("destination", {}),
+        "streamdetect": streamdetect_object(decision, episode),
     }
 
 
@@ -869,7 +872,7 @@ def alert_document(finding: Finding) -> Json:
 
 
 class Replay:
-    """Reads every record first, then walks the ticks."""
+    """Reads every record first, then evaluates the ticks."""
 
     def __init__(self, settings: Json, version: str) -> None:
         self.settings = settings
@@ -891,7 +894,7 @@ class Replay:
             self.read_record(clock, document, timestamp)
         self.result.suspect_leaps += bool(clock.run)
 
-    def refuse(self, reason: str) -> None:
+    def dead_letter(self, reason: str) -> None:
         self.result.dead_lettered[reason] = self.result.dead_lettered.get(reason, 0) + 1
 
     def read_record(self, clock: PartitionClock, document: Any, timestamp: int | None) -> None:
@@ -899,21 +902,21 @@ class Replay:
             try:
                 document = json.loads(document)
             except ValueError:
-                return self.refuse("not_json")
+                return self.dead_letter("not_json")
         if not isinstance(document, dict):
-            return self.refuse("not_an_object")
+            return self.dead_letter("not_an_object")
         reading = read(document, self.settings["profile"])
         time = event_time(reading)
         if time is None:
-            return self.refuse("no_time")
+            return self.dead_letter("no_time")
         if timestamp is not None and time > timestamp + self.settings["max_future_skew_ms"]:
-            return self.refuse("future_time")
+            return self.dead_letter("future_time")
         watermark = clock.watermark(self.settings["lateness_ms"])
-        clock.see(time, clock_host(reading))
-        return self.sort_event(reading, time, watermark)
+        clock.observe(time, clock_host(reading))
+        return self.classify(reading, time, watermark)
 
-    def sort_event(self, reading: Reading, time: int, watermark: float) -> None:
-        """design.md 8: filtered before late. §4: t < w_p(e) - L is late."""
+    def classify(self, reading: Reading, time: int, watermark: float) -> None:
+        """design.md 8: the filter comes before the late check. §4: t < w_p(e) - L is late."""
         rules = tuple(index for index, rule in enumerate(self.rules) if counts(reading, rule))
         if not rules:
             self.result.filtered_total += 1
@@ -925,13 +928,13 @@ class Replay:
 
     # ---- ticks
 
-    def walk_ticks(self) -> None:
-        """§4: every tick in order, from the first at which any event counts (design.md 9) to the first T
-        greater than the newest partition clock. Ticks with an empty window and no open episode only count.
+    def evaluate_ticks(self) -> None:
+        """§4: every tick in order, from the first at which any event counts (design.md 9) to the first T greater than
+        the newest partition clock. A tick with an empty window and no open episode is only counted.
         """
         interval_ms, lookback_ms = self.settings["interval_ms"], self.settings["lookback_ms"]
         clocks = [clock.newest for clock in self.clocks if clock.newest is not None]
-        starts = [inclusion_tick(event, interval_ms) for event in self.events]
+        starts = [first_including_tick(event, interval_ms) for event in self.events]
         starts = [
             tick
             for tick, event in zip(starts, self.events, strict=True)
@@ -949,7 +952,7 @@ class Replay:
                 tick = min((start for start in starts if start > tick), default=last + 1)
 
     def evaluate(self, tick: int) -> None:
-        """§5: the alerts of one tick in the order of their keys, then of the rules (design.md 10)."""
+        """§5: the alerts of one tick, in the order of their keys, then of the rules (design.md 10)."""
         lookback_ms = self.settings["lookback_ms"]
         windows: dict[tuple[int, Key], list[Event]] = {place: [] for place in self.episodes}
         for event in self.events:
@@ -958,13 +961,13 @@ class Replay:
                     for key in event.keys:
                         windows.setdefault((index, key), []).append(event)
         for index, key in sorted(windows, key=lambda place: (place[1].order(), place[0])):
-            self.judge(tick, index, key, windows[index, key])
+            self.evaluate_key(tick, index, key, windows[index, key])
 
-    def judge(self, tick: int, index: int, key: Key, window: list[Event]) -> None:
+    def evaluate_key(self, tick: int, index: int, key: Key, window: list[Event]) -> None:
         """§5: opened, updated or resolved."""
         rule = self.rules[index]
         figures = figures_of(window)
-        reason = why_not(figures, rule)
+        reason = failed_condition(figures, rule)
         episode = self.episodes.get((index, key))
         action = None
         if reason is None and episode is None:
@@ -977,16 +980,16 @@ class Replay:
             action = "resolved"
             del self.episodes[index, key]
         if action is not None and episode is not None:
-            finding = Finding(
+            decision = Decision(
                 tick, rule, key, window, figures, episode.opened, action, reason, self.settings, self.version
             )
-            self.result.alerts.append(alert_document(finding))
+            self.result.alerts.append(alert_document(decision))
 
 
 def replay(partitions: list[Any], settings: Json, version: str = "0.1.0") -> OracleResult:
-    """What a replay of these partitions under these settings must give."""
+    """The expected result of a replay of these partitions under these settings."""
     run = Replay(settings, version)
     for records in partitions:
         run.read_partition(records)
-    run.walk_ticks()
+    run.evaluate_ticks()
     return run.result

@@ -1,14 +1,13 @@
-"""Small, nasty data sets that do give alerts, to compare the fast code with tests/oracle.py.
+"""Hypothesis strategies: small adversarial data sets that produce alerts, to compare the fast code with the oracle.
 
     @given(data_sets())
     def test_...(data_set):
         partitions, settings = data_set
 
-Hypothesis draws the structure (settings, the plot of every beacon, what goes wrong); one seed and a
-random.Random fill in the bulk, so that a data set is made in milliseconds. A beacon follows a *plot*, chosen
-so that its key becomes true and stops being true for a known reason; then *mishaps* are put into the
-partitions at places where they hurt: exactly at a watermark, at the far end of the window, just above the
-allowed jump.
+Hypothesis draws the structure (settings, the scenario of each beacon, the disturbances); a seed and a random.Random
+generate the records, so a data set takes milliseconds. A beacon's *scenario* makes its key become true and stop being
+true for a known reason. *Disturbances* are inserted into the partitions at boundary cases: exactly at a watermark,
+at the far end of the window, just above the allowed jump.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ ZERO_GUID = "{00000000-0000-0000-0000-000000000000}"
 
 
 class DataSet(NamedTuple):
-    """What replay() of tests/oracle.py takes."""
+    """The arguments of replay() in tests/support/oracle.py."""
 
     partitions: list[list[Any]]
     settings: Json
 
 
-# -------------------------------------------------------------------------------------------- invented estate
+# -------------------------------------------------------------------------------------------- synthetic hosts
 
 
 @dataclass(frozen=True)
 class Host:
-    """Who it is by every name; `own_block` says whether its shipper names its id."""
+    """A host under each of its names; without `own_block`, its shipper sends no host id."""
 
     id: str
     name: str
@@ -58,8 +57,8 @@ HOSTS = (
 )
 COLLECTOR = Host("9a1f-ee05", "WEC01", "WEC01.corp.example", "agent-5", "CORP\\wec")
 
-# address, ip: what Elastic Defend writes, and names that only some producers know
-PLACES = (
+# (address, ip): as Elastic Defend writes them, plus notations of other producers
+DESTINATIONS = (
     ("45.83.64.1", "45.83.64.1"),
     ("45.83.64.7", "45.83.64.7"),
     ("2001:db8::7", "2001:DB8:0:0:0:0:0:7"),
@@ -71,7 +70,7 @@ PROCESSES = ("chrome.exe", "svchost.exe", "firefox.exe")
 
 @dataclass(frozen=True)
 class Spec:
-    """One record before it has a shape."""
+    """One record before it is rendered in a shape."""
 
     time: int
     arrival: int
@@ -82,7 +81,7 @@ class Spec:
     host: Host
     entity: str | None
     pid: int
-    mess: str = ""
+    variation: str = ""
     with_host: bool = True
     port: int = 443
 
@@ -91,7 +90,7 @@ class Spec:
 
 
 def nested(members: dict[str, Any]) -> Json:
-    """`{"a.b": 1}` as `{"a": {"b": 1}}`; members that are None are left out."""
+    """`{"a.b": 1}` becomes `{"a": {"b": 1}}`; members that are None are left out."""
     document: Json = {}
     for path, value in members.items():
         if value is None:
@@ -105,7 +104,7 @@ def nested(members: dict[str, Any]) -> Json:
 
 
 def ecs_members(spec: Spec) -> Json:
-    """The fields that every ECS document has, by their dotted names."""
+    """The fields of every ECS document, by dotted name."""
     domain, _, user = spec.host.user.rpartition("\\")
     host = spec.host if spec.with_host else None
     return {
@@ -134,16 +133,16 @@ def defend(spec: Spec, rng: Random, profile: str) -> Json:
         "event.action": "connection_attempted",
         "agent.id": spec.host.agent if spec.with_host else None,
     }
-    return nested(mangled(members, spec, rng, profile))
+    return nested(with_variation(members, spec, rng, profile))
 
 
 def dotted(spec: Spec, rng: Random, profile: str) -> Json:
-    """Elastic Defend again, with dotted names at random depths and objects in arrays."""
+    """Elastic Defend with dotted names at random depths and objects in arrays."""
     members = ecs_members(spec) | {
         "destination.address": spec.address,
         "event.dataset": "endpoint.events.network",
     }
-    members = mangled(members, spec, rng, profile)
+    members = with_variation(members, spec, rng, profile)
     flat = {name for name in members if rng.random() < 0.5 or name == "@timestamp"}
     document = nested({name: value for name, value in members.items() if name not in flat})
     if isinstance(document.get("process"), dict) and rng.random() < 0.5:
@@ -152,7 +151,7 @@ def dotted(spec: Spec, rng: Random, profile: str) -> Json:
 
 
 def sysmon_ecs(spec: Spec, rng: Random, profile: str) -> Json:
-    """Sysmon after the pipeline: no destination.address, no host id of its own."""
+    """Sysmon after the pipeline: without destination.address and without its own host id."""
     members = ecs_members(spec) | {
         "data_stream.dataset": "windows.sysmon_operational",
         "event.provider": SYSMON,
@@ -164,11 +163,11 @@ def sysmon_ecs(spec: Spec, rng: Random, profile: str) -> Json:
     }
     if profile == "resilient":
         members |= {"host.os.family": None, "host.os.type": None}
-    return nested(mangled(members, spec, rng, profile))
+    return nested(with_variation(members, spec, rng, profile))
 
 
 def event_data(spec: Spec, rng: Random) -> Json:
-    """What Sysmon writes: all text, IPv6 uncompressed, empty values dropped."""
+    """Event data as Sysmon writes it: text only, IPv6 uncompressed, empty values dropped."""
     data = {
         "UtcTime": time_text(spec.time)[:-1].replace("T", " "),
         "ProcessGuid": spec.entity or rng.choice((ZERO_GUID, None)),
@@ -180,11 +179,11 @@ def event_data(spec: Spec, rng: Random) -> Json:
         "DestinationPort": str(spec.port),
         "DestinationHostname": rng.choice((None, "-", "c2.example.net")),
     }
-    return {name: value for name, value in mangled_data(data, spec, rng).items() if value is not None}
+    return {name: value for name, value in data_with_variation(data, spec, rng).items() if value is not None}
 
 
 def write_time(spec: Spec, data: Json, rng: Random) -> Any:
-    """The log's own time, seconds after UtcTime or wrong altogether; the event's without a UtcTime."""
+    """The log's own timestamp, seconds after UtcTime or wrong; the event's time if UtcTime is missing or unreadable."""
     if "UtcTime" not in data or data["UtcTime"] == "unreadable":
         return time_text(spec.time)
     return rng.choice((time_text(spec.time + rng.randrange(25_000)), time_text(0), None, "yesterday"))
@@ -193,7 +192,7 @@ def write_time(spec: Spec, data: Json, rng: Random) -> Any:
 def host_block(spec: Spec, rng: Random, profile: str) -> Json | None:
     """The shipper's host block: the endpoint's own, or the collector's."""
     os = {"family": "windows", "type": "windows"} if profile == "strict" or rng.random() < 0.5 else {}
-    if spec.mess == "collected":
+    if spec.variation == "collected":
         return {"id": COLLECTOR.id, "name": COLLECTOR.name, "os": os}
     if not spec.with_host or not (spec.host.own_block or profile == "strict"):
         return {"os": os}
@@ -209,9 +208,9 @@ def winlogbeat8(spec: Spec, rng: Random, profile: str) -> Json:
         "winlog.provider_name": SYSMON,
         "winlog.computer_name": spec.host.computer if spec.with_host else None,
         "winlog.event_data": data,
-        "agent.id": COLLECTOR.agent if spec.mess == "collected" else spec.host.agent,
+        "agent.id": COLLECTOR.agent if spec.variation == "collected" else spec.host.agent,
         "host": host_block(spec, rng, profile),
-        "tags": ["forwarded"] if spec.mess == "forwarded" else None,
+        "tags": ["forwarded"] if spec.variation == "forwarded" else None,
     }
     return nested(members | number)
 
@@ -231,7 +230,7 @@ def winlogbeat6(spec: Spec, rng: Random, profile: str) -> Json:
 
 
 def nxlog(spec: Spec, rng: Random, _: str) -> Json:
-    """Flat, and `host` is a text: there is no host block, so strict never counts one."""
+    """Flat, and `host` is a string: there is no host block, so strict never counts one."""
     data = event_data(spec, rng)
     members = {
         "@timestamp": write_time(spec, data, rng),
@@ -254,13 +253,13 @@ SHAPES: dict[str, Callable[[Spec, Random, str], Json]] = {
     "nxlog": nxlog,
 }
 
-# ----------------------------------------------------------------------------------------------------- messes
+# -------------------------------------------------------------------------------------------------- variations
 
 LONG = "x" * 1025
 
 
 def time_forms(spec: Spec, rng: Random, profile: str) -> Any:
-    """The same millisecond in one of the ways that are taken."""
+    """The same millisecond in one of the accepted notations."""
     text = time_text(spec.time)
     forms: list[Any] = [
         text[:-1] + "4999Z",
@@ -278,21 +277,21 @@ def time_forms(spec: Spec, rng: Random, profile: str) -> Any:
     return rng.choice(forms)
 
 
-def odd_ips(ip: str) -> list[Any]:
-    """The same address in other words, and what is none."""
-    zone = f"{ip}%5" if ":" in ip else f"{ip}%1"  # dropped from IPv6 alone
+def ip_notations(ip: str) -> list[Any]:
+    """The same address in other notations, and malformed ones."""
+    zone = f"{ip}%5" if ":" in ip else f"{ip}%1"  # a zone is dropped from IPv6 only
     return [[ip, ip], [ip, "nope"], [ip, "1.1.1.1"], None, zone, [zone, ip]]
 
 
-def no_times(spec: Spec, profile: str) -> list[Any]:
-    """What is no time; strict refuses what only resilient takes."""
+def unusable_times(spec: Spec, profile: str) -> list[Any]:
+    """Unusable times; in strict, also those that only resilient accepts."""
     text = time_text(spec.time)
-    lenient = [text.replace("T", " "), text[:-1] + "1234567Z"] if profile == "strict" else []
-    return [None, "2026-03-02T24:00:00Z", "", [], text.lower(), True, *lenient]
+    resilient_only = [text.replace("T", " "), text[:-1] + "1234567Z"] if profile == "strict" else []
+    return [None, "2026-03-02T24:00:00Z", "", [], text.lower(), True, *resilient_only]
 
 
-def mangled(members: Json, spec: Spec, rng: Random, profile: str) -> Json:
-    """One mess of an ECS document: values that stay good, or no longer count, by the rules of §1 and §7."""
+def with_variation(members: Json, spec: Spec, rng: Random, profile: str) -> Json:
+    """Applies one variation to an ECS document: values that still count, or no longer do, by §1 and §7."""
     process, host, port, ip = spec.process, spec.host, spec.port, spec.ip
     odd_addresses: list[Any] = [None, [], spec.address.upper(), LONG, ""]
     choices: dict[str, list[Json]] = {
@@ -306,7 +305,9 @@ def mangled(members: Json, spec: Spec, rng: Random, profile: str) -> Json:
             {"host.os.family": ["windows", "linux"]},
             {"host.os.family": None, "host.os.type": None},
         ],
-        "direction": [{"network.direction": way} for way in ("outbound", ["egress", "outbound"], "ingress")],
+        "direction": [
+            {"network.direction": direction} for direction in ("outbound", ["egress", "outbound"], "ingress")
+        ],
         "name": [
             {"process.name": value}
             for value in (process.upper(), [process, process], [process, LONG], [process, "cmd.exe"])
@@ -315,7 +316,7 @@ def mangled(members: Json, spec: Spec, rng: Random, profile: str) -> Json:
             {"destination.port": value}
             for value in (str(port), f"+{port}.9", [port, "x"], [port, port], 53.9, True, "0x1bb")
         ],
-        "ip": [{"destination.ip": value} for value in odd_ips(ip)],
+        "ip": [{"destination.ip": value} for value in ip_notations(ip)],
         "dataset": [
             {"data_stream.dataset": None, "event.dataset": None},
             {"data_stream.dataset": "system.security"},
@@ -334,15 +335,15 @@ def mangled(members: Json, spec: Spec, rng: Random, profile: str) -> Json:
         "address": [{"destination.address": value} for value in odd_addresses],
         "two_addresses": [{"destination.address": [spec.address, "second.example", spec.address]}],
         "time": [{"@timestamp": time_forms(spec, rng, profile)}],
-        "no_time": [{"@timestamp": value} for value in no_times(spec, profile)],
+        "no_time": [{"@timestamp": value} for value in unusable_times(spec, profile)],
         "forwarded": [{"tags": ["forwarded"]}],
         "agent_only": [{"host.id": None, "winlog.computer_name": None}],
     }
-    return members | rng.choice(choices[spec.mess]) if spec.mess in choices else members
+    return members | rng.choice(choices[spec.variation]) if spec.variation in choices else members
 
 
-def mangled_data(data: Json, spec: Spec, rng: Random) -> Json:
-    """The same for Sysmon's event data."""
+def data_with_variation(data: Json, spec: Spec, rng: Random) -> Json:
+    """The same for Sysmon event data."""
     choices: dict[str, list[Json]] = {
         "direction": [{"Initiated": "false"}, {"Initiated": None}, {"Initiated": True}],
         "name": [{"Image": "System"}, {"Image": f"D:\\{spec.process.upper()}"}, {"Image": None}],
@@ -353,17 +354,17 @@ def mangled_data(data: Json, spec: Spec, rng: Random) -> Json:
         "user": [{"User": value} for value in ("lonely", "A\\B\\C", None)],
         "time": [{"UtcTime": "unreadable"}, {"UtcTime": None}],
     }
-    return data | rng.choice(choices[spec.mess]) if spec.mess in choices else data
+    return data | rng.choice(choices[spec.variation]) if spec.variation in choices else data
 
 
 # fmt: off
-MESSES = (
+VARIATIONS = (
     "category", "os", "direction", "name", "port", "ip", "dataset", "id", "two_ids", "entity",
     "two_entities", "pid", "user", "domain", "address", "two_addresses", "time", "no_time",
     "collected", "forwarded", "agent_only",
 )
-# those of a beacon's every record: it still counts, at least under one profile
-LASTING = (
+# variations for every record of a beacon: it still counts in at least one profile
+HARMLESS_VARIATIONS = (
     "os", "direction", "name", "ip", "dataset", "id", "address", "two_addresses",
     "time", "domain", "user", "pid", "collected", "forwarded", "agent_only",
 )
@@ -388,14 +389,14 @@ SPANS = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What hypothesis draws; the seed fills in the rest."""
+    """What Hypothesis draws; the seed determines the rest."""
 
     seed: int
     settings: Json
     partitions: int
-    plots: list[str]
-    mishaps: list[str]
-    messy: float
+    scenarios: list[str]
+    disturbances: list[str]
+    variation_rate: float
     quiet: bool
     ties: bool
     timestamps: bool
@@ -412,8 +413,8 @@ class Plan:
 
 
 def exceptions() -> st.SearchStrategy[list[Json]]:
-    """By address, network, process and host, alone and together."""
-    names = [address for address, _ in PLACES] * 2 + [
+    """By address, network, process and host, alone and combined."""
+    names = [address for address, _ in DESTINATIONS] * 2 + [
         "C2.Example.net",
         "c2.example.NET",
         "45.83.64.0/30",
@@ -434,7 +435,7 @@ def exceptions() -> st.SearchStrategy[list[Json]]:
 
 @st.composite
 def rules(draw: st.DrawFn, lookback_ms: int) -> list[Json]:
-    """One to three rules; the first counts all, the others differ in thresholds and exceptions."""
+    """One to three rules; the first counts everything, the others differ in thresholds and exceptions."""
     longest = min(3, (lookback_ms + 1_799_999) // HOUR_MS)
     found = []
     for number in range(draw(st.sampled_from((1, 1, 2, 2, 3)))):
@@ -471,7 +472,7 @@ def settings_of(draw: st.DrawFn) -> Json:
     )
 
 
-PLOTS = (
+SCENARIOS = (
     "steady",
     "steady",
     "burst",
@@ -485,7 +486,7 @@ PLOTS = (
     "boundary",
     "notations",
 )
-MISHAPS = (
+DISTURBANCES = (
     "late",
     "late",
     "boundary",
@@ -505,9 +506,9 @@ def plans(draw: st.DrawFn, timestamps: bool) -> Plan:
         seed=draw(st.integers(0, 2**32 - 1)),
         settings=draw(settings_of()),
         partitions=draw(st.integers(1, 4)),
-        plots=draw(st.lists(st.sampled_from(PLOTS), min_size=1, max_size=3)),
-        mishaps=draw(st.lists(st.sampled_from(MISHAPS), max_size=5)),
-        messy=draw(st.sampled_from((0.0, 0.03, 0.1, 0.3))),
+        scenarios=draw(st.lists(st.sampled_from(SCENARIOS), min_size=1, max_size=3)),
+        disturbances=draw(st.lists(st.sampled_from(DISTURBANCES), max_size=5)),
+        variation_rate=draw(st.sampled_from((0.0, 0.03, 0.1, 0.3))),
         quiet=draw(st.integers(0, 5)) == 0,
         ties=draw(st.booleans()),
         timestamps=timestamps,
@@ -520,7 +521,7 @@ def plans(draw: st.DrawFn, timestamps: bool) -> Plan:
 
 @dataclass(frozen=True)
 class Beacon:
-    """Who beacons, and the thresholds it plays with."""
+    """The key, host and rate of a beacon, and the rule whose thresholds it is built around."""
 
     spec: Spec
     rule: Json
@@ -530,9 +531,9 @@ class Beacon:
 
 
 def choose_beacon(plan: Plan, first: Json) -> Beacon:
-    """A key, a host and a rate that is mostly a little above the threshold."""
+    """A key, a host and a rate that is mostly slightly above the threshold."""
     rng = plan.rng
-    address, ip = rng.choice(PLACES[:3] if rng.random() < 0.4 else PLACES)
+    address, ip = rng.choice(DESTINATIONS[:3] if rng.random() < 0.4 else DESTINATIONS)
     shapes = list(SHAPES)
     weights = (6, 3, 2, 3, 2, 2) if plan.settings["profile"] == "resilient" else (8, 3, 2, 3, 1, 0)
     spec = Spec(
@@ -545,9 +546,9 @@ def choose_beacon(plan: Plan, first: Json) -> Beacon:
         host=rng.choice(HOSTS),
         entity=rng.choice(("{5D-AB01}", "bm9uZQ==", "{5d-ab01}")),
         pid=rng.choice((4, 4711)),
-        mess=rng.choice(LASTING) if rng.random() < 0.3 else "",
+        variation=rng.choice(HARMLESS_VARIATIONS) if rng.random() < 0.3 else "",
     )
-    if spec.mess in ("collected", "forwarded"):
+    if spec.variation in ("collected", "forwarded"):
         spec = replace(spec, shape=rng.choice(("winlogbeat8", "sysmon_ecs")))
     needed = first["min_duration_hours"] * HOUR_MS
     length = int(max(needed, plan.lookback_ms // 2) * rng.uniform(0.9, 2.2))
@@ -557,109 +558,112 @@ def choose_beacon(plan: Plan, first: Json) -> Beacon:
 
 
 def steady(start: int, length: int, per_hour: float, rng: Random) -> list[int]:
-    """A time every period, with a fifth of jitter."""
+    """One time per period, with 20 % jitter."""
     period = max(HOUR_MS / per_hour, length / 120)
     count = max(2, int(length / period) + 1)
     return [int(start + index * period + rng.uniform(-0.1, 0.1) * period) for index in range(count)]
 
 
-def beacon_times(plot: str, beacon: Beacon, plan: Plan) -> list[int]:
+def beacon_times(scenario: str, beacon: Beacon, plan: Plan) -> list[int]:
     rng, rule, start, length = plan.rng, beacon.rule, beacon.start, beacon.length
     enough = rule["min_connections_per_hour"] * max(1, rule["min_duration_hours"]) + rng.randrange(2)
     hours = max(1, rule["min_duration_hours"])
-    if plot == "burst":
+    if scenario == "burst":
         wide = rng.choice((1, plan.interval_ms, 2 * plan.interval_ms))
         return sorted(start + rng.randrange(wide) for _ in range(enough))
-    if plot == "cluster":
+    if scenario == "cluster":
         late = start + min(hours * HOUR_MS, plan.lookback_ms - plan.interval_ms)
         return [start, *sorted(late + rng.randrange(20 * MINUTE_MS) for _ in range(enough))]
-    if plot == "boundary":
+    if scenario == "boundary":
         span = hours * HOUR_MS - 1_800_000 + rng.choice((-1, 0, 1))
         inner = sorted(start + rng.randrange(span + 1) for _ in range(enough - 2))
         return [start, *inner, start + span]
-    if plot == "thin":
+    if scenario == "thin":
         return steady(start, length // 2, beacon.per_hour, rng) + steady(
             start + length // 2, length, beacon.per_hour / 3, rng
         )
-    if plot.startswith("lose"):
+    if scenario.startswith("lose"):
         length = max(length, plan.lookback_ms * 7 // 4)
     return steady(start, length, beacon.per_hour, rng)
 
 
-def beacon_specs(plot: str, beacon: Beacon, plan: Plan) -> list[Spec]:
-    """The beacon's records, with what its plot does to them."""
+def beacon_specs(scenario: str, beacon: Beacon, plan: Plan) -> list[Spec]:
+    """The beacon's records, changed as its scenario says."""
     rng = plan.rng
-    specs = [place(beacon.spec, time, plan) for time in beacon_times(plot, beacon, plan)]
+    specs = [record_at(beacon.spec, time, plan) for time in beacon_times(scenario, beacon, plan)]
     cut = len(specs) * 2 // 5
-    if plot == "lose_host":
+    if scenario == "lose_host":
         shape = "defend" if plan.settings["profile"] == "resilient" else beacon.spec.shape
         specs = [
-            replace(spec, shape=shape, with_host=index < cut, mess="") for index, spec in enumerate(specs)
+            replace(spec, shape=shape, with_host=index < cut, variation="")
+            for index, spec in enumerate(specs)
         ]
-    if plot == "lose_process":
+    if scenario == "lose_process":
         specs = [replace(spec, entity=spec.entity if i < cut else None) for i, spec in enumerate(specs)]
-    if plot in ("second_host", "second_process"):
-        specs += [intruder(plot, spec, rng) for spec in rng.choices(specs[cut:], k=rng.randint(1, 4))]
-    if plot == "notations":
+    if scenario in ("second_host", "second_process"):
+        specs += [
+            second_source(scenario, spec, rng) for spec in rng.choices(specs[cut:], k=rng.randint(1, 4))
+        ]
+    if scenario == "notations":
         specs = [other_notation(spec, rng) for spec in specs]
     if plan.ties:
         specs += [twin(spec, rng) for spec in rng.choices(specs, k=2)] + [twin(specs[-1], rng)]
     return specs
 
 
-def place(spec: Spec, time: int, plan: Plan) -> Spec:
-    """At a time, arriving a little later; now and then on a tick, in another shape or with a mess of its own."""
+def record_at(spec: Spec, time: int, plan: Plan) -> Spec:
+    """The record at a time, arriving slightly later; sometimes on a tick, or with another shape or variation."""
     rng = plan.rng
     if rng.random() < 0.05:
         ahead = rng.choice((0, plan.settings["lateness_ms"]))  # the record, or its watermark
         time = time // plan.interval_ms * plan.interval_ms + ahead + rng.choice((-1, 0, 1))
-    shape = rng.choice(list(SHAPES)) if rng.random() < plan.messy / 4 else spec.shape
-    mess = rng.choice(MESSES) if rng.random() < plan.messy else spec.mess
-    return replace(spec, time=time, arrival=time + rng.randrange(90_000), shape=shape, mess=mess)
+    shape = rng.choice(list(SHAPES)) if rng.random() < plan.variation_rate / 4 else spec.shape
+    variation = rng.choice(VARIATIONS) if rng.random() < plan.variation_rate else spec.variation
+    return replace(spec, time=time, arrival=time + rng.randrange(90_000), shape=shape, variation=variation)
 
 
-def intruder(plot: str, spec: Spec, rng: Random) -> Spec:
-    """A second host or a second process at about the same time."""
+def second_source(scenario: str, spec: Spec, rng: Random) -> Spec:
+    """A second host or process at about the same time."""
     time = spec.time + rng.choice((0, 0, 1, 60_000))
-    if plot == "second_process":
+    if scenario == "second_process":
         return replace(spec, time=time, arrival=time, entity=rng.choice(("{5d-cd02}", "{5D-EF03}")), pid=99)
     host = rng.choice([host for host in HOSTS if host != spec.host])
     return replace(spec, time=time, arrival=time, host=host)
 
 
 def other_notation(spec: Spec, rng: Random) -> Spec:
-    """The same ids with or without braces, in either case: in resilient still one host and one process."""
+    """The same ids with or without braces, in either case: in resilient, still one host and one process."""
 
-    def written(text: str) -> str:
+    def in_notation(text: str) -> str:
         bare = text.strip("{}")
         return rng.choice((text, bare, f"{{{bare.upper()}}}", bare.lower()))
 
-    host = replace(spec.host, id=written(spec.host.id))
-    return replace(spec, host=host, entity=spec.entity and written(spec.entity))
+    host = replace(spec.host, id=in_notation(spec.host.id))
+    return replace(spec, host=host, entity=spec.entity and in_notation(spec.entity))
 
 
 def twin(spec: Spec, rng: Random) -> Spec:
-    """The same millisecond with other details."""
+    """The same millisecond with different context."""
     changes: list[dict[str, Any]] = [{"pid": 5}, {"port": 8443}, {"port": 80, "pid": 12}, {}]
     return replace(spec, arrival=spec.arrival + rng.randrange(60_000), **rng.choice(changes))
 
 
-# ------------------------------------------------------------------------------------------ the rest of a day
+# ----------------------------------------------------------------------------------------- background records
 
 NOISE: tuple[dict[str, Any], ...] = (
     {"process": "outlook.exe"},
     {"ip": "10.1.2.3", "address": "10.1.2.3"},
     {"port": 53},
-    {"mess": "direction"},
+    {"variation": "direction"},
     {"address": "185.1.1.9", "ip": "185.1.1.9"},
-    {"mess": "no_time"},
+    {"variation": "no_time"},
 )
 
 
 def noise(plan: Plan, first: int, last: int) -> list[Spec]:
-    """Records that keep every partition's clock going; in a quiet data set, hardly any.
+    """Records that advance every partition's clock; in a quiet data set, only a few.
 
-    One of them ends the data set, now and then exactly at a tick.
+    The last one ends the data set, sometimes exactly at a tick.
     """
     rng = plan.rng
     gap = min(plan.settings["max_future_jump_ms"] * 0.8, plan.lookback_ms / 3)
@@ -672,36 +676,36 @@ def noise(plan: Plan, first: int, last: int) -> list[Spec]:
 
 
 def noise_at(time: int, rng: Random) -> Spec:
-    address, ip = rng.choice(PLACES)
+    address, ip = rng.choice(DESTINATIONS)
     spec = Spec(time, time, "defend", address, ip, "chrome.exe", rng.choice(HOSTS), "noise", 1)
     if rng.random() < 0.3:
-        return replace(spec, shape=rng.choice(list(SHAPES)), mess=rng.choice(MESSES))
+        return replace(spec, shape=rng.choice(list(SHAPES)), variation=rng.choice(VARIATIONS))
     return replace(spec, **rng.choice(NOISE))
 
 
-def spread(plan: Plan, specs: list[Spec], clockwork: list[Spec]) -> list[list[Spec]]:
-    """Beacons go to a random partition each (nothing is sticky), noise to each in turn."""
+def spread(plan: Plan, specs: list[Spec], noise_specs: list[Spec]) -> list[list[Spec]]:
+    """Each beacon record goes to a random partition, or all of a host to one (`by_host`); noise goes round robin."""
     partitions: list[list[Spec]] = [[] for _ in range(plan.partitions)]
-    sticky = plan.rng.random() < 0.3
+    by_host = plan.rng.random() < 0.3
     for spec in specs:
-        chosen = HOSTS.index(spec.host) if sticky and spec.host in HOSTS else plan.rng.randrange(99)
+        chosen = HOSTS.index(spec.host) if by_host and spec.host in HOSTS else plan.rng.randrange(99)
         partitions[chosen % plan.partitions].append(spec)
-    for index, spec in enumerate(clockwork):
+    for index, spec in enumerate(noise_specs):
         partitions[index % plan.partitions].append(spec)
     return [sorted(partition, key=lambda spec: spec.arrival) for partition in partitions]
 
 
-# ---------------------------------------------------------------------------------------------------- mishaps
+# ----------------------------------------------------------------------------------------------- disturbances
 
 
 def late_records(plan: Plan, newest: int, model: Spec) -> list[Spec]:
-    """At any distance behind the watermark."""
+    """A record at various distances behind the watermark."""
     behind = plan.rng.choice((0.01, 0.3, 0.9, 1.0, 1.1, 3.0)) * plan.lookback_ms
     return [replace(model, time=newest - int(behind) - plan.rng.randrange(60_000))]
 
 
 def boundary_records(plan: Plan, newest: int, model: Spec) -> list[Spec]:
-    """Exactly at t = w - L, at w, at a tick, and 1 ms to either side; or a clock that puts w on a tick."""
+    """Exactly at t = w - L, at w, at a tick, or 1 ms off; or a clock that puts w exactly on a tick."""
     rng, interval_ms, lateness_ms = plan.rng, plan.interval_ms, plan.settings["lateness_ms"]
     watermark = newest - lateness_ms
     tick = newest // interval_ms * interval_ms
@@ -715,9 +719,9 @@ def boundary_records(plan: Plan, newest: int, model: Spec) -> list[Spec]:
 
 
 def wild_records(plan: Plan, newest: int, model: Spec) -> list[Spec]:
-    """One clock far ahead, once."""
+    """One time far ahead, once."""
     ahead = plan.settings["max_future_jump_ms"] + plan.rng.choice((1, 60_000, plan.lookback_ms * 4))
-    return [replace(model, time=newest + ahead, mess="")]
+    return [replace(model, time=newest + ahead, variation="")]
 
 
 def limit_records(plan: Plan, newest: int, model: Spec) -> list[Spec]:
@@ -728,18 +732,20 @@ def limit_records(plan: Plan, newest: int, model: Spec) -> list[Spec]:
 def wild_run(plan: Plan, newest: int, model: Spec) -> list[Spec]:
     """One host far ahead several times: never believed."""
     ahead = plan.settings["max_future_jump_ms"] + 1 + plan.rng.randrange(plan.lookback_ms)
-    return [replace(model, time=newest + ahead + index, mess="") for index in range(plan.rng.randint(2, 6))]
+    return [
+        replace(model, time=newest + ahead + index, variation="") for index in range(plan.rng.randint(2, 6))
+    ]
 
 
 def two_hosts(plan: Plan, newest: int, model: Spec) -> list[Spec]:
-    """Two hosts ahead in a row: believed, and the second is judged again."""
+    """Two hosts ahead in a row: believed, and the second record is evaluated again."""
     rng = plan.rng
     jump_ms = int(plan.settings["max_future_jump_ms"])
     ahead = newest + jump_ms + rng.choice((1, 60_000, plan.lookback_ms // 2))
     other = next(host for host in HOSTS if host != model.host)
     further = ahead + rng.choice((0, 1, jump_ms, jump_ms + 1, -60_000))
-    shape = rng.choice(("defend", "defend", "winlogbeat6"))  # the second: behind one collector
-    first = replace(model, time=ahead, mess="", shape=shape, with_host=True)
+    shape = rng.choice(("defend", "defend", "winlogbeat6"))  # winlogbeat6: both behind one collector
+    first = replace(model, time=ahead, variation="", shape=shape, with_host=True)
     run = [first, replace(first, time=max(further, newest + jump_ms + 1), host=other)]
     return [run[0], replace(first, time=newest), run[1]] if rng.random() < 0.2 else run
 
@@ -748,7 +754,9 @@ def hundred(plan: Plan, newest: int, model: Spec) -> list[Spec]:
     """One host ahead 99, 100 or 101 times in a row."""
     ahead = newest + plan.settings["max_future_jump_ms"] + 1 + plan.rng.randrange(plan.lookback_ms // 2)
     count = plan.rng.choice((99, 100, 100, 101))
-    specs = [replace(model, time=ahead + 1000 * index, mess="", shape="defend") for index in range(count)]
+    specs = [
+        replace(model, time=ahead + 1000 * index, variation="", shape="defend") for index in range(count)
+    ]
     plan.rng.shuffle(specs)
     return specs
 
@@ -764,10 +772,12 @@ INJECTIONS: dict[str, Callable[[Plan, int, Spec], list[Spec]]] = {
 }
 
 
-def with_mishaps(plan: Plan, partition: list[Spec], mishaps: list[str]) -> list[Spec]:
-    """Puts each mishap at a random place, with times chosen by the partition's clock at that place."""
+def with_disturbances(plan: Plan, partition: list[Spec], disturbances: list[str]) -> list[Spec]:
+    """Inserts each disturbance at a random place, with times relative to the partition's clock at that place."""
     rng = plan.rng
-    places = {rng.randrange(len(partition)): mishap for mishap in mishaps * 2} if partition else {}
+    places = (
+        {rng.randrange(len(partition)): disturbance for disturbance in disturbances * 2} if partition else {}
+    )
     models = [spec for spec in partition if spec.entity != "noise"] or partition
     clock = PartitionClock(plan.settings["max_future_jump_ms"])
     result: list[Spec] = []
@@ -777,17 +787,17 @@ def with_mishaps(plan: Plan, partition: list[Spec], mishaps: list[str]) -> list[
             added += INJECTIONS[places[index]](plan, clock.newest, rng.choice(models))
         arrivals = (max(record.arrival, spec.arrival) for record in added)
         result += [
-            replace(seen_by(clock, record), arrival=arrival)
+            replace(observed_by(clock, record), arrival=arrival)
             for record, arrival in zip(added, arrivals, strict=True)
         ]
     return result
 
 
-def seen_by(clock: PartitionClock, spec: Spec) -> Spec:
-    """Moves the clock. In a run a record has one host id: the page does not say which host two ids are."""
-    if spec.mess != "no_time":
-        clock.see(spec.time, frozenset((spec.host.id,)))
-    return replace(spec, mess="") if clock.run and spec.mess == "two_ids" else spec
+def observed_by(clock: PartitionClock, spec: Spec) -> Spec:
+    """Moves the clock. A record in a run has one host id: semantics.md does not define the host of two ids."""
+    if spec.variation != "no_time":
+        clock.observe(spec.time, frozenset((spec.host.id,)))
+    return replace(spec, variation="") if clock.run and spec.variation == "two_ids" else spec
 
 
 GARBAGE: tuple[Any, ...] = ("{not json", "[1, 2]", '"text"', "12", {}, {"@timestamp": None})
@@ -805,22 +815,22 @@ def as_record(plan: Plan, spec: Spec) -> Any:
 # ---------------------------------------------------------------------------------------------- the data sets
 
 
-def one_address_each(plan: Plan, spec: Spec) -> Spec:
-    """Where destinations are excepted, an event has one address: what matches several is not settled."""
+def without_ambiguous_addresses(plan: Plan, spec: Spec) -> Spec:
+    """With a destination exception, an event has one address: a match of several addresses is not specified."""
     excepted = any(
         "destination" in exception for rule in plan.settings["rules"] for exception in rule["exceptions"]
     )
-    return replace(spec, mess="") if excepted and spec.mess == "two_addresses" else spec
+    return replace(spec, variation="") if excepted and spec.variation == "two_addresses" else spec
 
 
 def all_beacons(plan: Plan) -> list[Spec]:
-    """Every plot's records; some plots share the key and the host of the one before."""
+    """The records of every scenario; some scenarios share key and host with the one before."""
     specs: list[Spec] = []
     beacon = choose_beacon(plan, plan.settings["rules"][0])
-    for plot in plan.plots:
+    for scenario in plan.scenarios:
         if plan.rng.random() < 0.7:
             beacon = choose_beacon(plan, plan.rng.choice(plan.settings["rules"]))
-        specs += beacon_specs(plot, beacon, plan)
+        specs += beacon_specs(scenario, beacon, plan)
     return specs
 
 
@@ -832,30 +842,30 @@ def add_garbage(plan: Plan, partitions: list[list[Any]]) -> None:
 
 
 def build(plan: Plan) -> DataSet:
-    """The data set of a plan: always the same for the same plan."""
+    """The data set of a plan; deterministic."""
     plan = replace(plan, rng=Random(plan.seed))
     specs = all_beacons(plan)
     begin = min(spec.time for spec in specs)
     end = max(spec.time for spec in specs) + int(plan.tail * plan.lookback_ms)
     streams = spread(plan, specs, noise(plan, begin, end))
-    injected = [mishap for mishap in plan.mishaps if mishap in INJECTIONS]
-    victim = plan.rng.randrange(plan.partitions)
+    injected = [disturbance for disturbance in plan.disturbances if disturbance in INJECTIONS]
+    most_disturbed = plan.rng.randrange(plan.partitions)
     partitions: list[list[Any]] = []
     for number, stream in enumerate(streams):
-        troubled = with_mishaps(plan, stream, injected if number == victim else injected[:1])
-        partitions.append([as_record(plan, one_address_each(plan, spec)) for spec in troubled])
-    if "garbage" in plan.mishaps:
+        disturbed = with_disturbances(plan, stream, injected if number == most_disturbed else injected[:1])
+        partitions.append([as_record(plan, without_ambiguous_addresses(plan, spec)) for spec in disturbed])
+    if "garbage" in plan.disturbances:
         add_garbage(plan, partitions)
     return DataSet(partitions, plan.settings)
 
 
 def data_sets(timestamps: bool = False) -> st.SearchStrategy[DataSet]:
-    """Data sets as files give them; with timestamps, as Kafka does: (document, record timestamp)."""
+    """Data sets as read from files; with timestamps, as read from Kafka: (document, record timestamp)."""
     return plans(timestamps).map(build)
 
 
 def as_config(settings: Json) -> Json:
-    """The same settings in the form of interface.md's YAML."""
+    """The same settings as the YAML document of docs/reference.md."""
     times = ("interval", "lookback", "lateness", "max_future_skew", "max_future_jump")
     return {
         "profile": settings["profile"],
@@ -869,7 +879,7 @@ def as_config(settings: Json) -> Json:
 
 
 def as_lines(records: list[Any]) -> list[str]:
-    """A partition without timestamps as the lines of a file."""
+    """A partition without timestamps as lines of a file."""
     return [
         record if isinstance(record, str) else json.dumps(record, ensure_ascii=False) for record in records
     ]
