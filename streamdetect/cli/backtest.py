@@ -20,7 +20,7 @@ from streamdetect.cli.options import (
     settings_options,
     verbosity,
 )
-from streamdetect.cli.output import Meter, note
+from streamdetect.cli.output import Meter, remark
 from streamdetect.cli.signals import stopping
 from streamdetect.cli.summary import summary_text
 from streamdetect.config import NamedSettings, load_expectations, varied
@@ -160,16 +160,16 @@ def command(  # noqa: PLR0913 - one for each option
         )
         sinks = {name: stack.enter_context(closing(FileAlertSink(path))) for name, path in files.items()}
         meter = stack.enter_context(Meter(quiet=verbosity().quiet))
-        asked = BacktestRequest(
+        request = BacktestRequest(
             variants=named, against=compared, expectations=expectations, sinks=sinks, jobs=jobs, near=near
         )
         size = None if read.from_kafka else done()[1]
         outcome = backtest(
-            asked, source, size=size, progress=lambda records: meter.tell(records, *done()), stop=stop
+            request, source, size=size, progress=lambda records: meter.tell(records, *done()), stop=stop
         )
     problem = _write(outcome, report_path, junit_path, output, output_format)
     if not verbosity().quiet:
-        note(_summary(outcome))
+        remark(_summary(outcome))
     first = outcome.problem or problem
     if first is not None:
         raise first

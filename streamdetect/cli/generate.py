@@ -9,7 +9,7 @@ import click
 
 from streamdetect.cli import logs
 from streamdetect.cli.options import common_options, config_option, example, time_option, verbosity
-from streamdetect.cli.output import Meter, note
+from streamdetect.cli.output import Meter, remark
 from streamdetect.cli.signals import stopping
 from streamdetect.config import LogSettings, format_duration, load_settings
 from streamdetect.errors import UsageError
@@ -151,9 +151,9 @@ def _counting(scenario: Scenario) -> Iterator[Callable[[Iterable[object]], int]]
 
 
 def _tell(scenario: Scenario, written: int) -> None:
-    note(f"{written:,} events of {scenario.hosts} hosts")
+    remark(f"{written:,} events of {scenario.hosts} hosts")
     for placement in placements(scenario):
-        note(f"  beacon: {_beacon_text(placement)}")
+        remark(f"  beacon: {_beacon_text(placement)}")
 
 
 def _beacon_text(placement: Placement) -> str:

@@ -73,7 +73,7 @@ class Input:
 def input_options(command: Decorated) -> Decorated:
     """PATHs, `--from-kafka`, `--topic`, `--from` and `--to`, passed as one `read`."""
 
-    def gathered(
+    def command_with_input(
         *,
         paths: tuple[str, ...],
         from_kafka: bool,
@@ -84,7 +84,7 @@ def input_options(command: Decorated) -> Decorated:
     ) -> Any:
         return command(read=Input(paths, from_kafka, topics, start, end), **rest)
 
-    gathered.__doc__ = command.__doc__
+    command_with_input.__doc__ = command.__doc__
     options: tuple[Callable[[Any], Any], ...] = (
         click.argument("paths", nargs=-1, type=click.Path(allow_dash=True), metavar="[PATH]..."),
         click.option("--from-kafka", is_flag=True, help="Read Kafka instead of files."),
@@ -97,7 +97,7 @@ def input_options(command: Decorated) -> Decorated:
         time_option("--from", "start", words=["earliest"], help="Start of the range in Kafka."),
         time_option("--to", "end", words=["latest"], help="End of the range in Kafka."),
     )
-    decorated: Any = gathered
+    decorated: Any = command_with_input
     decorated.__click_params__ = getattr(command, "__click_params__", [])
     for option in reversed(options):
         decorated = option(decorated)

@@ -51,7 +51,7 @@ class CalmClient(logging.Filter):
         super().__init__()
         self._seconds = seconds
         self._clock = clock
-        self._told: dict[tuple[str, str], float] = {}
+        self._last_shown: dict[tuple[str, str], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not record.name.startswith(_CHATTY):
@@ -60,9 +60,9 @@ class CalmClient(logging.Filter):
             return False
         record.exc_info = record.exc_text = None
         now, what = self._clock(), (record.name, str(record.msg))
-        if now - self._told.get(what, float("-inf")) < self._seconds:
+        if now - self._last_shown.get(what, float("-inf")) < self._seconds:
             return False
-        self._told[what] = now
+        self._last_shown[what] = now
         return True
 
 

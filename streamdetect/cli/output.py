@@ -31,7 +31,7 @@ def emit(text: str) -> None:
         raise write_error("standard output", error) from None
 
 
-def note(text: str) -> None:
+def remark(text: str) -> None:
     """Write a remark to standard error; as a log record where logs are JSON."""
     click.echo(logs.json_line("streamdetect", "info", text) if logs.as_json() else text, err=True)
 
@@ -77,7 +77,7 @@ class Meter:
             self._bar.update(self._bar.task_ids[0], completed=done, total=total, description=text)
         else:
             share = f"{min(100.0, 100 * done / total):.0f} %, " if total else ""
-            note(f"{share}{text}")
+            remark(f"{share}{text}")
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ from streamdetect.cli.options import (
     settings_options,
     verbosity,
 )
-from streamdetect.cli.output import Meter, note, standard_output
+from streamdetect.cli.output import Meter, remark, standard_output
 from streamdetect.cli.signals import stopping
 from streamdetect.cli.summary import summary_text
 from streamdetect.config import Settings, load_settings
@@ -116,4 +116,4 @@ def _tell(summary: Summary, summary_json: str | None, *, stopped: bool) -> None:
         with packed_file(summary_json) as stream:
             stream.write(json.dumps(summary.as_dict(), indent=2).encode() + b"\n")
     if not verbosity().quiet:
-        note(summary_text(summary, stopped=stopped))
+        remark(summary_text(summary, stopped=stopped))

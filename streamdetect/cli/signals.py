@@ -16,11 +16,11 @@ def stopping() -> Iterator[Callable[[], bool]]:
 
     A second signal has its default effect, so that a command that hangs during shutdown can still be ended.
     """
-    asked = False
+    stop_requested = False
 
     def ask(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
-        nonlocal asked
-        asked = True
+        nonlocal stop_requested
+        stop_requested = True
         for known, before in previous.items():
             signal.signal(known, before)
 
@@ -28,7 +28,7 @@ def stopping() -> Iterator[Callable[[], bool]]:
     for known in _SIGNALS:
         signal.signal(known, ask)
     try:
-        yield lambda: asked
+        yield lambda: stop_requested
     finally:
         for known, before in previous.items():
             signal.signal(known, before)

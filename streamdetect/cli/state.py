@@ -56,7 +56,11 @@ def show(directory: str, form: str) -> None:
 
     with closing(SqliteStore(directory, None)) as store:
         found = describe.describe(store)
-    emit(json.dumps(found, indent=2, ensure_ascii=False) if form == "json" else _shown(found, Console()))
+    emit(
+        json.dumps(found, indent=2, ensure_ascii=False)
+        if form == "json"
+        else _description_text(found, Console())
+    )
 
 
 @command.command(
@@ -146,7 +150,7 @@ def export(directory: str, output: str) -> None:
         stream.writelines(line + b"\n" for line in lines)
 
 
-def _shown(found: dict[str, Any], console: Console) -> str:
+def _description_text(found: dict[str, Any], console: Console) -> str:
     """The description as text."""
     settings, keys, waiting = found["settings"], found["keys"], found["waiting"]
     evaluated = "no tick yet" if found["evaluated"] is None else f"up to {found['evaluated']}"
@@ -218,12 +222,12 @@ def _episode_rows(episodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _pending_rows(pending: dict[str, Any]) -> list[dict[str, Any]]:
-    letters = (
+    dead_letters = (
         {"what": f"dead letters, {reason}", "count": n} for reason, n in pending["dead_letters"].items()
     )
     alerts: dict[tuple[str, str], int] = {}
     for alert in pending["alerts"]:
         named = alert["action"], alert["tick"]
         alerts[named] = alerts.get(named, 0) + 1
-    told = ({"what": f"alerts, {action} at {tick}", "count": n} for (action, tick), n in alerts.items())
-    return [*told, *letters]
+    texts = ({"what": f"alerts, {action} at {tick}", "count": n} for (action, tick), n in alerts.items())
+    return [*texts, *dead_letters]

@@ -74,7 +74,7 @@ def dotted(path: Sequence[str | int]) -> str:
     return ".".join(map(str, path))
 
 
-def nearest(path: Sequence[str | int]) -> str | None:
+def closest(path: Sequence[str | int]) -> str | None:
     """The known setting closest to an unknown `path`, dotted."""
     *outer, name = path
     wanted = str(name).replace("-", "_").lower()

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from streamdetect.config.names import SettingPath, Shape, dotted, nearest, shape_at
+from streamdetect.config.names import SettingPath, Shape, closest, dotted, shape_at
 from streamdetect.config.settings import Settings
 from streamdetect.config.yamlfile import YamlError, read_yaml
 
@@ -88,7 +88,7 @@ def _locate(override: Override) -> tuple[SettingPath, Shape]:
 
 def unknown(path: Sequence[str | int], origin: str | None) -> str:
     """The problem line of an unknown setting."""
-    meant = nearest(path)
+    meant = closest(path)
     hint = f"did you mean {meant}?" if meant else "see `streamdetect config show` for all of them"
     return f"{dotted(path)}: is not a setting; {hint}" + (f" ({origin})" if origin else "")
 

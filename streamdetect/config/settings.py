@@ -37,10 +37,10 @@ class TimeSettings(Section):
         interval_ms = info.data.get("interval_ms")
         if interval_ms is None or lookback_ms % interval_ms == 0:
             return lookback_ms
-        nearest_ms = max(1, round(lookback_ms / interval_ms)) * interval_ms
+        closest_ms = max(1, round(lookback_ms / interval_ms)) * interval_ms
         raise ValueError(
             f"{format_duration(lookback_ms)} is not a multiple of interval {format_duration(interval_ms)}; "
-            f"write for example {format_duration(nearest_ms)}"
+            f"write for example {format_duration(closest_ms)}"
         )
 
 
@@ -146,13 +146,13 @@ class Settings(Section):
     @classmethod
     def _unique_ids(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> tuple[RuleSettings, ...]:
         """A wrap validator, so that a duplicate id is reported together with other problems of the rules."""
-        doubled = _duplicate_ids(value)
+        duplicates = _duplicate_ids(value)
         try:
             rules: tuple[RuleSettings, ...] = handler(value)
         except ValidationError as error:
-            raise _with_duplicates(error, doubled) from None
-        if doubled:
-            raise _with_duplicates(None, doubled)
+            raise _with_duplicates(error, duplicates) from None
+        if duplicates:
+            raise _with_duplicates(None, duplicates)
         return rules
 
     @field_validator("alerts", "dead_letters")
@@ -208,16 +208,16 @@ def _duplicate_ids(rules: object) -> list[tuple[int, str]]:
     default = RuleSettings.model_fields["id"].default
     ids = [rule.get("id", default) if isinstance(rule, dict) else getattr(rule, "id", None) for rule in rules]
     seen: Counter[object] = Counter()
-    doubled = []
+    duplicates = []
     for index, rule_id in enumerate(ids):
         if isinstance(rule_id, str):
             seen[rule_id] += 1
             if seen[rule_id] > 1:
-                doubled.append((index, rule_id))
-    return doubled
+                duplicates.append((index, rule_id))
+    return duplicates
 
 
-def _with_duplicates(error: ValidationError | None, doubled: list[tuple[int, str]]) -> ValidationError:
+def _with_duplicates(error: ValidationError | None, duplicates: list[tuple[int, str]]) -> ValidationError:
     """`error` with one more problem for every duplicate id."""
     lines = [
         InitErrorDetails(
@@ -225,7 +225,7 @@ def _with_duplicates(error: ValidationError | None, doubled: list[tuple[int, str
             loc=(index, "id"),
             input=None,
         )
-        for index, rule_id in doubled
+        for index, rule_id in duplicates
     ]
     for detail in error.errors(include_url=False) if error is not None else ():
         context = detail.get("ctx", {})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from streamdetect.config.loading import RequiredFor, load_settings
-from streamdetect.config.names import fields, nearest
+from streamdetect.config.names import closest, fields
 from streamdetect.config.overrides import Override
 from streamdetect.config.rules import RuleSettings
 from streamdetect.config.settings import Settings
@@ -112,7 +112,7 @@ def _values(given: Vary) -> tuple[str, list[str]]:
 
 def _meant(name: str) -> str | None:
     """The closest setting that can be varied."""
-    meant = nearest(("rules", 0, name.rsplit(".", maxsplit=1)[-1])) or nearest(
+    meant = closest(("rules", 0, name.rsplit(".", maxsplit=1)[-1])) or closest(
         (name.rsplit(".", maxsplit=1)[-1],)
     )
     if meant is None or meant.split(".")[0] not in _SECTIONS:
@@ -126,19 +126,19 @@ def _parted(text: str) -> list[str]:
     one.
     """
     parts, depth, quote = [""], 0, ""
-    for letter in text:
+    for dead_letter in text:
         if quote:
-            quote = "" if letter == quote else quote
-        elif letter in "'\"" and (depth or not parts[-1].strip()):
-            quote = letter
-        elif letter in _OPENING:
+            quote = "" if dead_letter == quote else quote
+        elif dead_letter in "'\"" and (depth or not parts[-1].strip()):
+            quote = dead_letter
+        elif dead_letter in _OPENING:
             depth += 1
-        elif letter in _CLOSING:
+        elif dead_letter in _CLOSING:
             depth -= 1
-        if letter == "," and depth == 0 and not quote:
+        if dead_letter == "," and depth == 0 and not quote:
             parts.append("")
         else:
-            parts[-1] += letter
+            parts[-1] += dead_letter
     if quote or depth:
         what = f"the quote {quote}" if quote else "a bracket"
         raise UsageError(f"--vary …={text}: {what} is not closed. Close it, or quote the whole value.")

@@ -103,10 +103,10 @@ def _moved(before: Sequence[Episode], after: Sequence[Episode]) -> Iterator[Move
             if episode.opened_ms is not None:
                 lines[episode.key].append(_Place(episode.opened_ms, side, episode))
     for line in lines.values():
-        yield from _nearest_first(sorted(line, key=lambda place: place[:2]))
+        yield from _closest_first(sorted(line, key=lambda place: place[:2]))
 
 
-def _nearest_first(line: Sequence[_Place]) -> Iterator[Moved]:
+def _closest_first(line: Sequence[_Place]) -> Iterator[Moved]:
     """The closest two of different sides are neighbours in the order of ticks, so only neighbours are compared.
 
     Comparing all pairs would be millions for a key that opens at every other tick of a month.
@@ -114,7 +114,7 @@ def _nearest_first(line: Sequence[_Place]) -> Iterator[Moved]:
     count = len(line)
     left, right = list(range(-1, count - 1)), list(range(1, count + 1))
     near = [
-        _nearness(line, place, place + 1) for place in range(count - 1) if _differ(line, place, place + 1)
+        _distance(line, place, place + 1) for place in range(count - 1) if _differ(line, place, place + 1)
     ]
     heapify(near)
     paired: set[int] = set()
@@ -131,10 +131,10 @@ def _nearest_first(line: Sequence[_Place]) -> Iterator[Moved]:
         if outer_right < count:
             left[outer_right] = outer_left
         if outer_left >= 0 and outer_right < count and _differ(line, outer_left, outer_right):
-            heappush(near, _nearness(line, outer_left, outer_right))
+            heappush(near, _distance(line, outer_left, outer_right))
 
 
-def _nearness(line: Sequence[_Place], one: int, other: int) -> tuple[int, int, int, int]:
+def _distance(line: Sequence[_Place], one: int, other: int) -> tuple[int, int, int, int]:
     return line[other].opened_ms - line[one].opened_ms, line[one].opened_ms, one, other
 
 

@@ -98,10 +98,10 @@ class Episodes:
 
 def episodes_of(bodies: Iterable[bytes | str], *, keep_panes: bool = False) -> list[Episode]:
     """The episodes of these alerts."""
-    gathered = Episodes(keep_panes=keep_panes)
+    collected = Episodes(keep_panes=keep_panes)
     for body in bodies:
-        gathered.take(body)
-    return gathered.listed()
+        collected.take(body)
+    return collected.listed()
 
 
 def parse_iso_ms(text: str) -> int:

@@ -37,7 +37,9 @@ class _Named:
     addresses: list[IPv4Address | IPv6Address]
 
 
-def judge(expectations: Expectations, episodes: Sequence[Episode], *, stopped: bool = False) -> list[Verdict]:
+def check_expectations(
+    expectations: Expectations, episodes: Sequence[Episode], *, stopped: bool = False
+) -> list[Verdict]:
     """A verdict for each key: those of `must_alert`, then those of `must_not_alert`, in the order of the file.
 
     A `stopped` run has evaluated only the beginning: an episode that it did not find may have opened later.
@@ -60,18 +62,18 @@ def _must_alert(matching: list[Episode], by_ms: int | None, *, stopped: bool) ->
     if not matching:
         return (None, _CUT_SHORT) if stopped else (False, _NOTHING)
     if by_ms is None or _begin_ms(matching[0]) <= by_ms:
-        return True, _found_text(matching)
+        return True, _summary_of(matching)
     # Ticks are evaluated in order: even a stopped run has evaluated every tick before the opening one.
-    return False, f"too late: {_found_text(matching)}"
+    return False, f"too late: {_summary_of(matching)}"
 
 
 def _must_not_alert(matching: list[Episode], *, stopped: bool) -> tuple[bool | None, str]:
     if matching:
-        return False, _found_text(matching)
+        return False, _summary_of(matching)
     return (None, _CUT_SHORT) if stopped else (True, _NOTHING)
 
 
-def _found_text(matching: list[Episode]) -> str:
+def _summary_of(matching: list[Episode]) -> str:
     """The number of episodes, and opening, host and figures of the first."""
     first, figures = matching[0], matching[0].figures
     count = "1 episode," if len(matching) == 1 else f"{len(matching)} episodes, the first"

@@ -76,11 +76,11 @@ def variant_figures(outcome: Outcome) -> list[Figure]:
     everyone = variants(outcome)
     plotted = everyone[:MOST_BARS]
     names, settings = bar_names(plotted)
-    told = f" by {visible(settings)}" if settings else ""
+    suffix = f" by {visible(settings)}" if settings else ""
     if left := len(everyone) - len(plotted):
-        told += f"; the first {number(len(plotted))} variants, {number(left)} more are only in the table"
+        suffix += f"; the first {number(len(plotted))} variants, {number(left)} more are only in the table"
     return [
-        Figure(bars_plot(names, values, f"{what} for each variant{told}"), f"{what}{told}")
+        Figure(bars_plot(names, values, f"{what} for each variant{suffix}"), f"{what}{suffix}")
         for what, values in (
             ("Episodes", [len(variant.episodes) for variant in plotted]),
             ("Hosts", [variant.hosts for variant in plotted]),

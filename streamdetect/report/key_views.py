@@ -60,7 +60,7 @@ class EpisodeView:
 
     anchor: str
     episode: Episode
-    facts: Pairs
+    context_pairs: Pairs
     conditions: Sequence[ConditionText]
     last_conditions: Sequence[ConditionText]
     story: str
@@ -75,7 +75,7 @@ class NearView:
     process: str
     sensor: str | None
     host: str | None
-    facts: Pairs
+    context_pairs: Pairs
     at: str
     nearness: str
     held: bool
@@ -90,7 +90,7 @@ def episode_view(episode: Episode, outcome: Outcome, *, plotted: bool) -> Episod
         interval_ms = outcome.settings.time.interval_ms
         opened_ms = episode.first_alert_ms if episode.opened_ms is None else episode.opened_ms
         end_ms = episode.resolved_ms or max(outcome.last_tick_ms or 0, episode.last_alert_ms)
-        timeline = _course(
+        timeline = _timeline(
             panes=(episode.panes or {}) if tracked is None else tracked.panes,
             points=() if tracked is None else tracked.points,
             gaps=None if tracked is None else gaps_of(tracked.gaps),
@@ -102,7 +102,7 @@ def episode_view(episode: Episode, outcome: Outcome, *, plotted: bool) -> Episod
     return EpisodeView(
         anchor=anchor(episode.id),
         episode=episode,
-        facts=_facts(episode),
+        context_pairs=_context_pairs(episode),
         conditions=conditions(episode.figures, episode.thresholds),
         last_conditions=conditions(episode.last_figures, episode.thresholds)
         if episode.last_figures != episode.figures
@@ -112,7 +112,7 @@ def episode_view(episode: Episode, outcome: Outcome, *, plotted: bool) -> Episod
     )
 
 
-def _facts(episode: Episode) -> Pairs:
+def _context_pairs(episode: Episode) -> Pairs:
     blocks: Mapping[str, Mapping[str, Any]] = episode.context
     host, user = blocks.get("host", {}), blocks.get("user", {})
     process, destination = blocks.get("process", {}), blocks.get("destination", {})
@@ -144,13 +144,15 @@ def _account(domain: str | None, name: str | None) -> str | None:
 def _story(episode: Episode) -> str:
     opened, resolved = episode.opened_ms, episode.resolved_ms
     updates = episode.alerts - (opened is not None) - (resolved is not None)
-    told = "Its opening alert is not among the alerts" if opened is None else f"Opened at {moment(opened)}"
-    told += f", updated {_times_of(updates)}, "
+    text_before = (
+        "Its opening alert is not among the alerts" if opened is None else f"Opened at {moment(opened)}"
+    )
+    text_before += f", updated {_times_of(updates)}, "
     if resolved is None:
-        return f"{told}open at the end."
+        return f"{text_before}open at the end."
     reason = REASONS.get(episode.reason or "", "a reason unknown here")
     after = "" if opened is None else f" after {span(resolved - opened)}"
-    return f"{told}resolved at {moment(resolved)}{after}: {reason} ({reason_of(episode)})."
+    return f"{text_before}resolved at {moment(resolved)}{after}: {reason} ({reason_of(episode)})."
 
 
 def reason_of(episode: Episode) -> str:
@@ -174,7 +176,7 @@ def near_view(tracked: TrackedKey, interval_ms: int, *, plotted: bool) -> NearVi
     timeline = None
     if plotted:
         places = [*tracked.panes, *(one.tick_ms for one in tracked.points), point.tick_ms]
-        timeline = _course(
+        timeline = _timeline(
             panes=tracked.panes,
             points=tracked.points,
             gaps=gaps_of(tracked.gaps),
@@ -202,7 +204,7 @@ def near_view(tracked: TrackedKey, interval_ms: int, *, plotted: bool) -> NearVi
         process=tracked.key.process,
         sensor=tracked.key.sensor,
         host=joined(details.host_name or details.host_id),
-        facts=[(name, text) for name, value in found if (text := joined(value))],
+        context_pairs=[(name, text) for name, value in found if (text := joined(value))],
         at=moment(point.tick_ms),
         nearness=f"{100 * share(tracked.closeness.score, 2):.0f} %",
         held=point.failed is None,
@@ -211,7 +213,7 @@ def near_view(tracked: TrackedKey, interval_ms: int, *, plotted: bool) -> NearVi
     )
 
 
-def _course(
+def _timeline(
     *,
     panes: Mapping[int, int],
     points: Sequence[Point],

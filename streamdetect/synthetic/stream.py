@@ -30,15 +30,15 @@ def documents(scenario: Scenario) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Documents share constant parts: copy one before changing it.
     """
-    for arrival_ms, _, time_ms, render, activity, noise in Estate(scenario).arrivals():
+    for arrival_ms, _, time_ms, render, activity, noise in ScenarioStream(scenario).arrivals():
         yield time_ms, render(time_ms, arrival_ms, activity, noise)
 
 
 def keyed_records(scenario: Scenario) -> Iterator[tuple[str, int, bytes]]:
     """(id of the host, event time in ms, the document as JSON) in order of arrival, for a topic keyed by host."""
-    estate = Estate(scenario)
-    ids = estate.machine_ids()
-    for arrival_ms, _, time_ms, render, activity, noise in estate.arrivals():
+    stream_of = ScenarioStream(scenario)
+    ids = stream_of.machine_ids()
+    for arrival_ms, _, time_ms, render, activity, noise in stream_of.arrivals():
         yield ids[id(render)], time_ms, orjson.dumps(render(time_ms, arrival_ms, activity, noise))
 
 
@@ -51,10 +51,10 @@ def lines(scenario: Scenario) -> Iterator[bytes]:
 
 def placements(scenario: Scenario) -> list[Placement]:
     """The planted beacons of a scenario, without generating its traffic."""
-    return [calls.placement for calls in Estate(scenario).beacons]
+    return [calls.placement for calls in ScenarioStream(scenario).beacons]
 
 
-class Estate:
+class ScenarioStream:
     """Hosts, their traffic and the planted beacons of one scenario."""
 
     def __init__(self, scenario: Scenario) -> None:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from streamdetect.config import Expectations, KeyPattern, MustAlert, MustNotAlert, load_expectations
 from streamdetect.errors import ConfigError, ExpectationFailed
 from streamdetect.findings.episodes import Episode, KeyName
-from streamdetect.findings.expectations import Verdict, judge
+from streamdetect.findings.expectations import Verdict, check_expectations
 from streamdetect.report.junit import junit
 
 T0_MS = 1_772_409_600_000  # 2026-03-02T00:00:00Z
@@ -271,14 +271,14 @@ NULL_GROUP = episode(key=KeyName("rule-1", None, "chrome.exe", None), context={}
 def test_what_a_pattern_matches(found: Episode, pattern: dict[str, Any], matches: bool) -> None:
     """Every field must match; the two kinds of expectation see the same and answer opposite."""
     expected = Expectations(must_alert=(MustAlert(**pattern),), must_not_alert=(MustNotAlert(**pattern),))
-    assert [verdict.holds for verdict in judge(expected, [found])] == [matches, not matches]
+    assert [verdict.holds for verdict in check_expectations(expected, [found])] == [matches, not matches]
 
 
 def test_verdicts_come_in_the_order_of_the_file_and_tell_what_was_found(load: Load) -> None:
     """One for each key of a label; the first episode is the one that opened first."""
     second = episode(2, key=KeyName("rule-1", "151.101.1.1", "chrome.exe", "endpoint"), context={})
     third = episode(3, key=KeyName("rule-1", "151.101.9.9", "chrome.exe", "endpoint"), context={})
-    assert judge(load(WHOLE), [third, second, episode()]) == [
+    assert check_expectations(load(WHOLE), [third, second, episode()]) == [
         Verdict("chrome.exe to Evil.example", "must_alert", False, "no episode matches"),
         Verdict("C2 of the exercise, by 2026-03-02T06:00:00.000Z", "must_alert", False, "no episode matches"),
         Verdict(
@@ -310,7 +310,7 @@ def judged(episodes: list[Episode], *, by_ms: int | None = None, stopped: bool =
         must_alert=(MustAlert(process="chrome.exe", by_ms=by_ms),),
         must_not_alert=(MustNotAlert(process="chrome.exe"),),
     )
-    return judge(expected, episodes, stopped=stopped)
+    return check_expectations(expected, episodes, stopped=stopped)
 
 
 @pytest.mark.parametrize(("offset_ms", "holds"), [(-1, False), (0, True), (1, True)])
