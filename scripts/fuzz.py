@@ -2,7 +2,7 @@
 
     python scripts/fuzz.py [--records 1000000] [--seed N]
 
-What is mutated and how, and what is checked, stands in tests/fuzzing.py. The same seed gives the same records. Exit
+The mutations and checks are in tests/support/fuzz_*.py. The same seed gives the same records. Exit
 code 1 is a fault: its smallest record, as found by leaving out what can be left out, is printed in hexadecimal.
 """
 
@@ -44,7 +44,7 @@ def summary(tally: Tally, seed: int, seconds: float) -> str:
     """What was fed and what became of it, by profile."""
     rate = tally.records / seconds
     lines = [
-        f"seed {seed}: {tally.records:,} mutated or random records and {tally.whole:,} whole ones in each profile,",
+        f"seed {seed}: {tally.records:,} mutated or random records and {tally.valid:,} valid ones in each profile,",
         f"state saved and restored {tally.saves:,} times; {seconds:.0f} s, {rate:,.0f} records a second",
     ]
     for profile, counts in tally.verdicts.items():
@@ -55,8 +55,8 @@ def summary(tally: Tally, seed: int, seconds: float) -> str:
 
 def report(failure: Failure) -> str:
     """The fault, how it was run, and the records that show it."""
-    terms = failure.terms
-    lines = [f"FAULT in round {failure.number}, {terms}: {failure.fault}", "records (hexadecimal):"]
+    options = failure.options
+    lines = [f"FAULT in round {failure.number}, {options}: {failure.fault}", "records (hexadecimal):"]
     for entry in failure.entries:
         value = "no value" if entry.value is None else entry.value.hex()
         lines.append(f"  partition {entry.partition}, timestamp {entry.timestamp_ms}: {value}")

@@ -38,7 +38,7 @@ class Decoder:
         resilient = profile == "resilient"
         self._reader = ProfileReader(resilient=resilient)
         self._max_record_bytes = max_record_bytes
-        self._surely_shallow = jsontext.max_shallow_bytes()
+        self._max_shallow_bytes = jsontext.max_shallow_bytes()
         self._times = TimeReader(resilient=resilient)
         self._names: Cache[str, str] = Cache(self._reader.comparable_name, _NAME_CACHE_SIZE)
         self._ecs = EcsCaches(self._reader)
@@ -56,7 +56,7 @@ class Decoder:
             document = self._typed(raw)
         except (ValueError, RecursionError):
             return self._decode_generic(raw)
-        if size > self._surely_shallow and may_be_deep(raw):
+        if size > self._max_shallow_bytes and may_be_deep(raw):
             return self._decode_generic(raw)
         if not raw.isascii() and not _is_utf8(raw):  # msgspec does not check skipped values
             return Refusal("not_json", problem_with(raw))

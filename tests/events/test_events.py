@@ -1,4 +1,4 @@
-"""Bytes to events: what Elasticsearch said, every shape, both readers alike, and nothing ever raised."""
+"""Bytes to events: parity with Elasticsearch, every shape, both readers equal, and no exceptions."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def event_of(document: object, profile: str = "strict") -> Event:
     return event
 
 
-def details_of(event: Event) -> EventContext:
+def context_of(event: Event) -> EventContext:
     return EventContext._make(event.context(event.flow(), event.kind()))
 
 
 def read_in_both_profiles(raw: bytes) -> None:
-    """Decode a record, and ask an event for all that it can tell."""
+    """Decode a record, and derive everything from an event."""
     for profile in ("strict", "resilient"):
         event = Decoder(profile, LIMIT).decode(raw)
         if isinstance(event, Event):
@@ -59,7 +59,7 @@ def default_rule(profile: str) -> Rule:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['field']}-{CASES.index(case)}")
 def test_strict_reads_as_elasticsearch_did(case: dict[str, Any]) -> None:
-    """Counted, grouped, timed or rejected exactly as a real Elasticsearch 8.19 had it."""
+    """Counted, grouped, timed or rejected exactly as by a real Elasticsearch 8.19."""
     event = decode(case["document"])
     if case["rejected"]:
         assert isinstance(event, Refusal)
@@ -85,12 +85,12 @@ def records() -> list[tuple[str, int, bytes, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize(("name", "number", "line", "means"), records(), ids=lambda value: str(value)[:24])
-def test_every_shape_means_what_a_person_says(
+def test_every_shape_has_the_expected_meaning(
     name: str, number: int, line: bytes, means: dict[str, Any]
 ) -> None:
-    """The shipped sample of each shape, against expectations worked out by hand."""
+    """The shipped sample of each shape, compared with expectations derived by hand."""
     event = event_of(line, "resilient")
-    flow, kind, context = event.flow(), event.kind(), details_of(event)
+    flow, kind, context = event.flow(), event.kind(), context_of(event)
     found = {
         "time": iso(event.time_ms),
         "sensor": kind.sensor,
@@ -124,19 +124,19 @@ def test_real_captures_decode_to_the_last_record(name: str) -> None:
 @settings(max_examples=60, deadline=None)
 @given(data_sets(), st.sampled_from(["strict", "resilient"]))
 def test_both_readers_agree(data_set: DataSet, profile: str) -> None:
-    """The typed reader and the generic one make the same of every document."""
+    """The typed and the generic reader return the same for every document."""
     decoder = Decoder(profile, LIMIT)
     for record in [record for partition in data_set.partitions for record in partition]:
         raw = record.encode() if isinstance(record, str) else json.dumps(record).encode()
-        fast = decoder.decode(raw)
-        slow = decoder._decode_generic(raw)
-        if isinstance(fast, Refusal) or isinstance(slow, Refusal):
-            assert fast == slow
+        typed = decoder.decode(raw)
+        generic = decoder._decode_generic(raw)
+        if isinstance(typed, Refusal) or isinstance(generic, Refusal):
+            assert typed == generic
             continue
-        assert (fast.time_ms, fast.process_name) == (slow.time_ms, slow.process_name)
-        assert (fast.flow(), fast.kind()) == (slow.flow(), slow.kind())
-        assert details_of(fast) == details_of(slow)
-        assert fast.host() == slow.host()
+        assert (typed.time_ms, typed.process_name) == (generic.time_ms, generic.process_name)
+        assert (typed.flow(), typed.kind()) == (generic.flow(), generic.kind())
+        assert context_of(typed) == context_of(generic)
+        assert typed.host() == generic.host()
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_both_readers_agree(data_set: DataSet, profile: str) -> None:
     ],
     ids=range(18),
 )
-def test_what_is_no_event_is_refused_with_its_reason(raw: bytes | None, reason: str) -> None:
-    """Each refusal has its reason code and a detail, in both profiles."""
+def test_records_without_an_event_are_refused_with_a_reason(raw: bytes | None, reason: str) -> None:
+    """Each refusal has a reason code and a detail, in both profiles."""
     for profile in ("strict", "resilient"):
         refusal = Decoder(profile, LIMIT).decode(raw)
         assert isinstance(refusal, Refusal)
@@ -172,18 +172,18 @@ def test_what_is_no_event_is_refused_with_its_reason(raw: bytes | None, reason: 
         assert refusal.detail
 
 
-def test_logstash_plain_codec_is_told_what_to_do() -> None:
-    """A line of Logstash's default codec says how to repair its output."""
+def test_the_plain_codec_of_logstash_is_refused_with_a_remedy() -> None:
+    """The refusal of a line of Logstash's default codec says how to correct its output."""
     refusal = decode(b"2026-03-02T00:00:00.000Z {name=WS-042} Network connection detected")
     assert isinstance(refusal, Refusal)
     assert "codec => json" in refusal.detail
 
 
 def test_numbers_in_text_fields_keep_their_text() -> None:
-    """A keyword field keeps a number as it was written: 1.50 is not 1.5."""
+    """A keyword field keeps the JSON text of a number: 1.50 is not 1.5."""
     raw = b'{"@timestamp": 1, "process": {"name": "chrome.exe", "entity_id": 1.50}, "host": {"id": [1e2, true]}}'
     event = event_of(raw)
-    context = details_of(event)
+    context = context_of(event)
     assert context.processes == ("1.50",)
     assert context.hosts == ("1e2", "true")
 
@@ -192,8 +192,8 @@ def test_numbers_in_text_fields_keep_their_text() -> None:
 @pytest.mark.parametrize(
     "field", ["@timestamp", "process.name", "process.entity_id", "event.category", "destination.port"]
 )
-def test_deep_nesting_is_no_crash_anywhere(field: str, depth: int) -> None:
-    """Arrays in arrays, where every reader walks: an event, no time or no JSON, and details can be read."""
+def test_deep_nesting_does_not_raise(field: str, depth: int) -> None:
+    """Arrays in arrays in a field that is read: an event or a refusal, and the context can be derived."""
     base = '"@timestamp":"2026-03-02T00:00:00Z",' if field != "@timestamp" else ""
     nested = "[" * depth + '"443"' + "]" * depth
     raw = f'{{{base}"process":{{"name":"chrome.exe","pid":1.5}},"x":{nested},"{field}":{nested}}}'.encode()
@@ -201,23 +201,23 @@ def test_deep_nesting_is_no_crash_anywhere(field: str, depth: int) -> None:
 
 
 def nested(kinds: str, depth: int) -> str:
-    """Arrays and objects in one another, by turns as `kinds` says."""
+    """Nested arrays and objects, repeating the sequence `kinds`."""
     levels = (kinds * depth)[:depth]
-    begin = "".join('{"":' if kind == "{" else "[" for kind in levels)
-    return begin + "1" + "".join("}" if kind == "{" else "]" for kind in reversed(levels))
+    opening = "".join('{"":' if kind == "{" else "[" for kind in levels)
+    return opening + "1" + "".join("}" if kind == "{" else "]" for kind in reversed(levels))
 
 
 @pytest.mark.parametrize("spare", [0, 700, 5_000])
 @pytest.mark.parametrize("kinds", ["[", "{", "[{", "[[[[[[{"])
 def test_the_nesting_limit_is_1024_for_every_reader(kinds: str, spare: int) -> None:
-    """The document is the first level. It makes no difference that the typed reader would go deeper than that."""
+    """The document is the first level. The typed reader would accept more levels, which must not matter."""
     for depth, is_json in ((1_023, True), (1_024, False)):
         raw = f'{{"@timestamp":1,"process":{{"name":"a"}},"x":{nested(kinds, depth)},"y":"{"z" * spare}"}}'
         assert isinstance(decode_with_deep_stack(raw.encode()), Event) == is_json
 
 
 def decode_with_deep_stack(raw: bytes) -> Event | Refusal:
-    """With a higher limit of recursion, which is also msgspec's up to Python 3.11."""
+    """Decode with a higher recursion limit, which up to Python 3.11 is also msgspec's nesting limit."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(5_000)
     try:
@@ -227,13 +227,13 @@ def decode_with_deep_stack(raw: bytes) -> Event | Refusal:
 
 
 def test_objects_in_nested_arrays_are_found() -> None:
-    """A thousand arrays around an object do not hide its fields."""
+    """The fields of an object inside 900 arrays are found."""
     raw = b'{"@timestamp":1,"destination":' + b"[" * 900 + b'{"port":443}' + b"]" * 900 + b"}"
     assert event_of(raw).flow().port == 443
 
 
 def test_integers_of_thousands_of_digits_are_json() -> None:
-    """Python does not read them, Elasticsearch does: malformed as a port, missing as a keyword, ignored elsewhere."""
+    """Accepted although Python does not convert them: malformed as a port, missing as a keyword, ignored elsewhere."""
     digits = b"9" * 5000
     raw = (
         b'{"@timestamp":1,"process":{"name":"chrome.exe"},"destination":{"port":[443,'
@@ -247,20 +247,20 @@ def test_integers_of_thousands_of_digits_are_json() -> None:
 
 @pytest.mark.parametrize("number", ["-9223372036854775809", "9223372036854775808", "1" + "0" * 400, "-1e400"])
 def test_a_port_beyond_64_bits_is_malformed(number: str) -> None:
-    """Also one that is the last of 64 bits as a double: it vanishes, and 443 is the one value."""
+    """Also one that a double rounds into 64 bits: it is dropped, and 443 is the only value."""
     for port in (f"[443,{number}]", number):
         raw = f'{{"@timestamp":1,"destination":{{"port":{port}}}}}'.encode()
         assert event_of(raw).flow().port == (443 if "443" in port else None)
 
 
 def test_a_number_that_is_too_long_for_a_keyword_is_missing() -> None:
-    """1,026 characters as they were written, and no value; as a double it would be 1.0, and a second one."""
+    """1,026 characters of JSON text are missing; as a double it would be 1.0, and a second value."""
     raw = b'{"@timestamp":1,"event":{"category":["network",0.' + b"9" * 1_024 + b"]}}"
     assert event_of(raw).kind().category == "network"
 
 
-def test_utf16_is_no_json() -> None:
-    """A record is UTF-8; no reader guesses."""
+def test_utf16_is_not_json() -> None:
+    """A record is UTF-8; no reader detects encodings."""
     refusal = decode('{"@timestamp": 1, "x": 1e400}'.encode("utf-16"))
     assert isinstance(refusal, Refusal)
     assert refusal.reason == "not_json"
@@ -268,7 +268,7 @@ def test_utf16_is_no_json() -> None:
 
 @pytest.mark.parametrize("first", [[], [None], None, "x" * 1025])
 def test_an_empty_dataset_falls_back(first: object) -> None:
-    """data_stream.dataset that holds no value is missing, so event.dataset decides (semantics.md §1)."""
+    """data_stream.dataset without a value is missing, so event.dataset is used (docs/semantics.md §1)."""
     document = {"@timestamp": 1, "data_stream": {"dataset": first}, "event": {"dataset": "other"}}
     assert event_of(document).kind().dataset == "other"
 
@@ -285,7 +285,7 @@ def test_an_empty_dataset_falls_back(first: object) -> None:
     ],
 )
 def test_a_fallback_does_not_hide_a_dotted_first_choice(more: dict[str, Any]) -> None:
-    """What the typed reader does not see may still make the event count."""
+    """A field that the typed reader does not see may still make the event count."""
     document = {
         "@timestamp": 1,
         "event": {"category": ["network"]},
@@ -294,12 +294,12 @@ def test_a_fallback_does_not_hide_a_dotted_first_choice(more: dict[str, Any]) ->
         "process": {"name": "chrome.exe", "entity_id": "e"},
         "destination": {"ip": "45.83.64.1", "port": 443},
     }
-    lane = Detector(Settings()).processor(Partition("a"))
-    assert lane.accept(event_of(document | more, "resilient")) == COUNTED
+    processor = Detector(Settings()).processor(Partition("a"))
+    assert processor.accept(event_of(document | more, "resilient")) == COUNTED
 
 
-def test_an_empty_image_is_a_missing_one() -> None:
-    """Beats drops empty values, so the ECS name stays."""
+def test_an_empty_image_is_missing() -> None:
+    """Beats drops empty values, so the ECS name is used."""
     document = {
         "@timestamp": 1,
         "process": {"name": "chrome.exe"},
@@ -313,7 +313,7 @@ def test_an_empty_image_is_a_missing_one() -> None:
 
 
 def test_members_of_event_data_may_be_arrays() -> None:
-    """Null and empty values vanish, nested arrays flatten, every value counts; objects are no values."""
+    """Null and empty values are dropped, nested arrays are flattened, every value counts; objects are not values."""
     data = {
         "UtcTime": ["-", ["1970-01-01 00:00:01.000"]],
         "Image": ["C:\\x\\chrome.exe", None, ""],
@@ -323,7 +323,7 @@ def test_members_of_event_data_may_be_arrays() -> None:
     }
     winlog = {"provider_name": "Microsoft-Windows-Sysmon", "event_id": 3, "event_data": data}
     event = event_of({"@timestamp": 0, "process": {"pid": 7}, "winlog": winlog}, "resilient")
-    context = details_of(event)
+    context = context_of(event)
     assert (event.time_ms, event.process_name) == (1_000, "chrome.exe")
     assert (context.executable, context.pid) == ("C:\\x\\chrome.exe", 7)
     assert (context.processes, context.entity_id) == (("a", "b"), ("{a}", "{b}"))
@@ -334,15 +334,15 @@ def test_members_of_event_data_may_be_arrays() -> None:
     ("data", "entity_id"),
     [('{"ProcessGuid":1.50}', "1.50"), ('{"ProcessGuid":"\\ud800"}', None), ('{"ProcessGuid":NaN}', None)],
 )
-def test_json_inside_a_text_is_read_as_json_is(data: str, entity_id: str | None) -> None:
-    """Azure's EventData: numbers keep their text, and what is no JSON holds no members."""
+def test_json_inside_a_text_is_read_like_json(data: str, entity_id: str | None) -> None:
+    """Azure's EventData: numbers keep their text, and invalid JSON has no members."""
     channel = "Microsoft-Windows-Sysmon/Operational"
     event = event_of({"@timestamp": 1, "EventID": 3, "Channel": channel, "EventData": data})
-    assert details_of(event).entity_id == entity_id
+    assert context_of(event).entity_id == entity_id
 
 
-def test_a_host_that_is_a_text_is_no_host_name() -> None:
-    """NXLog through Logstash: `host` names the receiver; the endpoint is `Hostname`, also for whose clock it is."""
+def test_a_host_that_is_a_text_is_not_a_host_name() -> None:
+    """NXLog through Logstash: `host` is the receiver; the endpoint, whose clock made the time, is `Hostname`."""
     document = {
         "EventID": 3,
         "SourceName": "Microsoft-Windows-Sysmon",
@@ -355,7 +355,7 @@ def test_a_host_that_is_a_text_is_no_host_name() -> None:
 
 
 def test_dotted_and_nested_values_add_up() -> None:
-    """A field given nested and dotted has both values, also where the typed reader sees only one."""
+    """A field given nested and dotted has both values, although the typed reader sees only one."""
     document = {"@timestamp": 1, "process": {"name": "chrome.exe"}, "process.name": "evil.exe"}
     assert event_of(document).kind().process_name is MANY
 
@@ -386,14 +386,14 @@ def test_dotted_and_nested_values_add_up() -> None:
     ],
 )
 def test_times(text: str, strict_ms: int | None, resilient_ms: int | None) -> None:
-    """Texts at the edges of the date format, twice each: the second reading uses what the first remembered."""
+    """Edge cases of the date format, twice each: the second reading uses the cache."""
     for resilient, expected in ((False, strict_ms), (True, resilient_ms)):
         reader = TimeReader(resilient=resilient)
         assert [reader.read(text), reader.read(text)] == [expected, expected]
         assert reader.read([text]) == expected
 
 
-def test_what_a_sysmon_time_may_look_like_does_not_leak_into_strict() -> None:
+def test_the_format_of_sysmon_times_is_not_accepted_elsewhere_in_strict() -> None:
     """A UtcTime has a blank; a later @timestamp of the same minute with a blank is still refused in strict."""
     reader = TimeReader(resilient=False)
     assert reader.read_utc("2026-03-02 00:00:01.000") == 1_772_409_601_000
@@ -403,8 +403,8 @@ def test_what_a_sysmon_time_may_look_like_does_not_leak_into_strict() -> None:
     assert reader.read_utc("2026-02-30 00:00:00.000") is None
 
 
-def test_times_remembered_by_the_minute_are_checked_all_the_same() -> None:
-    """A remembered minute does not let bad seconds, digits or zones through."""
+def test_cached_minutes_do_not_skip_validation() -> None:
+    """Malformed seconds, digits or zones are refused although the minute is cached."""
     reader = TimeReader(resilient=False)
     assert reader.read("2026-03-02T00:00:01.000Z") == 1_772_409_601_000
     for bad in ("60.000Z", "5.0000Z", "01.00aZ", "01.1234567890Z", "01 000Z", "01.000z"):
@@ -417,7 +417,7 @@ def test_times_remembered_by_the_minute_are_checked_all_the_same() -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(CASES), st.integers(0, 400), st.integers(0, 255))
 def test_no_bytes_raise(noise: bytes, case: dict[str, Any], place: int, byte: int) -> None:
-    """Random bytes, and documents with one byte changed, are events or refusals, and events can be read."""
+    """Random bytes, and documents with one changed byte, are events or refusals, and events can be read."""
     changed = bytearray(to_line(case["document"]).encode())
     changed[place % len(changed)] = byte
     for raw in (noise, bytes(changed), bytes(changed[:place])):
@@ -428,8 +428,8 @@ def test_no_bytes_raise(noise: bytes, case: dict[str, Any], place: int, byte: in
     st.from_regex(r"[0-9]{0,4}(\.[0-9]{0,4}){2,4}[ %\u0661x]?", fullmatch=True)
     | st.ip_addresses(v=4).map(str)
 )
-def test_an_ipv4_address_is_what_python_takes_for_one(text: str) -> None:
-    """Canonical as it stands, or malformed: leading zeros, too many digits or octets, blanks, other digits."""
+def test_ipv4_addresses_are_those_that_python_accepts(text: str) -> None:
+    """Canonical unchanged, or malformed: leading zeros, too many digits or octets, blanks, other digits."""
     try:
         expected = str(ipaddress.IPv4Address(text))
     except ValueError:

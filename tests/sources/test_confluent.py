@@ -1,6 +1,6 @@
-"""What is the confluent reader's own: errors among records, records kept while a partition is held, its settings.
+"""The confluent reader: errors between records, records buffered while a partition is held, its settings.
 
-What both readers owe is in test_kafka_source.py.
+The contract of both readers is tested in test_kafka.py.
 """
 
 from __future__ import annotations
@@ -33,51 +33,51 @@ ONE, OTHER = Partition("t", 0), Partition("t", 1)
 
 
 def configured(**chosen: Any) -> KafkaSettings:
-    """As a configuration file would say it."""
+    """Settings as from a configuration file."""
     return KafkaSettings(**{"reader": "confluent", **chosen})
 
 
-# -- errors among the records
+# -- errors between records
 
 
-class Scripted:
-    """In the place of the package's consumer: gives what it was told to, and remembers where it was sent."""
+class ScriptedConsumer:
+    """Replaces the package's consumer: returns given messages, and records assignments and pauses."""
 
     def __init__(self) -> None:
-        self.coming: list[Message] = []
+        self.queue: list[Message] = []
         self.assigned: list[dict[int, int]] = []
         self.paused: list[int] = []
 
     def consume(self, count: int, _: float) -> list[Message]:
-        given, self.coming = self.coming[:count], self.coming[count:]
-        return given
+        messages, self.queue = self.queue[:count], self.queue[count:]
+        return messages
 
-    def assign(self, places: Any) -> None:
-        self.assigned.append({place.partition: place.offset for place in places})
+    def assign(self, assignment: Any) -> None:
+        self.assigned.append({one.partition: one.offset for one in assignment})
 
-    def pause(self, places: Any) -> None:
-        self.paused += [place.partition for place in places]
+    def pause(self, partitions: Any) -> None:
+        self.paused += [one.partition for one in partitions]
 
-    def resume(self, places: Any) -> None:
-        for place in places:
-            self.paused.remove(place.partition)
-
-
-@pytest.fixture
-def script() -> Scripted:
-    return Scripted()
+    def resume(self, partitions: Any) -> None:
+        for one in partitions:
+            self.paused.remove(one.partition)
 
 
 @pytest.fixture
-def records(script: Scripted, monkeypatch: pytest.MonkeyPatch) -> ConfluentFetcher:
+def script() -> ScriptedConsumer:
+    return ScriptedConsumer()
+
+
+@pytest.fixture
+def fetcher(script: ScriptedConsumer, monkeypatch: pytest.MonkeyPatch) -> ConfluentFetcher:
     """Two partitions, at offsets 5 and 50."""
     monkeypatch.setattr(confluent, "_consumer", lambda *_: script)
     monkeypatch.setattr(confluent, "_check_reachable", lambda *_: None)
-    made = ConfluentFetcher(configured())
-    made.assign([ONE, OTHER])
-    made.seek(ONE, 5)
-    made.seek(OTHER, 50)
-    return made
+    created = ConfluentFetcher(configured())
+    created.assign([ONE, OTHER])
+    created.seek(ONE, 5)
+    created.seek(OTHER, 50)
+    return created
 
 
 def record(offset: int, partition: int = 0, value: bytes = b"v") -> Message:
@@ -85,14 +85,14 @@ def record(offset: int, partition: int = 0, value: bytes = b"v") -> Message:
 
 
 def event(code: int, offset: int, partition: int = 0) -> Message:
-    return Message(topic="t", partition=partition, offset=offset, error=ClientError(code, "said librdkafka"))
+    return Message(topic="t", partition=partition, offset=offset, error=ClientError(code, "by librdkafka"))
 
 
-def offsets(reader: ConfluentFetcher) -> dict[int, list[int]]:
-    return {batch.partition.number: list(batch.offsets) for batch in reader.poll(0)}
+def offsets(fetcher: ConfluentFetcher) -> dict[int, list[int]]:
+    return {batch.partition.number: list(batch.offsets) for batch in fetcher.poll(0)}
 
 
-STOPS: dict[int, type[Exception]] = {
+ERRORS: dict[int, type[Exception]] = {
     confluent_buffer.OUT_OF_RANGE: client_errors.OffsetOutOfRangeError,
     confluent_buffer.TRUNCATED: client_errors.LogTruncationError,
     ClientError._BAD_MSG: client_errors.CorruptRecordError,
@@ -103,16 +103,18 @@ STOPS: dict[int, type[Exception]] = {
 }
 
 
-@pytest.mark.parametrize("code", STOPS)
-def test_a_partition_stops_at_an_error(records: ConfluentFetcher, script: Scripted, code: int) -> None:
-    """What is before it is handed out, then it is raised at each poll, and nothing behind it is ever seen."""
-    script.coming = [record(5), event(code, 6), record(7), record(50, 1)]
-    assert offsets(records) == {0: [5], 1: [50]}
-    script.coming = [record(8)]
+@pytest.mark.parametrize("code", ERRORS)
+def test_a_partition_stops_at_an_error(
+    fetcher: ConfluentFetcher, script: ScriptedConsumer, code: int
+) -> None:
+    """Records before it are returned, then it is raised at each poll; no record after it is returned."""
+    script.queue = [record(5), event(code, 6), record(7), record(50, 1)]
+    assert offsets(fetcher) == {0: [5], 1: [50]}
+    script.queue = [record(8)]
     for _ in range(2):
-        with pytest.raises(STOPS[code]):
-            records.poll(0)
-    assert records.position(ONE) == 6
+        with pytest.raises(ERRORS[code]):
+            fetcher.poll(0)
+    assert fetcher.position(ONE) == 6
 
 
 @pytest.mark.parametrize(
@@ -126,133 +128,141 @@ def test_a_partition_stops_at_an_error(records: ConfluentFetcher, script: Script
         ClientError.NOT_LEADER_FOR_PARTITION,
     ],
 )
-def test_what_librdkafka_mends_itself(records: ConfluentFetcher, script: Scripted, code: int) -> None:
-    """It goes on by itself, and so do we; a topic that has gone is told by the metadata."""
-    script.coming = [record(5), event(code, 6), record(6)]
-    assert offsets(records) == {0: [5, 6]}
+def test_errors_that_librdkafka_retries(
+    fetcher: ConfluentFetcher, script: ScriptedConsumer, code: int
+) -> None:
+    """Reading continues; a deleted topic is found in the metadata."""
+    script.queue = [record(5), event(code, 6), record(6)]
+    assert offsets(fetcher) == {0: [5, 6]}
 
 
-def test_all_that_is_out_of_range_is_told_at_once(records: ConfluentFetcher, script: Scripted) -> None:
-    """A seek ends it, and reading goes on there; the other partition is told of again."""
+def test_offsets_out_of_range_are_reported_together(
+    fetcher: ConfluentFetcher, script: ScriptedConsumer
+) -> None:
+    """After a seek a partition continues there; the other partition is reported again."""
     code = confluent_buffer.OUT_OF_RANGE
-    script.coming = [event(code, 5), event(code, 50, 1)]
-    with pytest.raises(client_errors.OffsetOutOfRangeError) as told:
-        records.poll(0)
-    assert told.value.args[0] == {TopicPartition("t", 0): 5, TopicPartition("t", 1): 50}
-    records.seek(ONE, 9)
-    with pytest.raises(client_errors.OffsetOutOfRangeError) as told:
-        records.poll(0)
-    assert told.value.args[0] == {TopicPartition("t", 1): 50}
-    records.seek(OTHER, None)
-    script.coming = [record(9)]
-    assert offsets(records) == {0: [9]}
+    script.queue = [event(code, 5), event(code, 50, 1)]
+    with pytest.raises(client_errors.OffsetOutOfRangeError) as raised:
+        fetcher.poll(0)
+    assert raised.value.args[0] == {TopicPartition("t", 0): 5, TopicPartition("t", 1): 50}
+    fetcher.seek(ONE, 9)
+    with pytest.raises(client_errors.OffsetOutOfRangeError) as raised:
+        fetcher.poll(0)
+    assert raised.value.args[0] == {TopicPartition("t", 1): 50}
+    fetcher.seek(OTHER, None)
+    script.queue = [record(9)]
+    assert offsets(fetcher) == {0: [9]}
     assert script.assigned[-1] == {0: 9, 1: OFFSET_BEGINNING}
 
 
-def test_a_beginning_that_is_not_found_is_looked_for_again(
-    records: ConfluentFetcher, script: Scripted
+def test_a_beginning_that_is_not_resolved_is_queried_again(
+    fetcher: ConfluentFetcher, script: ScriptedConsumer
 ) -> None:
-    """It is no loss: nobody has told us where the beginning is."""
-    records.seek(ONE, None)
-    script.coming = [record(50, 1), event(confluent_buffer.OUT_OF_RANGE, -1001)]
-    assert offsets(records) == {1: [50]}
+    """No record is lost: the beginning is not known yet."""
+    fetcher.seek(ONE, None)
+    script.queue = [record(50, 1), event(confluent_buffer.OUT_OF_RANGE, -1001)]
+    assert offsets(fetcher) == {1: [50]}
     with pytest.raises(client_errors.RetriableError):
-        records.poll(0)
-    script.coming = [record(7)]
-    assert offsets(records) == {0: [7]}
+        fetcher.poll(0)
+    script.queue = [record(7)]
+    assert offsets(fetcher) == {0: [7]}
     assert script.assigned == [{0: OFFSET_BEGINNING, 1: 50}, {0: OFFSET_BEGINNING, 1: 51}]
 
 
-def test_where_the_log_and_we_agree(records: ConfluentFetcher, script: Scripted) -> None:
-    """As far as the broker can tell."""
-    script.coming = [event(confluent_buffer.TRUNCATED, 3), event(confluent_buffer.TRUNCATED, -1001, 1)]
+def test_truncation_reports_the_unchanged_offset(fetcher: ConfluentFetcher, script: ScriptedConsumer) -> None:
+    """None where the broker does not know it."""
+    script.queue = [event(confluent_buffer.TRUNCATED, 3), event(confluent_buffer.TRUNCATED, -1001, 1)]
     found = []
     for partition in (ONE, OTHER):
-        with pytest.raises(client_errors.LogTruncationError) as told:
-            records.poll(0)
-        found += told.value.divergent_offsets.values()
-        records.seek(partition, 0)
+        with pytest.raises(client_errors.LogTruncationError) as raised:
+            fetcher.poll(0)
+        found += raised.value.divergent_offsets.values()
+        fetcher.seek(partition, 0)
     assert found[0].offset == 3
     assert found[1] is None
 
 
-def test_the_end_is_passed_in_its_place(records: ConfluentFetcher, script: Scripted) -> None:
-    """Offsets 6 to 8 hold markers. Of a held partition nothing is passed, records kept or not."""
-    script.coming = [record(5), event(confluent_buffer.END, 9)]
-    records.pause([ONE])
-    assert records.poll(0) == []
-    assert records.position(ONE) == 5
-    records.resume([ONE])
-    assert offsets(records) == {0: [5]}
-    assert records.position(ONE) == 9
+def test_an_end_event_advances_the_position_in_order(
+    fetcher: ConfluentFetcher, script: ScriptedConsumer
+) -> None:
+    """Offsets 6 to 8 hold markers. The position of a held partition does not advance, with or without records."""
+    script.queue = [record(5), event(confluent_buffer.END, 9)]
+    fetcher.pause([ONE])
+    assert fetcher.poll(0) == []
+    assert fetcher.position(ONE) == 5
+    fetcher.resume([ONE])
+    assert offsets(fetcher) == {0: [5]}
+    assert fetcher.position(ONE) == 9
 
 
 def test_unknown_errors_are_logged(
-    records: ConfluentFetcher, script: Scripted, caplog: pytest.LogCaptureFixture
+    fetcher: ConfluentFetcher, script: ScriptedConsumer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Such as those of the group's coordinator, which we do not need."""
-    script.coming = [Message(error=ClientError(ClientError.GROUP_AUTHORIZATION_FAILED)), record(5)]
-    assert offsets(records) == {0: [5]}
+    """Such as those of the group coordinator, which is not used."""
+    script.queue = [Message(error=ClientError(ClientError.GROUP_AUTHORIZATION_FAILED)), record(5)]
+    assert offsets(fetcher) == {0: [5]}
     assert "GROUP_AUTHORIZATION_FAILED" in caplog.text
 
 
 # -- held partitions
 
 
-def test_held_records_are_kept_up_to_a_limit(
-    records: ConfluentFetcher, script: Scripted, monkeypatch: pytest.MonkeyPatch
+def test_held_records_are_buffered_up_to_a_limit(
+    fetcher: ConfluentFetcher, script: ScriptedConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both held: each may keep half of 6 records, and is paused with the fourth; released, all come in order."""
+    """Both held: each may buffer half of 6 records and is paused with the fourth; released, all arrive in order."""
     monkeypatch.setattr(confluent, "MAX_HELD_RECORDS", 6)
-    records.pause([ONE, OTHER])
-    script.coming = [*map(record, (5, 6, 7)), *(record(offset, 1) for offset in (50, 51, 52, 53))]
-    assert records.poll(0) == []
+    fetcher.pause([ONE, OTHER])
+    script.queue = [*map(record, (5, 6, 7)), *(record(offset, 1) for offset in (50, 51, 52, 53))]
+    assert fetcher.poll(0) == []
     assert script.paused == [1]
-    records.resume([OTHER])
+    fetcher.resume([OTHER])
     assert script.paused == []
-    script.coming = [record(54, 1)]
-    assert offsets(records) == {1: [50, 51, 52, 53]}
-    assert offsets(records) == {1: [54]}
-    records.resume([ONE])
-    assert offsets(records) == {0: [5, 6, 7]}
+    script.queue = [record(54, 1)]
+    assert offsets(fetcher) == {1: [50, 51, 52, 53]}
+    assert offsets(fetcher) == {1: [54]}
+    fetcher.resume([ONE])
+    assert offsets(fetcher) == {0: [5, 6, 7]}
 
 
 def test_held_bytes_are_limited(
-    records: ConfluentFetcher, script: Scripted, monkeypatch: pytest.MonkeyPatch
+    fetcher: ConfluentFetcher, script: ScriptedConsumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(confluent, "MAX_HELD_BYTES", 10)
-    records.pause([ONE])
-    script.coming = [record(5, value=b"12345678")]
-    records.poll(0)
+    fetcher.pause([ONE])
+    script.queue = [record(5, value=b"12345678")]
+    fetcher.poll(0)
     assert script.paused == []
-    script.coming = [record(6, value=b"123")]
-    records.poll(0)
+    script.queue = [record(6, value=b"123")]
+    fetcher.poll(0)
     assert script.paused == [0]
 
 
-def test_an_assignment_goes_on_behind_what_is_kept(records: ConfluentFetcher, script: Scripted) -> None:
-    """A new partition moves no other: what was fetched and held is not fetched again, events are."""
-    records.pause([ONE])
-    script.coming = [record(5), record(6), event(confluent_buffer.END, 7), record(50, 1)]
-    assert offsets(records) == {1: [50]}
+def test_an_assignment_continues_after_buffered_records(
+    fetcher: ConfluentFetcher, script: ScriptedConsumer
+) -> None:
+    """A new partition moves no other: buffered records of a held partition are not fetched again, events are."""
+    fetcher.pause([ONE])
+    script.queue = [record(5), record(6), event(confluent_buffer.END, 7), record(50, 1)]
+    assert offsets(fetcher) == {1: [50]}
     third = Partition("t", 2)
-    records.assign([ONE, OTHER, third])
-    records.seek(third, None)
-    assert records.poll(0) == []
+    fetcher.assign([ONE, OTHER, third])
+    fetcher.seek(third, None)
+    assert fetcher.poll(0) == []
     assert script.assigned[-1] == {0: 7, 1: 51, 2: OFFSET_BEGINNING}
-    records.resume([ONE])
-    assert offsets(records) == {0: [5, 6]}
+    fetcher.resume([ONE])
+    assert offsets(fetcher) == {0: [5, 6]}
 
 
-def test_nothing_is_lost_by_holding(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Held and let go at random, paused for every little, assigned anew now and then: each record once, in order."""
+def test_holding_loses_no_record(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held and released at random, paused often, reassigned now and then: each record once, in order."""
     monkeypatch.setattr(confluent, "MAX_HELD_RECORDS", 300)
     monkeypatch.setattr(confluent, "MAX_BATCH", 100)
     topic, rng = broker.make_topic(partitions=3), Random(11)
-    packed = {"linger.ms": 20, "batch.size": 10_000}
-    # Else records that are sent again, as may happen on a topic just made, come behind later ones.
+    batching = {"linger.ms": 20, "batch.size": 10_000}
+    # Without idempotence, records that are resent (as may happen on a new topic) would follow later ones.
     producer = Producer(
-        {"bootstrap.servers": broker.bootstrap, "log_level": 0, "enable.idempotence": True, **packed}
+        {"bootstrap.servers": broker.bootstrap, "log_level": 0, "enable.idempotence": True, **batching}
     )
     for number in range(9_000):
         producer.produce(topic, b"%d" % number, partition=number % 3)
@@ -274,8 +284,8 @@ def test_nothing_is_lost_by_holding(broker: Broker, monkeypatch: pytest.MonkeyPa
 # -- settings
 
 
-def test_what_librdkafka_gets_of_the_settings() -> None:
-    """The same cluster, login and certificates, also where kafka.client says them; nothing that it does not know."""
+def test_settings_translated_for_librdkafka() -> None:
+    """The same cluster, login and certificates, also from kafka.client; no setting that librdkafka does not have."""
     chosen = configured(
         bootstrap_servers=["a:1", "b:2"],
         security_protocol="SASL_SSL",
@@ -308,8 +318,8 @@ def test_what_librdkafka_gets_of_the_settings() -> None:
     }
 
 
-def test_a_token_is_read_anew(tmp_path: Any) -> None:
-    """OAUTHBEARER: the file may be rotated while we run."""
+def test_a_token_is_read_again(tmp_path: Any) -> None:
+    """OAUTHBEARER: the file may be rotated while the program runs."""
     file = tmp_path / "token"
     chosen = configured(
         security_protocol="SASL_PLAINTEXT",
@@ -320,35 +330,35 @@ def test_a_token_is_read_anew(tmp_path: Any) -> None:
     for token in ("first", "second"):
         file.write_text(f"{token}\n")
         given = confluent_settings(chosen, client_settings(KafkaConsumer.DEFAULT_CONFIG, chosen, {}))
-        told, until = given["oauth_cb"]("")
-        assert told == token
-        assert until > time.time()
+        value, expires = given["oauth_cb"]("")
+        assert value == token
+        assert expires > time.time()
         assert given["sasl.mechanism"] == "OAUTHBEARER"
 
 
 @pytest.fixture
 def no_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if it had not been installed."""
+    """Makes the package seem not installed."""
     monkeypatch.setitem(sys.modules, "confluent_kafka", None)
     monkeypatch.delitem(sys.modules, "streamdetect.sources.confluent")
 
 
 @pytest.mark.usefixtures("no_package")
-def test_the_package_is_not_installed() -> None:
-    """Said before anything is connected, in one line with both ways out."""
-    with pytest.raises(ConfigError, match=r"pip install 'streamdetect\[confluent\]', or set") as told:
+def test_missing_package() -> None:
+    """Reported before any connection, in one line with both remedies."""
+    with pytest.raises(ConfigError, match=r"pip install 'streamdetect\[confluent\]', or set") as raised:
         KafkaSource(configured(bootstrap_servers=["127.0.0.1:1"], topics=["t"]))
-    assert told.value.exit_code == 3
-    assert "\n" not in str(told.value)
+    assert raised.value.exit_code == 3
+    assert "\n" not in str(raised.value)
 
 
-def test_it_may_be_switched_between_runs() -> None:
-    """A checkpoint does not ask who fetched the records."""
+def test_the_reader_may_be_changed_between_runs() -> None:
+    """A checkpoint does not depend on the reader."""
     both = [Settings(kafka=KafkaSettings(reader=reader)) for reader in ("kafka-python", "confluent")]
     assert both[0].detection() == both[1].detection()
 
 
-def test_a_setting_that_librdkafka_refuses(broker: Broker, make_topic: Any) -> None:
+def test_a_setting_that_librdkafka_rejects(broker: Broker, make_topic: Any) -> None:
     topic = make_topic()
     chosen = configured(
         bootstrap_servers=[broker.bootstrap],
@@ -361,10 +371,10 @@ def test_a_setting_that_librdkafka_refuses(broker: Broker, make_topic: Any) -> N
         KafkaSource(chosen)
 
 
-def test_librdkafka_does_not_reach_what_the_other_does(
+def test_librdkafka_cannot_connect_while_kafka_python_can(
     secure_broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The start ends, with what librdkafka says and the way out, and without the password."""
+    """The start fails with librdkafka's error and a remedy, without the password."""
     caplog.set_level(logging.DEBUG)
     wrong = {"sasl.password": "wrong-pass-51c2"}
     monkeypatch.setattr(confluent, "confluent_settings", lambda *given: confluent_settings(*given) | wrong)
@@ -379,8 +389,8 @@ def test_librdkafka_does_not_reach_what_the_other_does(
     )
     with pytest.raises(
         KafkaError, match=r"(?i)authentication failed.*Set kafka.reader to kafka-python"
-    ) as told:
+    ) as raised:
         KafkaSource(chosen)
     for secret in (PASSWORD, "wrong-pass-51c2"):
-        assert secret not in str(told.value)
+        assert secret not in str(raised.value)
         assert secret not in caplog.text

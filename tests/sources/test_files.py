@@ -1,4 +1,4 @@
-"""Files as a source: every layout and compression, damage, turns, and pipes."""
+"""The file source: every layout and compression, damage, round robin, and pipes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Write = Callable[[str, bytes], str]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """`write(name, content)` makes a file and returns its path."""
+    """`write(name, content)` creates a file and returns its path."""
 
     def written(name: str, content: bytes) -> str:
         path = tmp_path / name
@@ -39,7 +39,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def drain(source: FileSource) -> dict[Partition, list[bytes]]:
-    """Everything a source gives, by partition; offsets must count up from 0 without gaps."""
+    """All records of a source by partition; offsets must count up from 0 without gaps."""
     found: dict[Partition, list[bytes]] = {partition: [] for partition in source.partitions()}
     while len(source.at_end()) < len(source.partitions()):
         for batch in source.poll((), 100):
@@ -80,10 +80,10 @@ LAYOUTS = {
 @pytest.mark.parametrize("content", LAYOUTS.values(), ids=LAYOUTS.keys())
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
 def test_layouts_give_the_same_records(write: Write, content: bytes, suffix: str) -> None:
-    """However two events are laid out and compressed, the source hands over the same two."""
-    packers: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zst}
-    pack = packers[suffix]
-    assert read(write("f.jsonl" + suffix, pack(content))) == TWO
+    """The source returns the same two records for every layout and compression."""
+    compressors: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress, ".zst": zst}
+    compress = compressors[suffix]
+    assert read(write("f.jsonl" + suffix, compress(content))) == TWO
 
 
 RECORDS = {
@@ -97,7 +97,7 @@ RECORDS = {
         [b"[2026-03-02] x", b"[ERROR] y"],
     ),
     "a single log line with brackets": (b"[1] started", [b"[1] started"]),
-    "events is no array": (b'{"events": {"a": 1}}', [b'{"events": {"a": 1}}']),
+    "events is not an array": (b'{"events": {"a": 1}}', [b'{"events": {"a": 1}}']),
     "an empty array": (b"[]", []),
     "no events": (b'{"events": [ ]}\n', []),
     "nothing": (b"", []),
@@ -111,13 +111,13 @@ RECORDS = {
 
 
 @pytest.mark.parametrize(("content", "expected"), RECORDS.values(), ids=RECORDS.keys())
-def test_records_stand_as_in_the_file(write: Write, content: bytes, expected: list[bytes]) -> None:
-    """Lines stay lines unless the file is one array, and nothing is judged here."""
+def test_records_are_unchanged(write: Write, content: bytes, expected: list[bytes]) -> None:
+    """Lines stay lines unless the file is one array; no record is validated here."""
     assert read(write("f", content)) == expected
 
 
 def test_pretty_elements_keep_their_bytes(write: Write) -> None:
-    """An element over several lines is handed over with its blanks, for a dead letter must be the raw bytes."""
+    """An element over several lines is returned with its blanks, because a dead letter holds the raw bytes."""
     events = [{"a": [1, {"b": "x,]"}]}, {"c": None}]
     for document in (events, {"events": events}):
         values = read(write("f", json.dumps(document, indent=2).encode()))
@@ -132,8 +132,8 @@ def test_pretty_elements_keep_their_bytes(write: Write) -> None:
     end=st.sampled_from([b"\n", b"\r\n"]),
 )
 def test_blocks_make_no_difference_to_lines(values: list[bytes], cuts: list[int], end: bytes) -> None:
-    """Wherever reading breaks off inside a line, the records are the same."""
-    assert in_pieces(end.join(values), cuts) == values
+    """The records are the same wherever a block ends inside a line."""
+    assert in_blocks(end.join(values), cuts) == values
 
 
 ELEMENTS = st.recursive(
@@ -149,22 +149,22 @@ ELEMENTS = st.recursive(
     within=st.booleans(),
 )
 def test_blocks_make_no_difference_to_elements(events: list[Any], cuts: list[int], within: bool) -> None:
-    """The same for the elements of an array, against the standard library's reading of the whole."""
+    """The same for the elements of an array, compared with the standard library's parser."""
     text = json.dumps({"events": events} if within else events, indent=1, ensure_ascii=False).encode(
         "utf-8", "surrogatepass"
     )
-    found = in_pieces(text, cuts)
+    found = in_blocks(text, cuts)
     assert [json.loads(value.decode("utf-8", "surrogatepass")) for value in found] == events
 
 
-def in_pieces(data: bytes, cuts: Sequence[int]) -> list[bytes]:
+def in_blocks(data: bytes, cuts: Sequence[int]) -> list[bytes]:
     edges = [0, *sorted(cut for cut in cuts if cut <= len(data)), len(data)]
     blocks = (data[begin:end] for begin, end in pairwise(edges))
     return [value for found in records(blocks, 1_000) for value in found]
 
 
 def test_many_members_and_frames_are_one_file(write: Write) -> None:
-    """Concatenated gzip members (with zeros between them) and zstandard frames (also ones to skip) read on."""
+    """Concatenated gzip members (with zeros between them) and zstandard frames (with skippable ones) are all read."""
     parts = [b'{"n":%d}\n' % n for n in range(3)]
     expected = [part.strip() for part in parts]
     assert read(write("f.gz", b"\0\0".join(gzip.compress(part) for part in parts) + b"\0" * 9)) == expected
@@ -172,19 +172,21 @@ def test_many_members_and_frames_are_one_file(write: Write) -> None:
     assert read(write("f.zst", skipped + zst(*parts))) == expected
 
 
-def test_compression_is_seen_without_a_suffix(write: Write) -> None:
-    """The first bytes tell, where the name does not."""
+def test_compression_is_detected_without_a_suffix(write: Write) -> None:
+    """By the first bytes."""
     assert read(write("a", gzip.compress(b"x\n"))) == read(write("b", zst(b"x\n"))) == [b"x"]
 
 
 def lines(count: int) -> bytes:
-    """Lines that do not compress to nothing."""
+    """Lines that do not compress well."""
     return b"".join(os.urandom(500).hex().encode() + b"\n" for _ in range(count))
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zst], ids=["gzip", "zstandard"])
-def test_truncated_files_end_after_what_was_whole(write: Write, pack: Callable[[bytes], bytes]) -> None:
-    """Whole records before the break are handed over, the cut one is not; then InputError names the file."""
+def test_truncated_files_end_after_the_last_whole_record(
+    write: Write, pack: Callable[[bytes], bytes]
+) -> None:
+    """Whole records are returned, the truncated one is not; then InputError names the file."""
     content = lines(300)
     path = write("cut.gz" if pack is gzip.compress else "cut.zst", pack(content)[:-2_000])
     source = FileSource([path])
@@ -195,13 +197,11 @@ def test_truncated_files_end_after_what_was_whole(write: Write, pack: Callable[[
             for batch in source.poll((), 0):
                 found.extend(batch.values)
 
-    with pytest.raises(
-        InputError, match=r"cut\.\w+: its \w+ data ends too early; \d+ records"
-    ) as told:
+    with pytest.raises(InputError, match=r"cut\.\w+: its \w+ data ends too early; \d+ records") as raised:
         read_on()
     assert found == content.split(b"\n")[: len(found)]
     assert len(found) > 250
-    assert f"{len(found)} records were read before that" in str(told.value)
+    assert f"{len(found)} records were read before that" in str(raised.value)
 
 
 BROKEN = {
@@ -220,27 +220,27 @@ BROKEN = {
 
 @pytest.mark.parametrize(("name", "content"), BROKEN.items(), ids=BROKEN.keys())
 def test_damage_is_an_input_error(write: Write, name: str, content: bytes) -> None:
-    """What is not what it claims to be ends with exit code 10, naming the file, instead of giving too little."""
-    with pytest.raises(InputError, match=name) as told:
+    """A file that does not match its format ends with exit code 10 and its name, instead of returning fewer records."""
+    with pytest.raises(InputError, match=name) as raised:
         read(write(name, content))
-    assert told.value.exit_code == 10
+    assert raised.value.exit_code == 10
 
 
-def test_long_lines_are_handed_over_whole(write: Write) -> None:
-    """A line over the limit of a record arrives as it is, for its dead letter; the next one is not hurt."""
+def test_long_lines_are_returned_whole(write: Write) -> None:
+    """A line over the record limit is returned unchanged, for its dead letter; the next line is not affected."""
     long = b"x" * (3 * PLAIN_BLOCK)
     assert read(write("f", long + b"\nnext\n" + long), max_record_bytes=10) == [long, b"next", long]
 
 
-def test_endless_lines_are_cut(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond what memory should hold, only enough is kept to see that the record is too large."""
+def test_endless_lines_are_truncated(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the memory limit only enough bytes are kept to reject the record as too large."""
     monkeypatch.setattr(framing, "MAX_BUFFERED", 1_000_000)
     path = write("f", b"x" * 2_500_000 + b"\nnext\n" + b"y" * 1_500_000)
     assert read(path, max_record_bytes=10) == [b"x" * 11, b"next", b"y" * 11]
 
 
 def test_partitions_are_the_paths_in_order(write: Write, tmp_path: Path) -> None:
-    """A directory means its files by name, hidden ones and directories left out; a path again has number 1."""
+    """A directory means its files by name, without hidden ones and subdirectories; a repeated path has number 1."""
     for name in ("d/b.jsonl", "d/a.jsonl", "d/.hidden", "d/deeper/x.jsonl"):
         write(name, name.encode())
     last = write("last", b"z")
@@ -250,29 +250,29 @@ def test_partitions_are_the_paths_in_order(write: Write, tmp_path: Path) -> None
     assert list(drain(source).values()) == [[b"z"], [b"d/a.jsonl"], [b"d/b.jsonl"], [b"z"]]
 
 
-def test_wrong_paths_are_told_before_anything_is_read(write: Write, tmp_path: Path) -> None:
-    """A missing file, an empty directory and standard input named twice are InputErrors at once."""
+def test_wrong_paths_are_reported_before_anything_is_read(write: Write, tmp_path: Path) -> None:
+    """A missing file, an empty directory and standard input given twice are InputErrors at once."""
     good = write("good", b"x")
     (tmp_path / "empty").mkdir()
-    for bad, told in (
+    for bad, message in (
         ([str(tmp_path / "none")], r"none cannot be opened \(No such file or directory\)"),
         ([str(tmp_path / "empty")], "empty is a directory without files"),
         (["-", "-"], "given twice"),
         ([str(tmp_path / "good" / "x")], "cannot be opened"),
     ):
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             FileSource([good, *bad])
 
 
-def test_one_partition_a_poll_in_turn(write: Write) -> None:
-    """Each poll gives one batch of one partition, the next one's turn comes then; held ones are passed over."""
+def test_one_partition_per_poll_round_robin(write: Write) -> None:
+    """Each poll returns one batch of one partition, round robin; held partitions are skipped."""
     paths = [write(name, b"1\n2\n3\n") for name in "abc"]
     source: Source = FileSource(paths, batch_records=2)
     a, b, c = source.partitions()
-    turns = []
+    polled = []
     for hold in ((), (), (a, c), (), (), (b,), ()):
-        turns += [(batch.partition, list(batch.values)) for batch in source.poll(hold, 0)]
-    assert turns[:4] == [(a, [b"1", b"2"]), (b, [b"1", b"2"]), (b, [b"3"]), (c, [b"1", b"2"])]
+        polled += [(batch.partition, list(batch.values)) for batch in source.poll(hold, 0)]
+    assert polled[:4] == [(a, [b"1", b"2"]), (b, [b"1", b"2"]), (b, [b"3"]), (c, [b"1", b"2"])]
     assert source.poll((a, b, c), 0) == []
     while source.poll((), 0):
         pass
@@ -281,8 +281,8 @@ def test_one_partition_a_poll_in_turn(write: Write) -> None:
     source.close()
 
 
-def test_progress_counts_bytes_on_disk(write: Write) -> None:
-    """Read and total are in compressed bytes, so that a bar reaches its end."""
+def test_progress_counts_stored_bytes(write: Write) -> None:
+    """Read and total are compressed bytes, so that a progress bar reaches its end."""
     paths = [write("a.gz", gzip.compress(lines(50))), write("b", b"x\n")]
     total = sum(Path(path).stat().st_size for path in paths)
     source = FileSource(paths)
@@ -291,8 +291,8 @@ def test_progress_counts_bytes_on_disk(write: Write) -> None:
     assert source.progress() == (total, total)
 
 
-def test_a_pipe_does_not_keep_others_waiting(write: Write, tmp_path: Path) -> None:
-    """A pipe without data is passed over; once data is there, only whole lines come; its total is unknown."""
+def test_a_pipe_does_not_block_other_files(write: Write, tmp_path: Path) -> None:
+    """A pipe without data is skipped; with data, only whole lines are returned; its total is unknown."""
     fifo = str(tmp_path / "fifo")
     os.mkfifo(fifo)
     writer = os.open(fifo, os.O_RDWR)
@@ -312,24 +312,24 @@ def test_a_pipe_does_not_keep_others_waiting(write: Write, tmp_path: Path) -> No
     source.close()
 
 
-def test_a_file_that_shrinks_or_vanishes_while_it_is_read(write: Write) -> None:
-    """Opened is held: a file deleted meanwhile is read to its end, one cut off in place ends where it was cut."""
+def test_a_file_that_is_deleted_or_truncated_while_it_is_read(write: Write) -> None:
+    """Files stay open: a deleted one is read to its end, a truncated one ends where it was truncated."""
     kept, cut = write("kept", b"1\n2\n"), write("cut", b"x" * PLAIN_BLOCK + b"\ny\n")
     source = FileSource([kept, cut])
-    os.unlink(kept)  # noqa: PTH108 - the name goes, the open file stays
+    os.unlink(kept)  # noqa: PTH108 - removes the name only
     os.truncate(cut, 3)
     first, second = drain(source).values()
     assert (first, second) == ([b"1", b"2"], [b"xxx"])
 
 
-def test_a_path_twice_is_read_twice(write: Write) -> None:
-    """Both partitions give all records with offsets of their own, also when the path is compressed."""
+def test_a_path_given_twice_is_read_twice(write: Write) -> None:
+    """Both partitions return all records with their own offsets, also of a compressed file."""
     path = write("f.gz", gzip.compress(b"1\n2\n"))
     found = drain(FileSource([path, path], batch_records=1))
     assert found == {Partition(path): [b"1", b"2"], Partition(path, 1): [b"1", b"2"]}
 
 
-def test_an_empty_path_is_no_directory() -> None:
-    """`replay "$UNSET"` must not read whatever lies in the current directory."""
+def test_an_empty_path_is_not_the_current_directory() -> None:
+    """`replay "$UNSET"` must not read the files of the current directory."""
     with pytest.raises(InputError, match=r"an empty path cannot be opened \(No such file or directory\)"):
         FileSource([""])

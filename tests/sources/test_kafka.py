@@ -1,6 +1,4 @@
-"""Kafka as a source, against a real broker: every record once and in order, and a clear end to everything
-else.
-"""
+"""The Kafka sources against a real broker: every record once and in order, and a clear error for everything else."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ from streamdetect.sources.kafka_live import KafkaSource
 from streamdetect.sources.kafka_range import KafkaRange
 
 WAIT = 20.0
-"""Seconds that a test waits for something that should come at once."""
+"""Seconds that a test waits for something that should happen at once."""
 
 MakeTopic = Callable[..., str]
 Configure = Callable[..., KafkaSettings]
@@ -37,37 +35,37 @@ Configure = Callable[..., KafkaSettings]
 
 @pytest.fixture
 def producer(broker: Broker) -> Iterator[KafkaProducer]:
-    """A new one for each test: a producer that has written to a topic that is deleted spins from then on."""
-    made = KafkaProducer(bootstrap_servers=broker.bootstrap)
-    yield made
-    made.close()
+    """A new one for each test: a producer that has written to a topic loops once that topic is deleted."""
+    created = KafkaProducer(bootstrap_servers=broker.bootstrap)
+    yield created
+    created.close()
 
 
 @pytest.fixture
 def opened() -> Iterator[Callable[[Any], Any]]:
-    """`opened(KafkaSource(...), positions)`: begun, and closed again after the test."""
+    """`opened(KafkaSource(...), positions)` begins a source and closes it after the test."""
     sources: list[Any] = []
 
-    def remember(source: Any, *where: Any) -> Any:
+    def begin(source: Any, *positions: Any) -> Any:
         sources.append(source)
         if isinstance(source, KafkaSource):
-            source.begin(*where)
+            source.begin(*positions)
         return source
 
-    yield remember
+    yield begin
     for source in sources:
         source.close()
 
 
 @pytest.fixture(params=["kafka-python", "confluent"])
 def reader(request: pytest.FixtureRequest) -> str:
-    """One contract, every reader: who uses this, or `settings` or `secure`, is run with each."""
+    """One contract, every reader: a test that uses this, `settings` or `secure` runs with each."""
     return str(request.param)
 
 
 @pytest.fixture
 def settings(reader: str) -> Configure:
-    """`settings(broker, *topics, **more)` of a reader."""
+    """`settings(broker, *topics, **more)` for a reader."""
 
     def configure(broker: Broker, *topics: str, **more: Any) -> KafkaSettings:
         client = {"metadata_max_age_ms": 300, "bootstrap_timeout_ms": 10_000, **more.pop("client", {})}
@@ -78,7 +76,7 @@ def settings(reader: str) -> Configure:
 
 
 def configured(**chosen: Any) -> KafkaSettings:
-    """As a configuration file would say it: lists where the settings hold tuples."""
+    """Settings as from a configuration file: lists where the settings hold tuples."""
     return KafkaSettings(**chosen)
 
 
@@ -91,7 +89,7 @@ def produce(producer: Any, topic: str, values: Collection[str], partition: int =
 def read(
     source: Source, count: int, hold: Collection[Partition] = (), into: list[Batch] | None = None
 ) -> list[Batch]:
-    """Batches until `count` records have come; `into` has what came before an error."""
+    """Poll until `count` records have arrived; `into` also holds those that arrived before an error."""
     batches = [] if into is None else into
     deadline = time.monotonic() + WAIT
     while sum(map(len, batches)) < count:
@@ -101,7 +99,7 @@ def read(
 
 
 def read_out(source: Source) -> list[Batch]:
-    """Batches until every partition has ended."""
+    """Poll until every partition has ended."""
     batches: list[Batch] = []
     deadline = time.monotonic() + WAIT
     while source.at_end() != set(source.partitions()):
@@ -111,7 +109,7 @@ def read_out(source: Source) -> list[Batch]:
 
 
 def poll_until(source: Source, done: Callable[[], bool], hold: Collection[Partition] = ()) -> None:
-    """Poll, expecting no records, until something has happened."""
+    """Poll, expecting no records, until a condition holds."""
     deadline = time.monotonic() + WAIT
     while not done():
         assert time.monotonic() < deadline
@@ -139,7 +137,7 @@ def test_every_compression_of_two_producers(
     client: str,
     settings: Configure,
 ) -> None:
-    """Values, keys, headers, timestamps and offsets come as they were written, however they were packed."""
+    """Values, keys, headers, timestamps and offsets arrive as written, with every compression."""
     topic = make_topic()
     texts = [f"record {number} " + "x" * 200 for number in range(50)]
     if client == "confluent":
@@ -178,10 +176,10 @@ def test_every_compression_of_two_producers(
     assert {record.partition for record in records} == {Partition(topic, 0)}
 
 
-def test_nothing_is_invented_for_records_that_have_less(
+def test_missing_values_keys_and_headers_are_none(
     broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
 ) -> None:
-    """A tombstone stays None, and columns nobody filled are None as a whole."""
+    """A tombstone stays None; a column without any value is None as a whole."""
     topic = make_topic()
     producer.send(topic, b"alone", partition=0).get(WAIT)
     source = opened(KafkaSource(settings(broker, topic)))
@@ -201,7 +199,7 @@ def test_nothing_is_invented_for_records_that_have_less(
 def test_start_latest(
     broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
 ) -> None:
-    """Only what comes after the start."""
+    """Only records after the start are read."""
     topic = make_topic()
     produce(producer, topic, numbers(0, 5))
     source = opened(KafkaSource(settings(broker, topic, start="latest")))
@@ -212,7 +210,7 @@ def test_start_latest(
 def test_start_at_a_time(
     broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
 ) -> None:
-    """From the first record at or after the time; where there is none, from the end."""
+    """Starts at the first record at or after the time; without one, at the end."""
     topic = make_topic(partitions=2)
     for second in range(5):
         produce(producer, topic, [f"at {second} s"], timestamp_ms=second * 1000)
@@ -222,12 +220,10 @@ def test_start_at_a_time(
     assert sorted(values(read(source, 3))) == ["at 3 s", "at 4 s", "late"]
 
 
-def test_positions_of_a_checkpoint_come_before_start(
+def test_positions_of_a_checkpoint_override_start(
     broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
 ) -> None:
-    """A partition goes on where it was left; one that the checkpoint does not know begins at its
-    beginning.
-    """
+    """A partition continues at its position; one without a position in the checkpoint starts at its beginning."""
     topic = make_topic(partitions=2)
     produce(producer, topic, numbers(0, 5))
     produce(producer, topic, ["unknown"], partition=1)
@@ -236,7 +232,7 @@ def test_positions_of_a_checkpoint_come_before_start(
 
 
 def test_hold(broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure) -> None:
-    """Nothing of a held partition, and all of it when it is let go."""
+    """No records of a held partition, and all of them when it is released."""
     topic = make_topic(partitions=2)
     produce(producer, topic, numbers(0, 10), partition=0)
     produce(producer, topic, numbers(10, 20), partition=1)
@@ -268,7 +264,7 @@ def aborted_and_committed(broker: Broker, topic: str) -> None:
 def test_aborted_records_are_not_read(
     broker: Broker, make_topic: MakeTopic, opened: Any, settings: Configure
 ) -> None:
-    """Only committed records, with their own offsets; a live source is at its end behind the last marker."""
+    """Only committed records, with their own offsets; a live source is at its end after the last marker."""
     topic = make_topic()
     aborted_and_committed(broker, topic)
     source = opened(KafkaSource(settings(broker, topic)))
@@ -277,10 +273,10 @@ def test_aborted_records_are_not_read(
     assert [offset for batch in batches for offset in batch.offsets] == [0, 1, 2, 8]
 
 
-def test_range_ends_behind_markers(
+def test_range_ends_after_markers(
     broker: Broker, make_topic: MakeTopic, opened: Any, settings: Configure
 ) -> None:
-    """The last offsets hold no record, and still the range ends."""
+    """The range ends although the last offsets hold no record."""
     topic = make_topic(partitions=2)
     aborted_and_committed(broker, topic)
     source = opened(KafkaRange(settings(broker), [topic]))
@@ -288,10 +284,10 @@ def test_range_ends_behind_markers(
     assert source.poll((), 0) == []
 
 
-def test_range_whose_last_offset_is_a_marker_when_more_comes(
+def test_range_whose_last_offset_is_a_marker_when_more_records_arrive(
     broker: Broker, make_topic: MakeTopic, opened: Any, settings: Configure
 ) -> None:
-    """Records that come before the marker was passed lie behind the end: all of a batch is cut off."""
+    """Records that arrive before the marker was passed lie after the end: the whole batch is dropped."""
     topic = make_topic()
     with closing(
         KafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=f"writer-{topic}")
@@ -325,9 +321,7 @@ def test_range_of_nothing_but_aborted_records(
 def test_range_ends_before_an_open_transaction(
     broker: Broker, make_topic: MakeTopic, opened: Any, settings: Configure
 ) -> None:
-    """`latest` is where committed records end; a live source is not at its end while more may be
-    committed.
-    """
+    """`latest` is the end of the committed records; a live source is not at its end while a transaction is open."""
     topic = make_topic()
     writer = KafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=f"writer-{topic}")
     writer.init_transactions()
@@ -350,9 +344,7 @@ def test_range_ends_before_an_open_transaction(
 def test_range_between_times(
     broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
 ) -> None:
-    """From 2 s up to, but not including, 5 s; what is written later does not count, nor do empty
-    partitions.
-    """
+    """From 2 s to before 5 s; later records do not count, and an empty partition has ended."""
     topic = make_topic(partitions=2)
     for second in range(8):
         produce(producer, topic, [str(second)], timestamp_ms=second * 1000)
@@ -365,10 +357,10 @@ def test_range_between_times(
     assert values(read_out(opened(KafkaRange(settings(broker), [topic], start=6_000)))) == ["6", "7"]
 
 
-def test_range_is_fixed_when_it_starts(
+def test_range_end_is_fixed_at_the_start(
     broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
 ) -> None:
-    """Records that come while it reads are left out, and held partitions wait."""
+    """Records that arrive while it reads are left out; held partitions are not read."""
     topic = make_topic(partitions=2)
     produce(producer, topic, numbers(0, 5))
     produce(producer, topic, numbers(5, 10), partition=1)
@@ -379,10 +371,10 @@ def test_range_is_fixed_when_it_starts(
     assert values(read_out(source)) == numbers(5, 10)
 
 
-def test_at_end_follows_the_broker(
+def test_at_end_depends_on_the_broker(
     broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
 ) -> None:
-    """A partition is at its end once all is read, and no longer when there is more, held or not."""
+    """A partition is at its end once all is read, and no longer when more records exist, held or not."""
     topic = make_topic(partitions=2)
     produce(producer, topic, numbers(0, 5))
     later = [0.0]
@@ -397,13 +389,13 @@ def test_at_end_follows_the_broker(
     assert values(read(source, 1)) == ["more"]
 
 
-# -- topics that come and go
+# -- new and deleted topics
 
 
 def test_new_partition_while_running(
     broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
 ) -> None:
-    """It is read from its beginning, also when we started at the end; the old one is not disturbed."""
+    """It is read from its beginning even when the source started at the end; the old partition is not affected."""
     topic = make_topic()
     produce(producer, topic, ["before"])
     source = opened(KafkaSource(settings(broker, topic, start="latest")))
@@ -418,21 +410,21 @@ def test_new_partition_while_running(
 def test_pattern(
     broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
 ) -> None:
-    """The whole name has to match; a new topic is read from its beginning; excluded ones are never read."""
-    stem = make_topic()
+    """The whole name must match; a new topic is read from its beginning; excluded topics are never read."""
+    prefix = make_topic()
     for name in ("-a", "-b", "-b-not", "-out"):
-        produce(producer, make_topic(f"{stem}{name}"), [name])
-    wanted = settings(broker, topic_pattern=f"{stem}-([a-c]|out)", start="latest")
-    source = opened(KafkaSource(wanted, exclude=[f"{stem}-out"]))
-    assert source.partitions() == (Partition(f"{stem}-a"), Partition(f"{stem}-b"))
-    produce(producer, make_topic(f"{stem}-c"), ["new topic"])
-    produce(producer, f"{stem}-a", ["old topic"])
+        produce(producer, make_topic(f"{prefix}{name}"), [name])
+    wanted = settings(broker, topic_pattern=f"{prefix}-([a-c]|out)", start="latest")
+    source = opened(KafkaSource(wanted, exclude=[f"{prefix}-out"]))
+    assert source.partitions() == (Partition(f"{prefix}-a"), Partition(f"{prefix}-b"))
+    produce(producer, make_topic(f"{prefix}-c"), ["new topic"])
+    produce(producer, f"{prefix}-a", ["old topic"])
     assert sorted(values(read(source, 2))) == ["new topic", "old topic"]
-    assert source.partitions() == tuple(Partition(f"{stem}-{letter}") for letter in "abc")
+    assert source.partitions() == tuple(Partition(f"{prefix}-{letter}") for letter in "abc")
 
 
 def test_missing_topic(broker: Broker, make_topic: MakeTopic, settings: Configure, reader: str) -> None:
-    """Named, with the nearest names there are; and it is not created by asking for it."""
+    """The error names it with similar names; requesting it does not create it."""
     topic = make_topic(f"endpoint-events-{reader}")
     with pytest.raises(KafkaError, match=r"no topic endpont-events \(similar: endpoint-events"):
         KafkaSource(settings(broker, topic, "endpont-events"))
@@ -449,7 +441,7 @@ def test_missing_topic(broker: Broker, make_topic: MakeTopic, settings: Configur
 def test_deleted_topic(
     broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, kind: Any, settings: Configure
 ) -> None:
-    """The client is silent about it; the source is not."""
+    """The client does not report it; the source does."""
     topic = make_topic()
     produce(producer, topic, ["a"])
     source = opened(kind(settings(broker, topic)))
@@ -469,10 +461,10 @@ def test_deleted_topic_of_a_pattern(
         poll_until(source, lambda: False)
 
 
-def test_topic_made_anew(
+def test_recreated_topic(
     broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
 ) -> None:
-    """Offsets of the old topic mean nothing in the new one, so we do not go on as if they did."""
+    """Offsets of the old topic mean nothing in the new one, so reading does not continue with them."""
     topic = make_topic()
     produce(producer, topic, numbers(0, 3))
     source = opened(KafkaSource(settings(broker, topic, client={"metadata_max_age_ms": 3_000})))
@@ -483,11 +475,11 @@ def test_topic_made_anew(
         poll_until(source, lambda: False)
 
 
-# -- records that are gone or damaged
+# -- deleted and damaged records
 
 
-def overtaken(broker: Broker, topic: str, producer: Any) -> dict[Partition, int]:
-    """Offsets 0-4 are deleted, and a checkpoint says to go on at 2."""
+def expired_position(broker: Broker, topic: str, producer: Any) -> dict[Partition, int]:
+    """Deletes offsets 0-4; returns checkpoint positions that continue at 2."""
     produce(producer, topic, numbers(0, 10))
     broker.admin.delete_records({TopicPartition(topic, 0): 5})
     return {Partition(topic, 0): 2}
@@ -503,16 +495,17 @@ def test_lost_offsets(
     caplog: pytest.LogCaptureFixture,
     settings: Configure,
 ) -> None:
-    """Retention overtook us: stop, or jump with a warning, but never jump in silence."""
+    """Retention passed the position: the source stops, or skips with a warning, never silently."""
     topic = make_topic()
-    positions = overtaken(broker, topic, producer)
+    positions = expired_position(broker, topic, producer)
     source = opened(KafkaSource(settings(broker, topic, on_lost_offsets=kind)), positions)
     if kind == "fail":
         with pytest.raises(
-            LostOffsetsError, match=f"{topic} partition 0 should continue at offset 2, the first available offset is 5"
-        ) as told:
+            LostOffsetsError,
+            match=f"{topic} partition 0 should continue at offset 2, the first available offset is 5",
+        ) as raised:
             poll_until(source, lambda: False)
-        assert told.value.exit_code == 7
+        assert raised.value.exit_code == 7
         return
     if kind == "latest":
         poll_until(source, lambda: "records lost" in caplog.text)
@@ -525,11 +518,13 @@ def test_lost_offsets(
 def test_position_beyond_the_end(
     broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any, settings: Configure
 ) -> None:
-    """A checkpoint of a topic that was made anew since: its offsets are of another log."""
+    """A checkpoint from before the topic was recreated: its offsets belong to another log."""
     topic = make_topic()
     produce(producer, topic, numbers(0, 3))
     positions = {Partition(topic, 0): 100}
-    with pytest.raises(LostOffsetsError, match=r"should continue at offset 100, the first available offset is 0"):
+    with pytest.raises(
+        LostOffsetsError, match=r"should continue at offset 100, the first available offset is 0"
+    ):
         poll_until(opened(KafkaSource(settings(broker, topic)), positions), lambda: False)
     source = opened(KafkaSource(settings(broker, topic, on_lost_offsets="earliest")), positions)
     assert values(read(source, 3)) == numbers(0, 3)
@@ -545,10 +540,10 @@ def test_truncated_log(
     monkeypatch: pytest.MonkeyPatch,
     settings: Configure,
 ) -> None:
-    """After an unclean election the log may be shorter than what we read; what follows was not read yet.
+    """After an unclean election the log may be shorter than what was read; records after that point are unread.
 
-    One broker has no elections, so the client's error is put in its mouth. kafka-python may tell `position` of it
-    first; what librdkafka tells is in test_confluent_reader.py.
+    A single broker has no elections, so the client's error is simulated. kafka-python may raise it in `position` first;
+    librdkafka's errors are tested in test_confluent.py.
     """
     topic = make_topic()
     produce(producer, topic, numbers(0, 10))
@@ -556,22 +551,24 @@ def test_truncated_log(
     read(source, 10)
     truncated = LogTruncationError({TopicPartition(topic, 0): OffsetAndMetadata(7, "", 0)})
 
-    def tells_it(*_: object, **__: object) -> None:
+    def raises_it(*_: object, **__: object) -> None:
         raise truncated
 
     with monkeypatch.context() as patch:
-        patch.setattr(source._consumer._fetcher, "position", tells_it)
+        patch.setattr(source._consumer._fetcher, "position", raises_it)
         patch.setattr(source._consumer, "_end_positions", {})
         assert source.at_end() == frozenset()
     if kind == "fail":
-        with pytest.raises(LostOffsetsError, match=r"should continue at offset 10, the first available offset is 7"):
+        with pytest.raises(
+            LostOffsetsError, match=r"should continue at offset 10, the first available offset is 7"
+        ):
             source.poll((), 0)
     else:
         assert values(read(source, 3)) == numbers(7, 10)
 
 
 def flip_a_byte(broker: Broker, topic: str, inside: bytes) -> None:
-    """Damage a stored record; the broker reads the file anew for each fetch, and does not check it."""
+    """Damage a stored record; the broker reads the file again for each fetch, without checking it."""
     path = broker.segment(topic)
     data = path.read_bytes()
     with path.open("r+b") as file:
@@ -589,9 +586,7 @@ def test_corrupt_record(
     caplog: pytest.LogCaptureFixture,
     settings: Configure,
 ) -> None:
-    """All before the damage is handed out, then an error names topic, partition and offset; it does not
-    hang.
-    """
+    """All records before the damage are returned, then an error names topic, partition and offset; it does not hang."""
     topic, other = make_topic(), make_topic()
     for text in ("first", "second", "damaged", "fourth"):
         producer.send(topic, text.encode(), partition=0).get(WAIT)
@@ -605,7 +600,7 @@ def test_corrupt_record(
     assert "retrying with a new connection" in caplog.text
 
 
-def test_damage_on_the_way_is_survived(
+def test_a_transient_error_loses_nothing(
     broker: Broker,
     make_topic: MakeTopic,
     producer: Any,
@@ -613,7 +608,7 @@ def test_damage_on_the_way_is_survived(
     monkeypatch: pytest.MonkeyPatch,
     settings: Configure,
 ) -> None:
-    """An error that does not come again costs nothing: no record is lost, none is doubled."""
+    """An error that does not occur again: no record is lost or duplicated."""
     monkeypatch.setattr(confluent, "MAX_BATCH", 30)
     topic = make_topic(partitions=2)
     produce(producer, topic, numbers(0, 100))
@@ -624,7 +619,7 @@ def test_damage_on_the_way_is_survived(
 
     def fails_once(*_: object, **__: object) -> None:
         polls.append(1)
-        raise ValueError("a bit fell over")
+        raise ValueError("a flipped bit")
 
     monkeypatch.setattr(source._consumer._fetcher, "poll", fails_once)
     held = [Partition(topic, 1)]
@@ -638,13 +633,13 @@ def test_damage_on_the_way_is_survived(
 
 
 def test_broker_killed_in_mid_stream(opened: Any, settings: Configure) -> None:
-    """After kill -9 and a restart every confirmed record is read once and in order, and the source never raises.
+    """After kill -9 and a restart every acknowledged record is read once and in order, and the source never raises.
 
-    While the broker is away no partition counts as read to its end: what it holds is not known.
+    While the broker is down no partition is at its end, because its end is not known.
     """
     with Broker() as own:
         topic = own.make_topic()
-        confirmed: list[int] = []
+        acknowledged: list[int] = []
         stop = threading.Event()
         writer = ConfluentProducer(
             {
@@ -655,14 +650,14 @@ def test_broker_killed_in_mid_stream(opened: Any, settings: Configure) -> None:
             }
         )
 
-        def confirm(error: object, _: object) -> None:
+        def on_delivery(error: object, _: object) -> None:
             if error is None:
-                confirmed.append(1)
+                acknowledged.append(1)
 
         def write() -> None:
             number = 0
             while not stop.is_set():
-                writer.produce(topic, str(number).encode(), on_delivery=confirm)
+                writer.produce(topic, str(number).encode(), on_delivery=on_delivery)
                 number += 1
                 writer.poll(0.002)
             writer.flush(WAIT)
@@ -674,21 +669,21 @@ def test_broker_killed_in_mid_stream(opened: Any, settings: Configure) -> None:
         batches = read(source, 300)
         own.kill()
         later[0] += 60.0
-        while left := source.poll((), 100):
-            batches += left
+        while more := source.poll((), 100):
+            batches += more
         assert source.at_end() == frozenset()
         own.start()
         batches += read(source, 300)
         stop.set()
         thread.join()
-        batches += read(source, len(confirmed) - sum(map(len, batches)))
-        got = list(map(int, values(batches)))
-        assert got == list(range(len(confirmed)))
+        batches += read(source, len(acknowledged) - sum(map(len, batches)))
+        found = list(map(int, values(batches)))
+        assert found == list(range(len(acknowledged)))
         later[0] += 60.0
         poll_until(source, lambda: source.at_end() == {Partition(topic, 0)})
 
 
-# -- reaching the broker
+# -- connecting to the broker
 
 
 def secured_by(broker: Broker, listener: str, **more: Any) -> KafkaSettings:
@@ -709,7 +704,7 @@ def secured_by(broker: Broker, listener: str, **more: Any) -> KafkaSettings:
 
 @pytest.fixture
 def secure(reader: str) -> Configure:
-    """`secure(broker, listener, **more)` of a reader."""
+    """`secure(broker, listener, **more)` for a reader."""
     return partial(secured_by, reader=reader)
 
 
@@ -741,7 +736,7 @@ def test_client_certificate(secured: Broker, opened: Any, secure: Configure) -> 
 
 
 def test_password_file(secured: Broker, opened: Any, tmp_path: Any, secure: Configure) -> None:
-    """A newline at its end does not belong to the password."""
+    """A newline at its end is not part of the password."""
     (tmp_path / "secret").write_text(PASSWORD + "\n")
     file = {"password": None, "password_file": str(tmp_path / "secret")}
     assert values(read(opened(KafkaSource(secure(secured, "SASL_SSL", **file))), 1)) == ["safe"]
@@ -781,53 +776,49 @@ FAILURES: dict[str, tuple[str, dict[str, Any], str]] = {
 def test_why_the_broker_cannot_be_reached(
     secured: Broker, case: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Within bounded time the error says what was tried and what is wrong; no password is told, even at
-    DEBUG.
-    """
+    """In bounded time the error says what was tried and what is wrong; no password is logged, even at DEBUG."""
     listener, more, expected = FAILURES[case]
     if more.get("ca_file") == "other_ca":
         assert secured.certificates is not None
         more = {"ca_file": secured.certificates.other_ca}
     caplog.set_level(logging.DEBUG)
-    begun = time.monotonic()
-    with pytest.raises(KafkaError, match=expected) as told:
+    started = time.monotonic()
+    with pytest.raises(KafkaError, match=expected) as raised:
         KafkaSource(secured_by(secured, listener, **more))
-    assert time.monotonic() - begun < 1.5 + 1.5 + 2
-    assert told.value.exit_code == 4
-    assert f"Kafka cannot be used at {secured.address(listener)}" in str(told.value)
+    assert time.monotonic() - started < 1.5 + 1.5 + 2
+    assert raised.value.exit_code == 4
+    assert f"Kafka cannot be used at {secured.address(listener)}" in str(raised.value)
     for secret in (PASSWORD, WRONG):
-        assert secret not in str(told.value)
+        assert secret not in str(raised.value)
         assert secret not in caplog.text
 
 
 def test_no_password_in_the_log_of_a_login(
     secured: Broker, opened: Any, caplog: pytest.LogCaptureFixture, secure: Configure
 ) -> None:
-    """With PLAIN the client would log it: it writes out every byte it sends when the level is DEBUG."""
+    """With PLAIN the client would log it: at level DEBUG it logs every byte it sends."""
     caplog.set_level(logging.DEBUG)
     read(opened(KafkaSource(secure(secured, "SASL_SSL", sasl_mechanism="PLAIN"))), 1)
     assert "SaslAuthenticateRequest" in caplog.text
     assert PASSWORD not in caplog.text
 
 
-def test_nobody_listens(caplog: pytest.LogCaptureFixture) -> None:
-    """Bounded by kafka.client.bootstrap_timeout_ms, and said once: the client's own complaints are not
-    passed on.
-    """
-    begun = time.monotonic()
+def test_no_listener_at_the_address(caplog: pytest.LogCaptureFixture) -> None:
+    """Bounded by kafka.client.bootstrap_timeout_ms, and reported once: the client's own log is not propagated."""
+    started = time.monotonic()
     with pytest.raises(
         KafkaError, match=r"127.0.0.1:1 \(PLAINTEXT, tried for 0.7 s\). Nothing listens at that address"
     ):
         KafkaSource(
             configured(bootstrap_servers=["127.0.0.1:1"], topics=["t"], client={"bootstrap_timeout_ms": 700})
         )
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - started < 3
     assert "ECONNREFUSED" not in caplog.text
     assert logging.getLogger("kafka").propagate
 
 
 def test_failed_starts_leave_no_threads_behind(broker: Broker, settings: Configure) -> None:
-    """A program that tries again for hours must not collect the threads of its attempts."""
+    """A program that retries for hours must not accumulate threads."""
     before = threading.active_count()
     for _ in range(3):
         with pytest.raises(KafkaError):
@@ -860,7 +851,10 @@ def test_causes_that_need_a_broken_network(log: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        ({"client": {"fetch_max_wait": 1}}, "kafka.client.fetch_max_wait is not a setting.*fetch_max_wait_ms"),
+        (
+            {"client": {"fetch_max_wait": 1}},
+            "kafka.client.fetch_max_wait is not a setting.*fetch_max_wait_ms",
+        ),
         ({"client": {"retry_backoff_ms": "x", "selector": 1}}, "The Kafka client rejects its settings"),
         (
             {"security_protocol": "SSL", "ca_file": "/nowhere/ca.pem"},
@@ -868,13 +862,13 @@ def test_causes_that_need_a_broken_network(log: str, expected: str) -> None:
         ),
     ],
 )
-def test_settings_that_cannot_work(more: dict[str, Any], expected: str) -> None:
-    """Told at once, as a configuration error, where the client would try again and again."""
+def test_invalid_settings(more: dict[str, Any], expected: str) -> None:
+    """A configuration error at once, where the client would retry forever."""
     with pytest.raises(ConfigError, match=expected):
         KafkaSource(configured(bootstrap_servers=["127.0.0.1:1"], topics=["t"], **more))
 
 
-def test_ca_file_that_is_no_certificate(tmp_path: Any) -> None:
+def test_ca_file_without_a_certificate(tmp_path: Any) -> None:
     (tmp_path / "ca.pem").write_text("not a certificate")
     chosen = {"security_protocol": "SSL", "ca_file": str(tmp_path / "ca.pem")}
     with pytest.raises(ConfigError, match=r"kafka.ca_file: .*ca.pem cannot be used"):
@@ -884,21 +878,21 @@ def test_ca_file_that_is_no_certificate(tmp_path: Any) -> None:
 def test_settings_of_the_other_client_are_left_out(
     broker: Broker, make_topic: MakeTopic, opened: Any, settings: Configure
 ) -> None:
-    """kafka.client serves consumers and producers; what only a producer knows is no error for a consumer."""
+    """kafka.client is for consumers and producers; a setting that only producers have is no error for a consumer."""
     client = {"linger_ms": 5, "max_poll_records": 1}
     topic = make_topic()
     assert opened(KafkaSource(settings(broker, topic, client=client))).partitions() == (Partition(topic, 0),)
 
 
-def test_nearest_names() -> None:
+def test_similar_names() -> None:
     assert similar_names("endpont", ["endpoint", "other"]) == " (similar: endpoint)"
     assert similar_names("zzz", ["endpoint"]) == ""
 
 
-def test_a_partition_held_in_the_middle_of_a_batch_goes_on(
+def test_a_partition_held_in_the_middle_of_a_batch_continues(
     broker: Broker, opened: Any, settings: Configure
 ) -> None:
-    """A is held after its first batch, B is read to its end, then A must go on: kafka-python parks A's records."""
+    """A is held after its first batch, B is read to its end, then A must continue: kafka-python parks A's records."""
     topic = broker.make_topic(partitions=2)
     producer = ConfluentProducer(
         {"bootstrap.servers": broker.bootstrap, "log_level": 0, "linger.ms": 100, "enable.idempotence": True}
@@ -923,5 +917,6 @@ def test_a_partition_held_in_the_middle_of_a_batch_goes_on(
         elif other in source.at_end():
             held = other
     assert seen == {
-        part: [b"%06d" % index for index in range(part.number, 100_000, 2)] for part in (one, other)
+        partition: [b"%06d" % index for index in range(partition.number, 100_000, 2)]
+        for partition in (one, other)
     }

@@ -1,9 +1,9 @@
-"""What must hold whatever the bytes: of one record, and of a round of records through two pipelines.
+"""Invariants for any bytes: of one record, and of a round of records through two pipelines.
 
-One record, in each profile: decoding and judging raise nothing, a refusal has a known reason, the typed reader and the
-generic one come to the same, and a record is filtered under a condition that did fail. A round: every record is
-accounted for after each batch, refused records are untouched, alerts are JSON with sorted keys, and a pipeline whose
-state is exported and imported now and then gives the same alerts and the same summary as one left alone.
+One record, in each profile: decoding and filtering raise nothing, a refusal has a known reason, the typed and the
+generic reader agree, and the filter reason is a condition that failed. A round: every record is accounted for after
+each batch, dead letters hold the unchanged record, alerts are JSON with sorted keys, and a pipeline whose state is
+exported and imported now and then gives the same alerts and the same summary as one that runs through.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _LONG = 2**63
 
 
 class FaultError(Exception):
-    """A promise was broken: `kind` is the same for the same fault, whatever the record."""
+    """An invariant does not hold. `kind` is the same for the same fault, whatever the record."""
 
     def __init__(self, kind: str, detail: str = "") -> None:
         super().__init__(f"{kind}: {detail}" if detail else kind)
@@ -50,8 +50,8 @@ class FaultError(Exception):
         self.detail = detail
 
 
-def raised(where: str, error: Exception) -> NoReturn:
-    """The fault of an exception that nobody should have seen."""
+def fail_with(where: str, error: Exception) -> NoReturn:
+    """Raises the fault of an unexpected exception."""
     raise FaultError(f"{type(error).__name__} in {where}", str(error)[:200]) from error
 
 
@@ -62,7 +62,7 @@ def require(holds: bool, kind: str, detail: object = "") -> None:
 
 @cache
 def settings(profile: str, max_keys: int = 2_000_000) -> Settings:
-    """Short panes and easy thresholds, so that a round of an hour or two opens, updates and resolves episodes."""
+    """Short panes and low thresholds, so that a round of an hour or two opens, updates and resolves episodes."""
     rules = [
         {"id": "easy", "min_connections_per_hour": 1, "min_duration_hours": 0, "max_hosts": 100},
         {
@@ -96,81 +96,82 @@ def settings(profile: str, max_keys: int = 2_000_000) -> Settings:
 # ------------------------------------------------------------------------------------------------- one record
 
 
-class Judge:
-    """Checks records one by one, in one profile. Lanes are new for each, so no record depends on another."""
+class RecordChecker:
+    """Checks single records in one profile. Each gets a new partition processor, so no record depends on another."""
 
     def __init__(self, profile: str) -> None:
         self.profile = profile
         self.settings = settings(profile)
-        self.fast = Decoder(profile, MAX_RECORD_BYTES)
-        self.slow = Decoder(profile, MAX_RECORD_BYTES)
+        self.decoder = Decoder(profile, MAX_RECORD_BYTES)
+        self._generic_decoder = Decoder(profile, MAX_RECORD_BYTES)
         self._detector = Detector(self.settings)
 
     def check(self, value: bytes | None) -> None:
         """Raises FaultError."""
         try:
-            fast = self.fast.decode(value)
-            typed = not isinstance(fast, GenericEvent)
-            slow = self._slowly(value) if typed else fast
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
-            raised("decode", error)
-        if isinstance(fast, Refusal):
-            require(fast.reason in REFUSAL_REASONS and fast.reason != "future_time", "unknown refusal", fast)
-            require(bool(fast.detail and fast.detail.encode()), "a refusal without a detail", fast)
+            decoded = self.decoder.decode(value)
+            by_typed = not isinstance(decoded, GenericEvent)
+            generic = self._decode_generic(value) if by_typed else decoded
+        except Exception as error:  # noqa: BLE001 - any exception is a fault
+            fail_with("decode", error)
+        if isinstance(decoded, Refusal):
+            known = decoded.reason in REFUSAL_REASONS and decoded.reason != "future_time"
+            require(known, "unknown refusal", decoded)
+            require(bool(decoded.detail and decoded.detail.encode()), "a refusal without a detail", decoded)
         try:
-            self._compare(value or b"", fast, slow)
+            self._compare(value or b"", decoded, generic)
         except FaultError:
             raise
-        except Exception as error:  # noqa: BLE001 - as above
-            raised("reading or judging", error)
+        except Exception as error:  # noqa: BLE001 - any exception is a fault
+            fail_with("reading or filtering", error)
 
-    def _slowly(self, value: bytes | None) -> Event | Refusal:
-        """By the generic reader, where there is something to read."""
+    def _decode_generic(self, value: bytes | None) -> Event | Refusal:
+        """By the generic reader, unless the record is empty or too large."""
         if value is None or len(value) > MAX_RECORD_BYTES:
-            return self.slow.decode(value)
-        return self.slow._decode_generic(value)
+            return self._generic_decoder.decode(value)
+        return self._generic_decoder._decode_generic(value)
 
-    def _compare(self, value: bytes, fast: Event | Refusal, slow: Event | Refusal) -> None:
-        """Both readers come to the same, and so they do when asked again."""
-        if isinstance(fast, Refusal) or isinstance(slow, Refusal):
-            agree("refusal", *(getattr(one, "reason", None) for one in (fast, slow)))
+    def _compare(self, value: bytes, typed: Event | Refusal, generic: Event | Refusal) -> None:
+        """Both readers agree, also on a second decoding, which uses cached values."""
+        if isinstance(typed, Refusal) or isinstance(generic, Refusal):
+            agree("refusal", *(getattr(one, "reason", None) for one in (typed, generic)))
             return
-        flow, kind = slow.flow(), slow.kind()
-        verdict = self._lane().accept(fast)
+        flow, kind = generic.flow(), generic.kind()
+        verdict = self._processor().accept(typed)
         self._check_reason(verdict, flow, kind)
-        if fast is slow:
-            slow.context(flow, kind)
-            slow.host()
+        if typed is generic:
+            generic.context(flow, kind)
+            generic.host()
             return
-        agree("time", fast.time_ms, slow.time_ms)
-        agree("process name", fast.process_name, slow.process_name)
-        agree("verdict", verdict == COUNTED, self._lane().accept(slow) == COUNTED)
-        agree("flow", fast.flow(), flow)
-        agree("kind", fast.kind(), kind)
-        agree("details", fast.context(flow, kind), slow.context(flow, kind))
-        agree("host", fast.host(), slow.host())
-        again = self.fast.decode(value)  # out of what the tables remember now
+        agree("time", typed.time_ms, generic.time_ms)
+        agree("process name", typed.process_name, generic.process_name)
+        agree("verdict", verdict == COUNTED, self._processor().accept(generic) == COUNTED)
+        agree("flow", typed.flow(), flow)
+        agree("kind", typed.kind(), kind)
+        agree("context", typed.context(flow, kind), generic.context(flow, kind))
+        agree("host", typed.host(), generic.host())
+        again = self.decoder.decode(value)
         assert not isinstance(again, Refusal)
-        agree("second reading", (again.flow(), again.kind()), (flow, kind))
+        agree("second decoding", (again.flow(), again.kind()), (flow, kind))
 
     def _check_reason(self, verdict: str, flow: Flow, kind: EventKind) -> None:
-        """A record is filtered under one of the conditions that failed."""
+        """The filter reason is one of the conditions that failed."""
         if verdict not in (COUNTED, "exception"):
             failed = failed_conditions(flow, kind, self._detector.rules)
             require(verdict in FILTER_REASONS, "unknown verdict", verdict)
-            require(verdict in failed, "the readers differ in why it is filtered", verdict)
+            require(verdict in failed, "the filter reason is not a failed condition", verdict)
 
-    def _lane(self) -> PartitionProcessor:
+    def _processor(self) -> PartitionProcessor:
         return PartitionProcessor(Partition("alone"), self._detector._partitions)
 
 
-def agree(what: str, fast: object, slow: object) -> None:
-    if fast != slow:
-        raise FaultError(f"the readers differ in the {what}", f"{fast} {slow}"[:1000])
+def agree(what: str, typed: object, generic: object) -> None:
+    if typed != generic:
+        raise FaultError(f"the readers differ in the {what}", f"{typed} {generic}"[:1000])
 
 
 def failed_conditions(flow: Flow, kind: EventKind, rules: Sequence[Rule]) -> set[str]:
-    """Each condition of semantics.md §1 that some rule has and the event does not meet."""
+    """The conditions of docs/semantics.md §1 that the event does not meet for some rule."""
     failed: set[str] = set()
     for rule in rules:
         checks = {
@@ -190,7 +191,7 @@ def failed_conditions(flow: Flow, kind: EventKind, rules: Sequence[Rule]) -> set
 
 
 class Entry(NamedTuple):
-    """A record of a round. Entries with the same `batch` in a row are one batch; `save` is before this record."""
+    """A record of a round. Consecutive entries with equal `batch` form a batch; `save`: restart before the record."""
 
     batch: int
     partition: int
@@ -201,8 +202,8 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Terms:
-    """How a round is run: with record timestamps or without, live (lanes go idle, a wall clock) or as a replay."""
+class RoundOptions:
+    """How a round is run: with or without record timestamps, live (idle partitions, a wall clock) or as a replay."""
 
     profile: str
     timestamps: bool = False
@@ -210,12 +211,12 @@ class Terms:
     max_keys: int = 2_000_000
 
 
-class Side:
-    """A pipeline with sinks that remember; checks what it is fed and what comes out."""
+class CheckedPipeline:
+    """A pipeline with sinks in memory; checks the counts and dead letters of each batch."""
 
-    def __init__(self, terms: Terms) -> None:
-        self.terms = terms
-        self.settings = settings(terms.profile, terms.max_keys)
+    def __init__(self, options: RoundOptions) -> None:
+        self.options = options
+        self.settings = settings(options.profile, options.max_keys)
         self.alert_sink, self.dead_letter_sink = MemoryAlertSink(), MemoryDeadLetterSink()
         self.pipeline = Pipeline(self.settings, self.alert_sink, self.dead_letter_sink)
         self.fed = 0
@@ -226,19 +227,19 @@ class Side:
         known = len(self.dead_letter_sink.dead_letters)
         self.pipeline.feed(batch, now_ms)
         self.fed += len(batch)
-        self.check_account()
+        self.check_counts()
         check_dead_letters(self.dead_letter_sink.dead_letters[known:], batch)
 
-    def check_account(self) -> None:
-        """`consumed = counted + filtered + late + dead_lettered` (events.md), and dead letters are what was written."""
+    def check_counts(self) -> None:
+        """`consumed = counted + filtered + late + dead_lettered`, and all counted dead letters were written."""
         summary = self.pipeline.summary()
-        parts = (summary.counted, *summary.filtered.values(), summary.late, *summary.dead_lettered.values())
-        require(summary.consumed == self.fed == sum(parts), "the account does not add up", summary)
+        counts = (summary.counted, *summary.filtered.values(), summary.late, *summary.dead_lettered.values())
+        require(summary.consumed == self.fed == sum(counts), "the counts do not add up", summary)
         written = Counter(dead_letter.reason for dead_letter in self.dead_letter_sink.dead_letters)
-        require(dict(written) == summary.dead_lettered, "dead letters were counted and not written", summary)
+        require(dict(written) == summary.dead_lettered, "dead letters were counted but not written", summary)
 
     def save_and_restore(self) -> None:
-        """Go through the exported state, as text, into a new detector."""
+        """Export the state as JSON text and import it into a new detector."""
         detector = self.pipeline.detector
         rows = [json.loads(json.dumps(row)) for row in detector.export_state()]
         check_rows(rows)
@@ -250,79 +251,79 @@ class Side:
 
 
 def check_rows(rows: list[dict[str, Any]]) -> None:
-    """A checkpoint writes rows with orjson, and ticks into columns of 64 bits."""
+    """A checkpoint serialises rows with orjson, and ticks in columns of 64 bits."""
     try:
         orjson.dumps(rows)
     except TypeError as error:
-        raised("writing the state", error)
+        fail_with("writing the state", error)
     for row in rows:
         tick_ms = row.get("tick_ms") or row.get("evaluated_ms") or 0
         require(-_LONG <= tick_ms < _LONG, "a tick of more than 64 bits", row)
 
 
-def run_round(entries: Sequence[Entry], terms: Terms) -> Side:
-    """Feed a round to two pipelines, one of them saved and restored at the marks. Raises FaultError."""
-    calm, moved = Side(terms), Side(terms)
+def run_round(entries: Sequence[Entry], options: RoundOptions) -> CheckedPipeline:
+    """Feed a round to two pipelines, one of them saved and restored where `save` is set. Raises FaultError."""
+    through, restarted = CheckedPipeline(options), CheckedPipeline(options)
     try:
         for _, group in groupby(entries, key=lambda entry: entry.batch):
-            _turn(list(group), calm, moved)
-        for side in (calm, moved):
-            side.pipeline.finish()
-            side.check_account()
+            _feed_both(list(group), through, restarted)
+        for one in (through, restarted):
+            one.pipeline.finish()
+            one.check_counts()
     except FaultError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
-        raised("the pipeline", error)
-    check_alerts(calm.alert_sink.alerts)
-    require(calm.alert_sink.lines() == moved.alert_sink.lines(), "alerts differ after a restore")
+    except Exception as error:  # noqa: BLE001 - any exception is a fault
+        fail_with("the pipeline", error)
+    check_alerts(through.alert_sink.alerts)
+    require(through.alert_sink.lines() == restarted.alert_sink.lines(), "alerts differ after a restore")
     require(
-        calm.outcome() == moved.outcome(),
+        through.outcome() == restarted.outcome(),
         "the summary differs after a restore",
-        (calm.outcome(), moved.outcome()),
+        (through.outcome(), restarted.outcome()),
     )
-    return calm
+    return through
 
 
-def _turn(entries: list[Entry], calm: Side, moved: Side) -> None:
-    """One batch, then time moves. A partition is idle after some of its batches when live."""
+def _feed_both(entries: list[Entry], through: CheckedPipeline, restarted: CheckedPipeline) -> None:
+    """Feed one batch, then advance time. Live, a partition is idle after some of its batches."""
     batch, now_ms = as_batch(entries), entries[0].now_ms
-    calm.feed(batch, now_ms)
-    for part, save in _parts(entries):
+    through.feed(batch, now_ms)
+    for run, save in _runs(entries):
         if save:
-            moved.save_and_restore()
-        moved.feed(as_batch(part), now_ms)
-    for side in (calm, moved):
-        if calm.terms.live:
-            side.pipeline.detector.processor(batch.partition).idle = entries[0].batch % 4 == 0
-        side.pipeline.advance()
+            restarted.save_and_restore()
+        restarted.feed(as_batch(run), now_ms)
+    for one in (through, restarted):
+        if through.options.live:
+            one.pipeline.detector.processor(batch.partition).idle = entries[0].batch % 4 == 0
+        one.pipeline.advance()
 
 
-def _parts(entries: list[Entry]) -> Iterator[tuple[list[Entry], bool]]:
-    """A batch in parts that begin where the state is saved."""
-    begin = 0
+def _runs(entries: list[Entry]) -> Iterator[tuple[list[Entry], bool]]:
+    """The batch, split where the state is saved."""
+    start = 0
     for index in range(1, len(entries) + 1):
         if index == len(entries) or entries[index].save:
-            yield entries[begin:index], entries[begin].save
-            begin = index
+            yield entries[start:index], entries[start].save
+            start = index
 
 
 def as_batch(entries: list[Entry]) -> Batch:
-    """Offsets have gaps; now and then there are keys and headers."""
+    """A batch with gaps between offsets; every third has keys and headers."""
     first = entries[0]
     timestamps_ms = [entry.timestamp_ms for entry in entries]
-    dressed = first.batch % 3 == 0
+    has_extras = first.batch % 3 == 0
     return Batch(
         Partition("fuzz", first.partition),
         [entry.value for entry in entries],
         [first.batch * 1000 + 2 * index for index in range(len(entries))],
         None if timestamps_ms.count(None) == len(entries) else timestamps_ms,
-        [b"key"] * len(entries) if dressed else None,
-        [(("name", b"\xff"),)] * len(entries) if dressed else None,
+        [b"key"] * len(entries) if has_extras else None,
+        [(("name", b"\xff"),)] * len(entries) if has_extras else None,
     )
 
 
 def check_dead_letters(dead_letters: Sequence[DeadLetter], batch: Batch) -> None:
-    """Known reasons, and records as they came: the very same bytes, in order."""
+    """Known reasons, and unchanged records in order."""
     index = -1
     for dead_letter in dead_letters:
         explained = dead_letter.reason in REFUSAL_REASONS and bool(dead_letter.detail)
@@ -332,22 +333,22 @@ def check_dead_letters(dead_letters: Sequence[DeadLetter], batch: Batch) -> None
             len(batch),
         )
         require(index < len(batch), "a dead letter of no record", dead_letter)
-        require(dead_letter.record == batch.record(index), "a dead letter was touched", dead_letter)
+        require(dead_letter.record == batch.record(index), "a dead letter has a changed record", dead_letter)
         require(
-            dead_letter.record.value == batch.values[index], "a dead letter's bytes were touched", dead_letter
+            dead_letter.record.value == batch.values[index], "a dead letter has changed bytes", dead_letter
         )
 
 
 def check_alerts(alerts: Sequence[Alert]) -> None:
-    """JSON, UTF-8, sorted keys, compact; each id once; the body says what the alert is routed by."""
+    """JSON, UTF-8, sorted keys, compact; each id once; routing fields equal to the body."""
     for alert in alerts:
-        document = json.loads(alert.body.decode(), parse_constant=_no_json)
+        document = json.loads(alert.body.decode(), parse_constant=_reject_constant)
         text = json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         require(text.encode() == alert.body, "an alert's keys are not sorted", text)
-        require(document["event"]["id"] == alert.id, "an alert has another id than its body", text)
+        require(document["event"]["id"] == alert.id, "an alert and its body have different ids", text)
         require(document["event"]["action"] == alert.action in ALERT_ACTIONS, "an unknown action", text)
-    require(len({alert.id for alert in alerts}) == len(alerts), "an alert came twice")
+    require(len({alert.id for alert in alerts}) == len(alerts), "duplicate alert")
 
 
-def _no_json(text: str) -> NoReturn:
-    raise FaultError("an alert is no JSON", text)
+def _reject_constant(text: str) -> NoReturn:
+    raise FaultError("an alert is not JSON", text)

@@ -1,7 +1,7 @@
-"""What may be wrong with a record: its structure, its bytes, or everything. For scripts/fuzz.py.
+"""Mutations of records for the fuzzer: of their structure, of their bytes, or random bytes.
 
-Structure is changed in the parsed document, with values given as JSON text, so that what no JSON writer writes can
-be put in too: doubled names, lone surrogates, numbers of a thousand digits. Bytes are changed whatever they are.
+Structure is mutated in the parsed document with values given as JSON text, so that it can contain what no JSON writer
+produces: duplicate names, lone surrogates, numbers of a thousand digits. Bytes are mutated without parsing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TOKENS = (
 
 
 def mutated(rng: Random, now_ms: int) -> bytes | None:
-    """A record that something is wrong with; None is a record without a value."""
+    """A mutated or random record; None is a record without a value."""
     chance = rng.random()
     if chance < 0.05:
         return noise(rng)
@@ -43,14 +43,14 @@ def mutated(rng: Random, now_ms: int) -> bytes | None:
 
 
 def restamped(record: bytes, now_ms: int) -> bytes:
-    """A record of any day as one of now: every time in it, with its own fraction and zone."""
+    """The record with every time in it moved to now, each with its own fraction and zone."""
     text = time_text(now_ms).encode()
     date, clock = text[:10], text[11:19]
     return _STAMP.sub(lambda found: date + found[1] + clock, record)
 
 
 def noise(rng: Random) -> bytes | None:
-    """Bytes of nobody's making, or no value at all."""
+    """Random bytes or tokens, or no value."""
     chance = rng.random()
     if chance < 0.1:
         return None
@@ -63,7 +63,7 @@ def noise(rng: Random) -> bytes | None:
 
 
 class Draft:
-    """A parsed document in which JSON texts can be put at any place, also as a name."""
+    """A parsed document in which any value or name can be replaced by a JSON text."""
 
     def __init__(self, document: dict[str, Any], rng: Random, now_ms: int) -> None:
         self.document = document
@@ -72,7 +72,7 @@ class Draft:
         self._texts: list[bytes] = []
 
     def text(self, json_text: bytes) -> str:
-        """A place holder that `render` replaces by the JSON text."""
+        """A placeholder that `render` replaces by the JSON text."""
         self._texts.append(json_text)
         return f"@text:{len(self._texts) - 1}@"
 
@@ -86,24 +86,24 @@ class Draft:
     def places(self) -> list[tuple[Any, Any]]:
         """(container, name or index) of every value."""
         found: list[tuple[Any, Any]] = []
-        ahead: list[Any] = [self.document]
-        while ahead:
-            container = ahead.pop()
+        pending: list[Any] = [self.document]
+        while pending:
+            container = pending.pop()
             names = list(container) if isinstance(container, dict) else range(len(container))
             found += [(container, name) for name in names]
-            ahead += [container[name] for name in names if isinstance(container[name], (dict, list))]
+            pending += [container[name] for name in names if isinstance(container[name], (dict, list))]
         return found
 
     def place(self) -> tuple[Any, Any]:
         return self.rng.choice(self.places())
 
     def member(self) -> tuple[dict[str, Any], str]:
-        """An object and a name in it that is still a plain text."""
+        """An object and a name in it that is not a placeholder."""
         named = [(c, n) for c, n in self.places() if isinstance(c, dict) and not n.startswith("@text:")]
         return self.rng.choice(named or [(self.document, next(iter(self.document)))])
 
     def put(self, path: str, value: bytes) -> None:
-        """A value at a path: nested, or with any of its dots kept, and now and then inside an array."""
+        """Set the value at a path: nested, or with some of its dots kept, and sometimes inside an array."""
         names = path.split(".")
         while len(names) > 1 and self.rng.random() < 0.25:
             place = self.rng.randrange(len(names) - 1)
@@ -120,7 +120,7 @@ class Draft:
 
 
 def set_field(draft: Draft) -> None:
-    """One of the fields that matter holds what it may hold, or anything."""
+    """Set a used field to one of its possible values, or to any value."""
     path, values = draft.rng.choice(FIELDS)
     draft.put(path, draft.rng.choice(values) if draft.rng.random() < 0.7 else anything(draft.rng))
 
@@ -135,13 +135,13 @@ def drop(draft: Draft) -> None:
 
 
 def swap(draft: Draft) -> None:
-    """Any value becomes anything."""
+    """Replace any value by any other."""
     container, name = draft.place()
     container[name] = draft.text(anything(draft.rng))
 
 
 def retype(draft: Draft) -> None:
-    """Any value, as an array, in an array, twice, as text, or inside an object."""
+    """Put any value into an array (once or twice) or an object, or make it a text."""
     container, name = draft.place()
     value, other = container[name], draft.text(anything(draft.rng))
     forms = ([value], [[value]], [value, value], [value, other], [other, value], {"a": value}, str(value))
@@ -149,14 +149,14 @@ def retype(draft: Draft) -> None:
 
 
 def double(draft: Draft) -> None:
-    """A name comes twice in one object; the last one wins, for every reader."""
+    """Repeat a name in one object; the last one wins, for every reader."""
     container, name = draft.member()
     again = container[name] if draft.rng.random() < 0.3 else draft.text(anything(draft.rng))
     container[draft.text(as_json(name))] = again
 
 
 def rename(draft: Draft) -> None:
-    """A name is written with escapes, in another case, with a dot more, or is empty."""
+    """Write a name with escapes, in upper case, with another dot, or empty."""
     container, name = draft.member()
     escaped = "".join(draft.rng.choice((c, f"\\u{ord(c):04x}")) if c.isalnum() else c for c in name)
     names = (f'"{escaped}"'.encode(), as_json(name.upper()), as_json(name + ".x"), b'""')
@@ -164,7 +164,7 @@ def rename(draft: Draft) -> None:
 
 
 def dotted(draft: Draft) -> None:
-    """Members of an object move up under dotted names, all or some: they are the same fields."""
+    """Move some or all members of an object up under dotted names: they are the same fields."""
     container, name = draft.member()
     block = container[name]
     if isinstance(block, dict):
@@ -173,7 +173,7 @@ def dotted(draft: Draft) -> None:
 
 
 def event_data_as_text(draft: Draft) -> None:
-    """As Azure has it; a text may hold what the record itself may not."""
+    """Add event data as Azure does, as a text, which may hold what the record itself may not."""
     utc_time = time_text(draft.now_ms)[:-1].replace("T", " ")
     value = draft.rng.choice(tuple(event_data(utc_time).values()))
     data = as_json(event_data(utc_time)).replace(as_json(value), draft.rng.choice(ANYTHING + BROKEN))
@@ -202,7 +202,7 @@ _CHANGES: tuple[Callable[[Draft], None], ...] = (
 
 
 def restructured(record: bytes, rng: Random, now_ms: int) -> bytes:
-    """One to four changes of structure; a record that is no JSON object stays as it is."""
+    """One to four mutations of structure; a record that is not a JSON object is unchanged."""
     try:
         document = orjson.loads(record)
     except ValueError:
@@ -220,30 +220,30 @@ def restructured(record: bytes, rng: Random, now_ms: int) -> bytes:
 
 
 def scrambled(record: bytes, other: bytes, rng: Random) -> bytes:
-    """One to three changes of bytes."""
+    """One to three mutations of bytes."""
     for _ in range(rng.choice((1, 1, 2, 3))):
-        record = _one_change(record, other, rng)
+        record = _mutate_once(record, other, rng)
     return record
 
 
-def _one_change(record: bytes, other: bytes, rng: Random) -> bytes:
-    begin = rng.randrange(len(record) + 1)
-    end = min(len(record), begin + int(2 ** (rng.random() * 8)))
+def _mutate_once(record: bytes, other: bytes, rng: Random) -> bytes:
+    start = rng.randrange(len(record) + 1)
+    end = min(len(record), start + int(2 ** (rng.random() * 8)))
     match rng.randrange(8):
         case 0:
-            flipped = bytes(byte ^ (1 << rng.randrange(8)) for byte in record[begin : begin + 1])
-            return record[:begin] + flipped + record[begin + 1 :]
+            flipped = bytes(byte ^ (1 << rng.randrange(8)) for byte in record[start : start + 1])
+            return record[:start] + flipped + record[start + 1 :]
         case 1:
-            return record[:begin] + rng.randbytes(1) + record[begin + 1 :]
-        case 2:  # cut out
-            return record[:begin] + record[end:]
-        case 3:  # cut off
-            return record[:begin]
-        case 4:  # the same twice
-            return record[:end] + record[begin:]
-        case 5:  # put in
-            return record[:begin] + rng.choice(_TOKENS) + record[begin:]
-        case 6:  # written over
-            return record[:begin] + rng.choice(_TOKENS) + record[end:]
-        case _:  # two records spliced
-            return record[:begin] + other[rng.randrange(len(other) + 1) :]
+            return record[:start] + rng.randbytes(1) + record[start + 1 :]
+        case 2:  # remove bytes
+            return record[:start] + record[end:]
+        case 3:  # truncate
+            return record[:start]
+        case 4:  # repeat bytes
+            return record[:end] + record[start:]
+        case 5:  # insert a token
+            return record[:start] + rng.choice(_TOKENS) + record[start:]
+        case 6:  # overwrite with a token
+            return record[:start] + rng.choice(_TOKENS) + record[end:]
+        case _:  # splice two records
+            return record[:start] + other[rng.randrange(len(other) + 1) :]

@@ -1,4 +1,4 @@
-"""Records to begin with: every shape the generator makes, the samples of the repository, and edges made by hand."""
+"""Seed records: every shape of the generator, the samples of the repository, and hand-made edge cases."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MONDAY_8_MS = 1_772_409_600_000 + 8 * 3_600_000
 
 @cache
 def seeds() -> tuple[bytes, ...]:
-    """All of them, always in the same order."""
-    return (*_estates(), *_samples(), *edges())
+    """All seed records, always in the same order."""
+    return (*_generated(), *_samples(), *edges())
 
 
-def _estates() -> Iterator[bytes]:
-    """Half a busy hour of each shape; a beacon on every host, so that all sub-shapes hold events that count."""
+def _generated() -> Iterator[bytes]:
+    """Half a busy hour of each shape, with a beacon on every host, so that all sub-shapes contain events that count."""
     for shape, hosts in (("defend", 4), ("sysmon-raw", 8), ("sysmon-ecs", 8), ("mixed", 40)):
         plan = Scenario(
             hosts=hosts,
@@ -43,12 +43,12 @@ def _samples() -> Iterator[bytes]:
         yield from path.read_bytes().splitlines()
     for line in (DATA / "esql-cases.jsonl").read_bytes().splitlines():
         yield as_json(json.loads(line)["document"])
-    with SAMPLE.open("rb") as packed, zstandard.ZstdDecompressor().stream_reader(packed) as plain:
+    with SAMPLE.open("rb") as compressed, zstandard.ZstdDecompressor().stream_reader(compressed) as plain:
         yield from (line.rstrip(b"\n") for line in islice(io.BufferedReader(plain), 200))
 
 
 def edges() -> Iterator[bytes]:
-    """Documents that count, nested, dotted and in between, and what lies at the edge of JSON."""
+    """Documents that count, with nested and dotted names, and edge cases of JSON."""
     defend = {
         "@timestamp": "2026-03-02T08:00:00.000Z",
         "event.category": "network",
@@ -70,14 +70,14 @@ def edges() -> Iterator[bytes]:
     } | {f"winlog.event_data.{name}": value for name, value in event_data("2026-03-02 08:00:00.000").items()}
     for members in (defend, raw):
         for depth in range(4):
-            yield as_json(_opened(members, depth))
-            yield as_json({name: [[value]] for name, value in _opened(members, depth).items()})
+            yield as_json(_nested(members, depth))
+            yield as_json({name: [[value]] for name, value in _nested(members, depth).items()})
     yield from (b"", b" ", b"null", b"[]", b"{}", b'""', b"1e400", b"-0", b"\xef\xbb\xbf{}", b"[" * 2000)
     yield b"2026-03-02T08:00:00.000Z {name=ws-1} Network connection detected"
 
 
 def event_data(utc_time: str) -> dict[str, str]:
-    """What Sysmon writes of a connection that counts."""
+    """The event data of Sysmon for a connection that counts."""
     return {
         "UtcTime": utc_time,
         "ProcessGuid": "{aa-1}",
@@ -95,13 +95,13 @@ def as_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()
 
 
-def _opened(members: dict[str, Any], depth: int) -> dict[str, Any]:
-    """Dotted names opened up to `depth` levels: 0 leaves them as they are, 3 opens all."""
+def _nested(members: dict[str, Any], depth: int) -> dict[str, Any]:
+    """The document with dotted names nested up to `depth` levels: 0 nests none, 3 all."""
     document: dict[str, Any] = {}
     for path, value in members.items():
-        place = document
+        container = document
         *parents, name = path.split(".", depth)
         for parent in parents:
-            place = place.setdefault(parent, {})
-        place[name] = value
+            container = container.setdefault(parent, {})
+        container[name] = value
     return document

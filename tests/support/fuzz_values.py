@@ -1,6 +1,6 @@
-"""What a field may hold, all JSON text: good values, bad ones, and what makes the whole record no JSON.
+"""Values of fields for fuzz_mutations.py, as JSON texts: valid ones, malformed ones, and invalid JSON.
 
-For tests/fuzz_mutations.py. Where a type has edges (ports, addresses, times, lengths), both sides are here.
+For types with limits (ports, addresses, times, lengths) there are values on both sides.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SYSMON = "Microsoft-Windows-Sysmon"
 
 
 def texts(*values: str) -> tuple[bytes, ...]:
-    """Each as a JSON text."""
+    """Each value as a JSON text."""
     return tuple(json.dumps(value, ensure_ascii=False).encode() for value in values)
 
 
@@ -31,7 +31,7 @@ ANYTHING: tuple[bytes, ...] = (
     *texts(*("x" * length for length in (512, 513, 1024, 1025, 5000))),
     *texts(*("\U0001f600" * length for length in (256, 257, 512, 513))),
 )
-# What makes the whole record no JSON.
+# Not JSON, so that the whole record is not JSON.
 BROKEN: tuple[bytes, ...] = (
     b"NaN", b"Infinity", b"01", b"+1", b".5", b"1.", b"'x'", b"", b"{a:1}", b"[1,]", b'"\\x41"', b'"\\u12"',
     b'"\\ud800"', b'"\\udc00\\ud800"', b'"\x00"', b'"\xff"', b'"\xed\xa0\x80"', b'"\xc0\xaf"', b'"\xf4\x90\x80\x80"',
@@ -80,12 +80,12 @@ EXTREME_TIMES = (
     *texts("0000-01-01T00:00:00+18:00", "9999-12-31T23:59:59-18:00", "2026-03-02T00:00:00.Z", "2026-03-02T00:00:00."),
     *texts("2026-03-02T", "T00:00", "yesterday"), b"1772409600000.9",
 )
-# Around the edges of the fuzzer's own panes, lateness, window and largest jump.
+# Around the limits of pane, lateness, window and largest jump in the settings of the fuzzer.
 _SHIFTS_MS = (
     0, 0, 1, -1, 999, -5_000, MINUTE_MS, -MINUTE_MS, 10 * MINUTE_MS, -10 * MINUTE_MS, -9 * MINUTE_MS,
     20 * MINUTE_MS, 20 * MINUTE_MS + 1, 21 * MINUTE_MS, -HOUR_MS, 24 * HOUR_MS, -24 * HOUR_MS, 9_000 * HOUR_MS,
 )
-# A field named twice is changed twice as often.
+# A repeated field is set more often.
 FIELDS: tuple[tuple[str, tuple[bytes, ...]], ...] = (
     ("process.name", NAMES), ("process.name", NAMES), ("process.entity_id", IDS), ("process.entity_id", IDS),
     ("process.pid", PIDS), ("process.executable", IMAGES), ("user.name", USERS), ("user.domain", USERS),
@@ -113,7 +113,7 @@ def anything(rng: Random) -> bytes:
 
 
 def deep(rng: Random) -> bytes:
-    """A value far down in arrays or objects: around every limit that a reader may have."""
+    """A value nested deep in arrays or objects, around every limit of the readers."""
     depth = rng.choice((2, 30, 300, 900, 980, 1000, 1010, 1020, 1023, 1024, 1025, 3000))
     inner = rng.choice(ANYTHING + NAMES)
     if rng.random() < 0.7:
@@ -122,7 +122,7 @@ def deep(rng: Random) -> bytes:
 
 
 def moment(rng: Random, now_ms: int) -> bytes:
-    """A time about now, or one that is extreme, in one of the forms that are taken or just not taken."""
+    """A time close to now or an extreme one, in a format that is accepted or almost accepted."""
     if rng.random() < 0.3:
         return rng.choice(EXTREME_TIMES)
     ms = now_ms + rng.choice(_SHIFTS_MS)
