@@ -1,8 +1,8 @@
-"""Fakes of everything around the core, for tests of this project and of programs that use it.
+"""In-memory fakes of the dependencies, for tests of this project and of programs that use it.
 
-A scripted source, sinks that remember, a ledger in memory that keeps the promises of Kafka's transactions, and a
-clock that is moved by hand. Sinks can fail at a chosen write, a ledger around a chosen commit, and
-`CrashingListener` at a chosen step of the commit protocol.
+A source, sinks, a transactional sink with the guarantees of Kafka's transactions, a lock, and a clock that tests set.
+An alert sink can fail at a chosen write, a transactional sink before or after a chosen commit, and `CrashingListener`
+after a chosen step of the commit protocol.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from streamdetect.sources import Bounds
 
 
 class ManualClock:
-    """A monotonic clock in seconds that stands still until it is moved; never back."""
+    """A monotonic clock in seconds that advances only by `move`."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self._seconds = seconds
@@ -34,10 +34,10 @@ class ManualClock:
 
 
 class MemorySource:
-    """Partitions of records in memory, handed out in batches of `batch_records`; more may be added at any time.
+    """Partitions of records in memory, polled in batches of `batch_records`. Records may be added at any time.
 
-    A record is its value, or (value, timestamp in ms). The source keeps to `hold`, and says a partition is at its end
-    when everything added so far was read.
+    A record is its value, or (value, timestamp in ms). A partition is at its end when all records added so far are
+    read.
     """
 
     def __init__(self, partitions: Iterable[Partition], batch_records: int = 100) -> None:
@@ -48,9 +48,9 @@ class MemorySource:
         self.closed = False
 
     def add(self, partition: Partition, *values: bytes | tuple[bytes | None, int | None] | None) -> None:
-        known = self._records.setdefault(partition, [])
+        records = self._records.setdefault(partition, [])
         self._read.setdefault(partition, 0)
-        known += [value if isinstance(value, tuple) else (value, None) for value in values]
+        records += [value if isinstance(value, tuple) else (value, None) for value in values]
 
     def partitions(self) -> tuple[Partition, ...]:
         return tuple(self._records)
@@ -60,7 +60,7 @@ class MemorySource:
         positions: Mapping[Partition, int | None] | None = None,
         topic_ids: Mapping[str, str] | None = None,
     ) -> None:
-        """At these positions, else at the beginning."""
+        """Start at these positions, by default at the beginning."""
         del topic_ids
         self._read |= {partition: at or 0 for partition, at in (positions or {}).items()}
 
@@ -70,8 +70,8 @@ class MemorySource:
     def topic_ids(self) -> dict[str, str]:
         return {partition.topic: f"id of {partition.topic}" for partition in self._records}
 
-    def again(self) -> MemorySource:
-        """The same records as another process would read them, from the beginning."""
+    def opened_again(self) -> MemorySource:
+        """The same records, read from the beginning by another process."""
         other = MemorySource((), self._batch_records)
         other._records, other._read = self._records, dict.fromkeys(self._records, 0)
         return other
@@ -79,7 +79,7 @@ class MemorySource:
     def between(
         self, ends: Mapping[Partition, int], starts: Mapping[Partition, int] | None = None
     ) -> MemorySource:
-        """The same records, each partition up to an offset, from another one on."""
+        """The same records, each partition from one offset (default: the beginning) up to another."""
         other = MemorySource((), self._batch_records)
         other._records = {partition: self._records[partition][:end] for partition, end in ends.items()}
         other._read = dict.fromkeys(other._records, 0) | dict(starts or {})
@@ -99,12 +99,12 @@ class MemorySource:
         self.polls.append(frozenset(hold))
         batches = []
         for partition, records in self._records.items():
-            begin = self._read[partition]
-            some = records[begin : begin + self._batch_records]
-            if some and partition not in hold:
-                self._read[partition] += len(some)
-                offsets = range(begin, begin + len(some))
-                batches.append(Batch(partition, [v for v, _ in some], offsets, [at for _, at in some]))
+            start = self._read[partition]
+            chunk = records[start : start + self._batch_records]
+            if chunk and partition not in hold:
+                self._read[partition] += len(chunk)
+                offsets = range(start, start + len(chunk))
+                batches.append(Batch(partition, [v for v, _ in chunk], offsets, [at for _, at in chunk]))
         return batches
 
     def at_end(self) -> frozenset[Partition]:
@@ -115,59 +115,59 @@ class MemorySource:
 
 
 class MemoryAlertSink:
-    """Remembers alerts; `safe` is how many a `flush` has confirmed. Fails at the write numbered `fail_at`, from 1."""
+    """Collects alerts; `flushed` of them were flushed. Raises SinkError at write number `fail_at`, from 1."""
 
     def __init__(self, fail_at: int | None = None) -> None:
         self.alerts: list[Alert] = []
-        self.safe = 0
+        self.flushed = 0
         self._fail_at = fail_at
         self._writes = 0
 
     def write(self, alerts: Sequence[Alert]) -> None:
         self._writes += 1
         if self._writes == self._fail_at:
-            raise SinkError("the sink was told to fail here")
+            raise SinkError("the sink fails at this write, as the test requested")
         self.alerts += alerts
 
     def flush(self) -> None:
-        self.safe = len(self.alerts)
+        self.flushed = len(self.alerts)
 
     def close(self) -> None:
         self.flush()
 
     def lines(self) -> list[str]:
-        """The alerts as text."""
+        """The bodies of the alerts."""
         return [alert.body.decode() for alert in self.alerts]
 
 
 class MemoryDeadLetterSink:
-    """Remembers dead letters."""
+    """Collects dead letters."""
 
     def __init__(self) -> None:
-        self.letters: list[DeadLetter] = []
+        self.dead_letters: list[DeadLetter] = []
 
-    def write(self, letters: Sequence[DeadLetter]) -> None:
-        self.letters += letters
+    def write(self, dead_letters: Sequence[DeadLetter]) -> None:
+        self.dead_letters += dead_letters
 
     def flush(self) -> None:
-        """Nothing to wait for."""
+        """Nothing to do."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
 
 class Crash(BaseException):
-    """The process dies here, as far as a test is concerned: nothing of ours catches it."""
+    """Simulates the death of the process. It is no Exception, so the program does not handle it."""
 
 
 class CrashingListener(RunListener):
-    """Crashes when a step (1 to 5) of the commit protocol has been done for the `time`-th time."""
+    """Raises Crash after a step (1 to 5) of the commit protocol, at its given occurrence, counted from 1."""
 
-    def __init__(self, step: int, time: int = 1) -> None:
+    def __init__(self, step: int, occurrence: int = 1) -> None:
         self._step = step
-        self._left = time
+        self._left = occurrence
 
-    def reached(self, step: int, number: int) -> None:
+    def step_done(self, step: int, number: int) -> None:
         del number
         if step == self._step:
             self._left -= 1
@@ -176,24 +176,24 @@ class CrashingListener(RunListener):
 
 
 class MemoryTransactionalSink:
-    """A ledger in memory. `opened_again` is the same as another process would open it; who claims last, owns it.
+    """A transactional sink in memory; `opened_again` opens it for another process. The last to call `fence` owns it.
 
-    `crash_before` and `crash_after` count commits from 1: the process dies around that one.
+    Raises Crash before the commit numbered `crash_before`, or after the one numbered `crash_after`, counted from 1.
     """
 
     def __init__(self) -> None:
         self.alerts: list[Alert] = []
-        self.letters: list[DeadLetter] = []
+        self.dead_letters: list[DeadLetter] = []
         self.commits = 0
         self.crash_before: int | None = None
         self.crash_after: int | None = None
-        self._turn = RLock()
+        self._lock = RLock()
         self._shared: dict[str, object] = {"committed": Committed(), "owner": None}
 
     def opened_again(self) -> MemoryTransactionalSink:
         other = MemoryTransactionalSink()
-        other.alerts, other.letters = self.alerts, self.letters
-        other._shared, other._turn = self._shared, self._turn
+        other.alerts, other.dead_letters = self.alerts, self.dead_letters
+        other._shared, other._lock = self._shared, self._lock
         return other
 
     @property
@@ -202,44 +202,44 @@ class MemoryTransactionalSink:
         assert isinstance(found, Committed)  # noqa: S101 - for the type checker
         return found
 
-    def look(self, partitions: Collection[Partition]) -> Committed:
+    def fetch_committed(self, partitions: Collection[Partition]) -> Committed:
         del partitions
         return self.committed
 
-    def claim(self, partitions: Collection[Partition]) -> Committed:
+    def fence(self, partitions: Collection[Partition]) -> Committed:
         self._shared["owner"] = self
-        return self.look(partitions)
+        return self.fetch_committed(partitions)
 
     def commit(
         self,
         outputs: Outputs,
         positions: Mapping[Partition, int],
-        note: CommitMetadata,
+        metadata: CommitMetadata,
         patience: Callable[[], bool] = lambda: True,
     ) -> None:
         del patience
-        with self._turn:
+        with self._lock:
             self.commits += 1
             if self.commits == self.crash_before:
                 raise Crash
             if self._shared["owner"] is not self:
                 raise FencedError("another instance has taken over")
             self.alerts += outputs.alerts
-            self.letters += outputs.letters
-            self._shared["committed"] = Committed({**self.committed.positions, **positions}, note)
+            self.dead_letters += outputs.dead_letters
+            self._shared["committed"] = Committed({**self.committed.positions, **positions}, metadata)
             if self.commits == self.crash_after:
                 raise Crash
 
     def lines(self) -> list[str]:
-        """The alerts as text."""
+        """The bodies of the alerts."""
         return [alert.body.decode() for alert in self.alerts]
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
 
 class MemoryLock:
-    """A lock that several fakes of one directory share: `MemoryLock(other)`. Nobody gets it while another has it."""
+    """An exclusive lock. `MemoryLock(other)` competes for the same lock, as another process would."""
 
     def __init__(self, other: MemoryLock | None = None) -> None:
         self._holders: list[MemoryLock] = [] if other is None else other._holders  # noqa: SLF001
@@ -250,6 +250,6 @@ class MemoryLock:
         return self._holders[0] is self
 
     def release(self) -> None:
-        """As the end of the process does it."""
+        """Release the lock, as the end of the process does."""
         if self in self._holders:
             self._holders.remove(self)

@@ -11,7 +11,7 @@ import click
 
 from streamdetect.cli import logs
 from streamdetect.cli.options import common_options, config_option, example, settings_options, verbosity
-from streamdetect.cli.output import note
+from streamdetect.cli.output import remark
 from streamdetect.cli.signals import stopping
 from streamdetect.cli.summary import summary_text
 from streamdetect.config import Settings, load_settings
@@ -59,31 +59,31 @@ def command(
         logs.configure(settings.log, verbosity())
         # Imported here because help needs no engine; signals are handled during the import already.
         from streamdetect.service.live import loop  # noqa: PLC0415
-        from streamdetect.service.status.http import serving  # noqa: PLC0415
+        from streamdetect.service.status.http import status_server  # noqa: PLC0415
         from streamdetect.service.status.stalls import stall_monitor  # noqa: PLC0415
         from streamdetect.service.status.state import RunStatus  # noqa: PLC0415
 
-        vitals = RunStatus(settings)
-        stack.enter_context(serving(settings.http, vitals))
+        status = RunStatus(settings)
+        stack.enter_context(status_server(settings.http, status))
         try:
-            around = surroundings(settings, stack)
+            dependencies = open_dependencies(settings, stack)
         except KafkaError:
             if stop():  # stopped before the start
                 return
             raise
-        stack.enter_context(stall_monitor(vitals))
+        stack.enter_context(stall_monitor(status))
         summary = loop.run_live(
             settings=settings,
-            around=around,
+            dependencies=dependencies,
             stop=stop,
             choice="rebuild" if rebuild else "reset" if reset_state else "continue",
-            listener=vitals,
+            listener=status,
         )
     if not verbosity().quiet:
-        note(summary_text(summary))
+        remark(summary_text(summary))
 
 
-def surroundings(settings: Settings, stack: ExitStack) -> Dependencies:
+def open_dependencies(settings: Settings, stack: ExitStack) -> Dependencies:
     """The real dependencies, closed by `stack`. The directory comes first: it is the most frequent error, and cheap."""
     from streamdetect.checkpoint.lock import DirectoryLock  # noqa: PLC0415 - help needs none of these
     from streamdetect.checkpoint.sqlite import SqliteStore  # noqa: PLC0415
@@ -99,25 +99,25 @@ def surroundings(settings: Settings, stack: ExitStack) -> Dependencies:
     kafka, written = settings.kafka, settings.written_topics()
     lock = stack.enter_context(closing(DirectoryLock(settings.checkpoint.path)))
     alerts = settings.alerts.topic if settings.alerts.sink == "kafka" else None
-    letters = settings.dead_letters.topic if settings.dead_letters.sink == "kafka" else None
-    ledger = stack.enter_context(closing(KafkaTransactionalSink(kafka, alerts, letters)))
-    alert_sink, letter_sink = _alert_sink(settings), _letter_sink(settings)
-    for sink in (alert_sink, letter_sink):
+    dead_letters = settings.dead_letters.topic if settings.dead_letters.sink == "kafka" else None
+    transactional_sink = stack.enter_context(closing(KafkaTransactionalSink(kafka, alerts, dead_letters)))
+    alert_sink, dead_letter_sink = _alert_sink(settings), _dead_letter_sink(settings)
+    for sink in (alert_sink, dead_letter_sink):
         if sink is not None:
             stack.callback(sink.close)
     return Dependencies(
         source=stack.enter_context(closing(KafkaSource(kafka, exclude=written))),
-        ledger=ledger,
+        sink=transactional_sink,
         lock=lock,
         open_store=lambda: SqliteStore(settings.checkpoint.path, settings.detection(), kafka.group_id),
         reset_store=lambda: reset(settings.checkpoint.path),
-        window=lambda start_ms, ends: KafkaRange(kafka, start=start_ms, end=ends, exclude=written),
-        local=LocalSinks(alert_sink, letter_sink),
-        sent_alerts=partial(readback.alerts_in_topic, kafka, alerts)
+        open_window=lambda start_ms, ends: KafkaRange(kafka, start=start_ms, end=ends, exclude=written),
+        local_sinks=LocalSinks(alert_sink, dead_letter_sink),
+        published_alerts=partial(readback.alerts_in_topic, kafka, alerts)
         if alerts is not None
         else partial(readback.alerts_in_file, settings.alerts.path),
-        sent_letters=partial(readback.dead_letters_in_topic, kafka, letters)
-        if letters is not None
+        published_dead_letters=partial(readback.dead_letters_in_topic, kafka, dead_letters)
+        if dead_letters is not None
         else partial(readback.dead_letters_in_file, settings.dead_letters.path),
     )
 
@@ -149,7 +149,7 @@ def _alert_sink(settings: Settings) -> AlertSink | None:
     return StdoutAlertSink()
 
 
-def _letter_sink(settings: Settings) -> DeadLetterSink | None:
+def _dead_letter_sink(settings: Settings) -> DeadLetterSink | None:
     """None if dead letters go to Kafka."""
     from streamdetect.sinks.files import FileDeadLetterSink, NullSink  # noqa: PLC0415
 

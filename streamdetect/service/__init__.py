@@ -1,9 +1,10 @@
-"""The running program: sources, events, detect and sinks driven together.
+"""The running program: drives sources, events, detect and sinks.
 
-Belongs here: loops, the commit protocol, shutdown order, counters, what happens to a refused record. Does not belong
-here: what counts (detect), how bytes look (events), how a broker is reached (sources, sinks). Each wing has one rule:
+Belongs here: loops, the commit protocol, the order of shutdown, counters, the way of a refused record. Does not belong
+here: which events count (detect), the format of records (events), access to brokers (sources, sinks). Each wing has
+one rule:
 
-    live       Kafka in, alerts out, until stopped: startup, loop, commit protocol, recovery
+    live       reads Kafka and publishes alerts until stopped: startup, loop, commit protocol, recovery
     bounded    input that ends: replay, backtest, worker processes
     inspect    read-only views of a checkpoint or of one key: describe, verify, compare, explain
     status     what a live run exposes about itself: state, metrics, HTTP, status page, stall monitor

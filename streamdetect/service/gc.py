@@ -1,8 +1,8 @@
-"""Garbage collection while records stream by.
+"""Garbage collection while records are processed.
 
-The hot path makes hardly any cycles, but many short-lived objects, and each full collection walks everything that
-is alive: half a second at a million keys. So what is alive at the start is set aside, and collections are rarer.
-Reference counting frees all the rest at once, as always.
+The hot path creates hardly any cycles, but many short-lived objects, and each full collection traverses all live
+objects: half a second at a million keys. So objects that exist at the start are frozen, and collections are less
+frequent. Reference counting frees everything else immediately, as always.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_RARELY = (200_000, 50, 100)
+_THRESHOLDS = (200_000, 50, 100)
 
 
 @contextmanager
-def collecting_rarely() -> Iterator[None]:
-    """Within: rare collections that leave alone what was there before. Afterwards as it was."""
+def infrequent_gc() -> Iterator[None]:
+    """Collect rarely within the block, and not the objects that existed before it. Restores the thresholds."""
     before = gc.get_threshold()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*_RARELY)
+    gc.set_threshold(*_THRESHOLDS)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""What a run did: the numbers of `--summary-json` (interface.md, Commands)."""
+"""The counts of a run: the values of `--summary-json` (docs/reference.md, Summary)."""
 
 from __future__ import annotations
 

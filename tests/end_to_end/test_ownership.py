@@ -45,14 +45,14 @@ def test_a_standby_takes_over(
         with running(stage, config=None if shared else stage.other_directory()) as second:
             second.wait_for("standing by")
             first.until_done()
-            second.wait_for("is at work")
+            second.wait_for("is alive")
             assert "reading " not in second.said()
             first.signal(end)
             first.process.wait(chaos.WAIT_SECONDS)
             stage.write(chaos.slices(shards, 2)[1])
             second.finish()
             said = second.said()
-    assert ("going on from checkpoint" in said) is shared
+    assert ("continuing from checkpoint" in said) is shared
     assert ("rebuilt: " in said) is not shared
     assert stage.results().difference(expected) == ""
 

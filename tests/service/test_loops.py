@@ -1,4 +1,4 @@
-"""The live loop and the replay loop on shipped fakes: time by hand, no broker, no waiting."""
+"""The live loop and the replay loop on the fakes of `streamdetect.testing`: manual clocks, no broker, no sleeping."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from streamdetect.config import Settings
 from streamdetect.errors import SinkError
 from streamdetect.model import Batch, Partition
 from streamdetect.service.bounded.replay import run_replay
-from streamdetect.service.live import loop as live_service
+from streamdetect.service.live import loop as loop_module
 from streamdetect.service.live.dependencies import Dependencies
 from streamdetect.service.live.listener import RunListener
 from streamdetect.service.live.local_sinks import LocalSinks
@@ -40,8 +40,8 @@ T0_MS = 1_772_409_600_000  # 2026-03-02T00:00:00Z
 A, B = Partition("events", 0), Partition("events", 1)
 
 
-class Turned(MemorySource):
-    """A source before whose polls something happens: the next of `turns`."""
+class TurnSource(MemorySource):
+    """A source that calls the next of `turns` before each poll."""
 
     def __init__(self, source: MemorySource) -> None:
         self.__dict__ = source.__dict__
@@ -53,15 +53,15 @@ class Turned(MemorySource):
 
 
 class Live:
-    """A live run that is driven turn by turn: each of `turns` is called before a poll, then it stops."""
+    """A live run, driven turn by turn: it calls each of `turns` before a poll, then stops."""
 
     def __init__(self, source: MemorySource, **changed: Any) -> None:
         self.clock = ManualClock()
         self.wall_ms = T0_MS + 10**9
-        self.source = Turned(source)
-        self.ledger = MemoryTransactionalSink()
+        self.source = TurnSource(source)
+        self.sink = MemoryTransactionalSink()
         self.store = MemoryStore()
-        self.local = LocalSinks()
+        self.local_sinks = LocalSinks()
         rule = {"id": "r", "name": "r", "min_connections_per_hour": 1, "min_duration_hours": 0}
         self.settings = Settings.model_validate({"rules": [rule], **changed})
 
@@ -69,14 +69,14 @@ class Live:
         self.source.turns = list(turns)
         return run_live(
             settings=self.settings,
-            around=Dependencies(
+            dependencies=Dependencies(
                 source=self.source,
-                ledger=self.ledger,
+                sink=self.sink,
                 lock=MemoryLock(),
                 open_store=lambda: self.store,
                 reset_store=lambda: None,
-                window=lambda _, ends: self.source.between(ends),
-                local=self.local,
+                open_window=lambda _, ends: self.source.between(ends),
+                local_sinks=self.local_sinks,
             ),
             stop=lambda: not self.source.turns,
             wall_ms=lambda: self.wall_ms,
@@ -87,35 +87,35 @@ class Live:
 
 
 def ticks(live: Live) -> list[int]:
-    return [alert.tick_ms - T0_MS for alert in live.ledger.alerts]
+    return [alert.tick_ms - T0_MS for alert in live.sink.alerts]
 
 
 def nothing() -> None:
-    """A turn in which nothing new happens."""
+    """A turn without a change."""
 
 
-def test_an_empty_partition_holds_time_back_until_it_is_idle() -> None:
-    """B never had an event: A's tick goes only after idle_timeout of silence, and then at once."""
+def test_an_empty_partition_holds_the_watermark_back_until_it_is_idle() -> None:
+    """B never had an event: A's tick is evaluated after idle_timeout of silence, and not before."""
     live = Live(MemorySource([A, B]))
     before: list[list[int]] = []
 
-    def look_and_wait() -> None:
+    def check_and_wait() -> None:
         before.append(ticks(live))
         live.clock.move(0.1)
 
     summary = live.run(
         lambda: live.source.add(A, event(T0_MS), event(T0_MS + 10 * MINUTE_MS)),
         lambda: live.clock.move(59.9),
-        look_and_wait,
+        check_and_wait,
     )
-    # A's watermark is 00:08, so the ticks up to 00:05 are done once B is idle.
+    # A's watermark is 00:08, so the ticks up to 00:05 are evaluated once B is idle.
     assert before == [[]]
     assert ticks(live) == [5 * MINUTE_MS]
     assert summary.counted == 2
 
 
-def test_a_partition_with_records_ahead_is_never_idle() -> None:
-    """B has unread records: however much time passes, it holds A's ticks back."""
+def test_a_partition_with_unread_records_is_never_idle() -> None:
+    """B has unread records: it holds A's ticks back however much time passes."""
     source = MemorySource([A, B], batch_records=1)
     source.add(A, event(T0_MS), event(T0_MS + 30 * MINUTE_MS))
     source.add(B, *(event(T0_MS + i) for i in range(5)))
@@ -125,7 +125,7 @@ def test_a_partition_with_records_ahead_is_never_idle() -> None:
 
 
 def test_a_partition_far_ahead_is_held() -> None:
-    """A is more than two intervals ahead of B, which still has records: A is not read on until B has caught up."""
+    """A is more than two intervals ahead of B, which still has records: A is not read until B has caught up."""
     source = MemorySource([A, B], batch_records=1)
     source.add(A, event(T0_MS + 11 * MINUTE_MS), event(T0_MS + 12 * MINUTE_MS))
     source.add(B, *(event(T0_MS + minute * MINUTE_MS) for minute in (0, 1, 2, 3)))
@@ -136,19 +136,19 @@ def test_a_partition_far_ahead_is_held() -> None:
 
 
 def test_an_event_ahead_of_the_wall_clock_is_a_dead_letter_and_moves_no_clock() -> None:
-    """10 minutes ahead is taken, 1 ms more is refused, live only."""
+    """An event 10 minutes ahead counts, 1 ms more is refused; only in a live run."""
     source = MemorySource([A])
     source.add(A, event(T0_MS + 10 * MINUTE_MS), event(T0_MS + 10 * MINUTE_MS + 1))
     live = Live(source)
     live.wall_ms = T0_MS
     summary = live.run(nothing)
     assert (summary.counted, summary.dead_lettered) == (1, {"future_time": 1})
-    assert [letter.record.offset for letter in live.ledger.letters] == [1]
-    assert "600001 ms ahead of this machine's clock" in live.ledger.letters[0].detail
+    assert [dead_letter.record.offset for dead_letter in live.sink.dead_letters] == [1]
+    assert "600001 ms ahead of this machine's clock" in live.sink.dead_letters[0].detail
 
 
-def test_an_idle_partition_that_returns_is_told_as_late_arrivals() -> None:
-    """B comes back with an event of a tick already evaluated: it counts from the next tick on."""
+def test_late_arrivals_of_an_idle_partition_are_counted() -> None:
+    """B is idle, then delivers an event of a tick already evaluated: it counts from the next tick on."""
     live = Live(MemorySource([A, B]))
     summary = live.run(
         lambda: live.source.add(A, event(T0_MS), event(T0_MS + 30 * MINUTE_MS)),
@@ -161,22 +161,22 @@ def test_an_idle_partition_that_returns_is_told_as_late_arrivals() -> None:
 
 
 def test_a_failing_sink_ends_the_run() -> None:
-    """SinkError comes out as it is, for the command to give its exit code."""
+    """SinkError is raised unchanged, so that the command ends with its exit code."""
     live = Live(MemorySource([A]))
-    live.local = LocalSinks(alerts=MemoryAlertSink(fail_at=1))
+    live.local_sinks = LocalSinks(alerts=MemoryAlertSink(fail_at=1))
     with pytest.raises(SinkError):
         live.run(lambda: live.source.add(A, event(T0_MS), event(T0_MS + 10 * MINUTE_MS)), nothing)
 
 
-def test_a_turn_is_finished_before_a_stop_and_everything_is_safe() -> None:
-    """After a stop each alert is published, with the position after the last record, and the group is free."""
+def test_a_stop_completes_the_turn_and_publishes_everything() -> None:
+    """After a stop each alert and the position after the last record are published, and the group is released."""
     live = Live(MemorySource([A]))
     live.run(lambda: live.source.add(A, event(T0_MS), event(T0_MS + 10 * MINUTE_MS)))
-    assert len(live.ledger.alerts) == 1
-    assert live.ledger.committed.positions == {A: 2}
-    note = live.ledger.committed.note
-    assert note is not None
-    assert note.released
+    assert len(live.sink.alerts) == 1
+    assert live.sink.committed.positions == {A: 2}
+    metadata = live.sink.committed.metadata
+    assert metadata is not None
+    assert metadata.released
 
 
 def filled(data_set: DataSet, batch_records: int) -> MemorySource:
@@ -190,27 +190,27 @@ def filled(data_set: DataSet, batch_records: int) -> MemorySource:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data_sets(timestamps=True), st.sampled_from([1, 7, 10_000]))
-def test_the_replay_loop_gives_the_oracles_answer_in_any_batch_size(
+def test_the_replay_loop_gives_the_oracles_alerts_in_any_batch_size(
     data_set: DataSet, batch_records: int
 ) -> None:
-    """Holding back, batches and all: the alerts are the oracle's bytes, and the accounting identity holds."""
+    """With any holding and batching the alerts are the oracle's bytes, and the counts add up."""
     expected = replay(data_set.partitions, data_set.settings)
-    sink, letters = MemoryAlertSink(), MemoryDeadLetterSink()
+    sink, dead_letters = MemoryAlertSink(), MemoryDeadLetterSink()
     summary = run_replay(
         settings=settings_from(data_set.settings),
         source=filled(data_set, batch_records),
         alert_sink=sink,
-        dead_letter_sink=letters,
+        dead_letter_sink=dead_letters,
     )
     assert sink.lines() == [to_line(alert) for alert in expected.alerts]
     refused = sum(summary.dead_lettered.values())
-    assert refused == len(letters.letters)
+    assert refused == len(dead_letters.dead_letters)
     assert summary.consumed == summary.counted + sum(summary.filtered.values()) + summary.late + refused
     assert (summary.consumed, summary.ticks) == (expected.consumed, expected.ticks)
 
 
 def test_a_replay_stopped_early_gives_no_final_ticks() -> None:
-    """Its answer would not be that of the whole input."""
+    """They would differ from those of the whole input."""
     source = MemorySource([A], batch_records=1)
     source.add(A, event(T0_MS), event(T0_MS + 10 * MINUTE_MS))
     sink = MemoryAlertSink()
@@ -224,8 +224,8 @@ def test_a_replay_stopped_early_gives_no_final_ticks() -> None:
     assert (summary.consumed, sink.alerts) == (1, [])
 
 
-def test_a_clock_that_is_set_back_makes_no_event_one_of_the_future(caplog: pytest.LogCaptureFixture) -> None:
-    """An hour back in mid-run: events of now are 60 minutes ahead of the machine's clock, and are taken as before."""
+def test_a_clock_that_is_set_back_refuses_no_event(caplog: pytest.LogCaptureFixture) -> None:
+    """Set back an hour during the run: current events are 60 minutes ahead of the machine's clock, and still count."""
     live = Live(MemorySource([A]))
     live.wall_ms = T0_MS
 
@@ -240,13 +240,13 @@ def test_a_clock_that_is_set_back_makes_no_event_one_of_the_future(caplog: pytes
 
 
 def test_a_clock_that_was_set_back_while_the_run_was_down() -> None:
-    """Events accepted before prove what time it is at least: the newest clock, less the skew that was allowed."""
+    """Accepted events give a lower bound of the time: the newest partition clock less the allowed skew."""
     live = Live(MemorySource([A]))
     live.wall_ms = T0_MS
     live.run(lambda: live.source.add(A, event(T0_MS + 5 * MINUTE_MS)))
     live.wall_ms = T0_MS - 1_000 * MINUTE_MS
-    # Known: 00:05 less 10 minutes is 23:55; 10 minutes ahead of that is 00:05, and 1 ms more is refused.
-    live.ledger, before = live.ledger.opened_again(), live.source.positions()
+    # At least 00:05 less 10 minutes, 23:55; 10 minutes ahead of that is 00:05, and 1 ms more is refused.
+    live.sink, before = live.sink.opened_again(), live.source.positions()
     again = live.run(
         lambda: live.source.add(A, event(T0_MS + 5 * MINUTE_MS), event(T0_MS + 5 * MINUTE_MS + 1))
     )
@@ -254,8 +254,8 @@ def test_a_clock_that_was_set_back_while_the_run_was_down() -> None:
     assert (again.counted, again.dead_lettered) == (1, {"future_time": 1})
 
 
-def test_the_wall_clock_never_goes_back_and_follows_leaps_ahead() -> None:
-    """By the monotonic clock when the machine's goes back, by the machine's when it goes ahead."""
+def test_the_wall_clock_never_goes_back_and_follows_jumps_forward() -> None:
+    """It follows the monotonic clock when the machine's clock goes back, and the machine's when that jumps forward."""
     clock, wall = ManualClock(), [1_000_000]
     now = WallClock(None, lambda: wall[0], clock)
     assert now() == 1_000_000
@@ -268,8 +268,8 @@ def test_the_wall_clock_never_goes_back_and_follows_leaps_ahead() -> None:
     assert now() == 5_001_000
 
 
-def test_poison_at_every_position_of_a_batch_costs_nobody_else() -> None:
-    """Batches of 6 with one broken record: the five around it count, whatever it is and wherever it stands."""
+def test_a_poison_record_at_every_position_of_a_batch_affects_no_other() -> None:
+    """Batches of 6 with one broken record: the other five count, whatever it is and wherever it is."""
     poison = [
         b"",
         None,
@@ -289,32 +289,32 @@ def test_poison_at_every_position_of_a_batch_costs_nobody_else() -> None:
             live.source.add(A, *records)
             summary = live.run(nothing)
             assert (summary.consumed, summary.counted) == (6, 5)
-            assert [letter.record.offset for letter in live.ledger.letters] == [position]
+            assert [dead_letter.record.offset for dead_letter in live.sink.dead_letters] == [position]
 
 
-def test_too_many_results_on_their_way_stop_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a checkpoint takes its time, no more is read than memory should hold."""
-    monkeypatch.setattr(live_service, "_TOO_MUCH_BYTES", 1_000)
+def test_too_many_pending_outputs_pause_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a checkpoint is slow, reading pauses when the pending outputs reach the limit."""
+    monkeypatch.setattr(loop_module, "_HOLD_BYTES", 1_000)
     live, gate = Live(MemorySource([A], batch_records=1)), Event()
 
     class Slow(RunListener):
-        def reached(self, step: int, number: int) -> None:
+        def step_done(self, step: int, number: int) -> None:
             if step == 2 and number > 1:
                 gate.wait(30)
 
     live.source.add(A, *[b"x" * 600] * 10)
-    monkeypatch.setattr(live_service, "_MUCH_BYTES", 1)
+    monkeypatch.setattr(loop_module, "_CUT_BYTES", 1)
     live.run(*[nothing] * 8, gate.set, nothing, listener=Slow())
-    # The first letter is cut at once and waits at the gate; the second is over 1,000 bytes (600 and 500 for the rest).
+    # The first dead letter is cut immediately and blocks after step 2; the second exceeds 1,000 bytes (600 plus 500).
     assert [bool(held) for held in live.source.polls][:8] == [False, False, *[True] * 6]
 
 
-def test_an_outage_is_no_silence() -> None:
-    """Silence counts from when the broker said again that there is no more: B is not idle right after an outage."""
+def test_an_outage_does_not_make_a_partition_idle() -> None:
+    """The idle timeout starts when the broker confirms the end again: B is not idle right after an outage."""
     live = Live(MemorySource([A, B]))
     away: list[bool] = []
-    seen = live.source.at_end
-    live.source.at_end = lambda: frozenset() if away else seen()  # type: ignore[method-assign]
+    real_at_end = live.source.at_end
+    live.source.at_end = lambda: frozenset() if away else real_at_end()  # type: ignore[method-assign]
     live.run(
         lambda: live.source.add(A, event(T0_MS), event(T0_MS + 10 * MINUTE_MS)),
         lambda: away.append(True),

@@ -1,6 +1,6 @@
-"""`streamdetect run`, but the process kills itself (SIGKILL) at a step of the commit protocol.
+"""`streamdetect run` in a process that kills itself (SIGKILL) after a step of the commit protocol.
 
-python tests/crash_driver.py STEP TIME CONFIG
+python tests/support/crash_driver.py STEP OCCURRENCE CONFIG
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import signal
 import sys
 from contextlib import ExitStack
 
-from streamdetect.cli.run import surroundings
+from streamdetect.cli.run import open_dependencies
 from streamdetect.cli.signals import stopping
 from streamdetect.config import load_settings
 from streamdetect.service.live.listener import RunListener
 from streamdetect.service.live.loop import run_live
 
 
-class Kills(RunListener):
-    """SIGKILL when a step has been done for the so-manieth time."""
+class KillingListener(RunListener):
+    """Sends SIGKILL to its process at the given occurrence of a step, counted from 1."""
 
-    def __init__(self, step: int, time: int) -> None:
-        self._step, self._left = step, time
+    def __init__(self, step: int, occurrence: int) -> None:
+        self._step, self._left = step, occurrence
 
     def step_done(self, step: int, number: int) -> None:
         del number
@@ -31,15 +31,15 @@ class Kills(RunListener):
 
 
 def main() -> None:
-    step, time, config = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    step, occurrence, config = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     settings = load_settings(config, (), required_for="run")
     with ExitStack() as stack:
         stop = stack.enter_context(stopping())
         run_live(
             settings=settings,
-            dependencies=surroundings(settings, stack),
+            dependencies=open_dependencies(settings, stack),
             stop=stop,
-            listener=Kills(step, time),
+            listener=KillingListener(step, occurrence),
         )
 
 

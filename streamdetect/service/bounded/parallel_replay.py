@@ -13,8 +13,8 @@ from streamdetect.service.bounded.replay import run_replay
 from streamdetect.service.bounded.scheduler import read_and_evaluate
 from streamdetect.service.bounded.variants import AlertOutput, Evaluation, VariantGroup
 from streamdetect.service.bounded.workers import Pool, create_pool
-from streamdetect.service.gc import collecting_rarely
-from streamdetect.service.pipeline import warn_of_eviction
+from streamdetect.service.gc import infrequent_gc
+from streamdetect.service.pipeline import warn_about_eviction
 from streamdetect.service.summary import Summary
 from streamdetect.sinks import AlertSink, DeadLetterSink
 from streamdetect.sources import Source
@@ -66,7 +66,7 @@ def replay(  # noqa: PLR0913 - what a replay is, and how
     evaluation = _ReplayEvaluation(settings, alert_sink, dead_letter_sink)
     pool = create_pool(evaluation.input_groups, jobs)
     try:
-        with collecting_rarely():
+        with infrequent_gc():
             read_and_evaluate(pool, evaluation, source, progress, stop)
     finally:
         pool.close()
@@ -102,4 +102,4 @@ class _ReplayEvaluation(Evaluation):
         (evicted,) = self.groups[0].evictions
         if evicted and not self._warned:
             self._warned = True
-            warn_of_eviction(str(evicted))
+            warn_about_eviction(f"{evicted} keys")

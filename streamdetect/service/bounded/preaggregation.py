@@ -20,7 +20,7 @@ from streamdetect.detect.pane_aggregator import ClockRow, PaneAggregator, PaneRo
 from streamdetect.errors import InputError
 from streamdetect.events import Decoder, Refusal
 from streamdetect.model import Batch, DeadLetter, Partition
-from streamdetect.service.pipeline import from_the_future
+from streamdetect.service.pipeline import future_dead_letter
 
 HOUR_MS = 3_600_000
 _MOST_HOURS = 100_000  # bounds memory when records have random times
@@ -202,7 +202,7 @@ class PreAggregator:
             verdict = accept(event, None if timestamps_ms is None else timestamps_ms[index])
             counts[str(verdict)] += 1
             if verdict == FUTURE:
-                self._dead_letters.append(from_the_future(batch, index, event.time_ms, None))
+                self._dead_letters.append(future_dead_letter(batch, index, event.time_ms, None))
         by_hour: dict[tuple[Hour, str], int] = {
             (NO_HOUR, verdict): count for verdict, count in counts.items()
         }

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from streamdetect.config import Settings
 from streamdetect.detect import Listener
-from streamdetect.service.gc import collecting_rarely
+from streamdetect.service.gc import infrequent_gc
 from streamdetect.service.pipeline import Pipeline, clocks_of, too_far_ahead
 from streamdetect.service.summary import Summary
 from streamdetect.sinks import AlertSink, DeadLetterSink
@@ -36,7 +36,7 @@ def run_replay(
     pipeline = Pipeline(settings, alert_sink, dead_letter_sink, listener)
     detector = pipeline.detector
     stopped = False
-    with collecting_rarely():
+    with infrequent_gc():
         while True:
             for partition in source.partitions():
                 detector.processor(partition)

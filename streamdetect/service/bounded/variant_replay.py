@@ -21,7 +21,7 @@ from streamdetect.service.bounded.preaggregation import HOUR_MS, Hour, InputGrou
 from streamdetect.service.bounded.scheduler import read_and_evaluate
 from streamdetect.service.bounded.variants import Evaluation, VariantGroup, VariantRun, positions_by_input
 from streamdetect.service.bounded.workers import Pool, WorkerLostError, create_pool
-from streamdetect.service.gc import collecting_rarely
+from streamdetect.service.gc import infrequent_gc
 from streamdetect.service.summary import Summary
 from streamdetect.sinks import AlertSink
 from streamdetect.sources import Source
@@ -62,7 +62,7 @@ def run_backtest(
     pool = options.create_pool(evaluation.input_groups, options.jobs)
     problem: StreamdetectError | None = None
     try:
-        with collecting_rarely():
+        with infrequent_gc():
             stopped = read_and_evaluate(pool, evaluation, source, progress, stop)
     except InputError as error:
         # What was read before is a result too; the caller gets both.

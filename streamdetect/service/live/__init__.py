@@ -1,4 +1,4 @@
-"""A live run: Kafka in, alerts out, until stopped.
+"""A live run: reads Kafka and publishes alerts until stopped.
 
 Belongs here: startup, ownership of the consumer group, the loop, the commit protocol, recovery and rebuild. The loop
 reports to a `listener`; metrics and HTTP are in `service.status`.

@@ -1,4 +1,4 @@
-"""What a live run stands on: the doors to the world outside, made by `cli.run`, faked by `testing`."""
+"""The external dependencies of a live run. `cli.run` creates the real ones, `testing` has fakes."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from streamdetect.sinks.transactional import TransactionalSink
 from streamdetect.sources import LiveSource, Source
 
 Origin = tuple[str, int, int]
-"""Topic, partition and offset that a dead letter came from."""
+"""Topic, partition and offset of the record in a dead letter."""
 
 
-def _none_sent(since_ms: int) -> Iterable[bytes]:
+def _no_alerts(since_ms: int) -> Iterable[bytes]:
     del since_ms
     return ()
 
 
-def _no_letters(since_ms: int) -> Collection[Origin]:
+def _no_dead_letters(since_ms: int) -> Collection[Origin]:
     del since_ms
     return ()
 
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """`open_store` and `reset_store` are called once the directory is ours.
+    """`reset_store` deletes the store; it is called only by the owner of the consumer group.
 
-    `window(start_ms, ends)` reads the same topics from a Kafka timestamp up to these positions.
-    `sent_alerts(since_ms)` are the alerts that were sent since a tick, in order, and `sent_letters` where the dead
-    letters came from that were written since a time, as far as a sink can tell (standard output cannot).
+    `open_window(start_ms, ends)` reads the same topics from a Kafka timestamp up to the positions `ends`.
+    `published_alerts(since_ms)` are the alerts published since a tick, in order; `published_dead_letters(since_ms)` are
+    the origins of the dead letters written since a time. Both are empty for a sink that cannot be read back (standard
+    output).
     """
 
     source: LiveSource
-    ledger: TransactionalSink
+    sink: TransactionalSink
     lock: Lock
     open_store: Callable[[], CheckpointStore]
     reset_store: Callable[[], None]
-    window: Callable[[int, Mapping[Partition, int]], Source]
-    local: LocalSinks = field(default_factory=LocalSinks)
-    sent_alerts: Callable[[int], Iterable[bytes]] = _none_sent
-    sent_letters: Callable[[int], Collection[Origin]] = _no_letters
+    open_window: Callable[[int, Mapping[Partition, int]], Source]
+    local_sinks: LocalSinks = field(default_factory=LocalSinks)
+    published_alerts: Callable[[int], Iterable[bytes]] = _no_alerts
+    published_dead_letters: Callable[[int], Collection[Origin]] = _no_dead_letters

@@ -1,9 +1,9 @@
-"""One owner: who of several instances of a group works, and who stands by.
+"""Ownership of a consumer group: one instance is the owner, the others are standbys.
 
-An owner renews its note every few seconds. Whoever comes later watches the notes: while they change somebody lives.
-Time is counted by our own clock only, and only while Kafka answers, so neither a wrong clock nor an outage makes
-anybody dead. The watch decides who tries; what keeps two from working at once is the ledger's claim, which ends
-whoever was before.
+The owner commits a heartbeat every few seconds. A later instance watches the commit metadata: while it changes, the
+owner is alive. Silence is measured with the local monotonic clock, and only while Kafka answers, so neither a wrong
+clock nor an outage makes an owner count as dead. Silence only decides which instance tries to take over; the
+transactional sink fences the previous owner, so two instances never work at once.
 """
 
 from __future__ import annotations
@@ -19,108 +19,121 @@ from streamdetect.sinks.transactional import CommitMetadata, Committed, Transact
 
 log = logging.getLogger(__name__)
 
-BEATS = 5
-"""Beats in the time after which an owner counts as gone."""
+HEARTBEATS_PER_TAKEOVER = 5
+"""An owner that has sent no heartbeat for this many heartbeat intervals counts as dead."""
 
 
 class Lock(Protocol):
-    """Who gets it knows that whoever had it is dead; who does not get it knows nothing."""
+    """Exclusive OS lock on the checkpoint directory.
+
+    Acquiring it proves that the previous holder has exited; failing to acquire it proves nothing.
+    """
 
     def acquire(self) -> bool:
-        """Take it if it is free."""
+        """Take the lock if it is free; returns whether this process holds it."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """The ledger is ours. `stood_by`: somebody was seen at work before."""
+    """The previous owner is fenced. `saw_live_owner`: its heartbeat changed while this instance stood by."""
 
     committed: Committed
-    stood_by: bool
+    saw_live_owner: bool
 
 
 class HeartbeatMonitor:
-    """Since when a note has not changed, by our own clock."""
+    """Measures with the local clock for how long the commit metadata has not changed."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._note: CommitMetadata | None = None
+        self._metadata: CommitMetadata | None = None
         self._since: float | None = None
-        self.seen_alive = False
+        self.saw_live_owner = False
 
-    def saw(self, note: CommitMetadata | None) -> float:
-        """For how long the note has been this one."""
+    def observe(self, metadata: CommitMetadata | None) -> float:
+        """Returns for how many seconds the metadata has been the same."""
         now = self._clock()
-        if self._since is None or note != self._note:
-            self.seen_alive |= self._since is not None and note is not None
-            self._note, self._since = note, now
+        if self._since is None or metadata != self._metadata:
+            self.saw_live_owner |= self._since is not None and metadata is not None
+            self._metadata, self._since = metadata, now
         return now - self._since
 
-    def saw_nothing(self) -> None:
-        """Kafka gave no answer: silence says nothing about the other."""
+    def restart(self) -> None:
+        """Measure from now on: while Kafka does not answer, silence says nothing about the owner."""
         self._since = self._clock() if self._since is not None else None
 
 
-def become_owner(  # noqa: PLR0913 - all that it depends on
+def become_owner(  # noqa: PLR0913 - its dependencies
     *,
-    ledger: TransactionalSink,
+    sink: TransactionalSink,
     lock: Lock,
     own_state: Callable[[], str],
     partitions: Collection[Partition],
-    refuse: str | None,
+    refuse_reason: str | None,
     takeover_seconds: float,
     stop: Callable[[], bool],
     clock: Callable[[], float],
     wait: Callable[[float], None],
 ) -> Ownership | None:
-    """Claim the ledger, once nobody else is at work; None if `stop` came first.
+    """Fence the previous owner once no other instance is alive. Returns None if `stop` came first.
 
-    `own_state` names the state in our checkpoint directory and is asked once its lock is ours. `refuse` says why we
-    would not stand by: then FencedError is raised if somebody is at work, KafkaError if Kafka does not answer at first.
+    `own_state` returns the name of the state in the checkpoint directory; it is called while its lock is held.
+    `refuse_reason` says why this instance must not become a standby: then FencedError is raised if another instance
+    is alive. Raises KafkaError if Kafka does not answer the first request.
     """
-    watch = HeartbeatMonitor(clock)
+    monitor = HeartbeatMonitor(clock)
     locked = lock.acquire()
-    note = ledger.look(partitions).note
-    silent, told, seen = watch.saw(note), False, False
-    while not _is_free(note, locked, own_state) and silent < takeover_seconds:
-        if watch.seen_alive and not seen:
-            seen = True
-            log.info("another instance is at work")
-        if seen and refuse is not None:
+    metadata = sink.fetch_committed(partitions).metadata
+    silent, standing_by, alive_logged = monitor.observe(metadata), False, False
+    while not _is_free(metadata, locked, own_state) and silent < takeover_seconds:
+        if monitor.saw_live_owner and not alive_logged:
+            alive_logged = True
+            log.info("another instance of this consumer group is alive: its heartbeat changes")
+        if alive_logged and refuse_reason is not None:
             raise FencedError(
-                f"Another instance of this group is at work, and {refuse}. End the other, or give this one another "
-                "kafka.group_id and checkpoint.path."
+                f"Another instance of this consumer group is alive, and {refuse_reason}. Stop the other instance, or "
+                "give this one another kafka.group_id and checkpoint.path."
             )
-        if not told:
-            told = True
+        if not standing_by:
+            standing_by = True
             log.info(
-                "standing by: the last owner of this group may be at work; taking over when nothing was heard of "
-                "it for %g s (kafka.takeover_after)",
+                "standing by: another instance may own this consumer group; taking over after %g s without a "
+                "heartbeat (kafka.takeover_after)",
                 takeover_seconds,
             )
-        wait(takeover_seconds / BEATS / 2)
+        wait(takeover_seconds / HEARTBEATS_PER_TAKEOVER / 2)
         if stop():
             return None
         locked = locked or lock.acquire()
         try:
-            note = ledger.look(partitions).note
+            metadata = sink.fetch_committed(partitions).metadata
         except KafkaError as error:
-            log.debug("no answer while standing by: %s", error)
-            watch.saw_nothing()
+            log.debug("Kafka did not answer while standing by: %s", error)
+            monitor.restart()
         else:
-            silent = watch.saw(note)
+            silent = monitor.observe(metadata)
     if stop():
         return None
-    if told:
-        log.warning(
-            "taking over: %s",
-            "the last owner has ended" if note and note.released else "nothing was heard of the last owner",
-        )
-    return Ownership(ledger.claim(partitions), watch.seen_alive)
+    if standing_by:
+        log.warning("taking over: %s", _takeover_reason(metadata, silent, takeover_seconds))
+    return Ownership(sink.fence(partitions), monitor.saw_live_owner)
 
 
-def _is_free(note: CommitMetadata | None, locked: bool, own_state: Callable[[], str]) -> bool:
-    """Nobody is at work for certain: nobody ever was, the last one ended, or it was a process on our own directory."""
+def _takeover_reason(metadata: CommitMetadata | None, silent: float, takeover_seconds: float) -> str:
+    if metadata is not None and metadata.released:
+        return "the last owner has shut down"
+    if silent < takeover_seconds:
+        return "the process of the last owner has exited"
+    return f"no heartbeat from the last owner for {silent:.0f} s"
+
+
+def _is_free(metadata: CommitMetadata | None, locked: bool, own_state: Callable[[], str]) -> bool:
+    """Whether certainly no other instance is alive.
+
+    There never was one, the last owner has released the group, or it was a process on this checkpoint directory, whose
+    lock is now held here.
+    """
     if not locked:
         return False
-    return note is None or note.released or note.state == own_state()
+    return metadata is None or metadata.released or metadata.state == own_state()

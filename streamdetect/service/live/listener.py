@@ -1,4 +1,4 @@
-"""What a live run reports while it works. The core reports, others listen (`vitals` does)."""
+"""What a live run reports while it works. `service.status` listens."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from streamdetect.service.summary import Summary
 from streamdetect.sources import LiveSource
 
 Stage = Literal["connecting", "waiting", "restoring", "running", "stopping"]
-"""Connecting to Kafka; waiting to own the group, which may be as a standby; restoring the state; reading; stopping."""
+"""Connecting to Kafka; waiting to own the consumer group, maybe as a standby; restoring state; reading; stopping."""
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """The parts of a run that has begun to read. Only the loop's own thread may use them, but for what says it may."""
+class RunningParts:
+    """The parts of a run that has started reading. Use them only in the loop's thread, except where they say more."""
 
     detector: Detector
     source: LiveSource
@@ -26,25 +26,25 @@ class Running:
 
 
 class RunListener(Listener, CommitListener):
-    """Every method does nothing; override what you want to hear. All but `CommitListener`'s come from the loop."""
+    """Every method does nothing; override those of interest. All except `CommitListener`'s run in the loop's thread."""
 
-    def entered(self, stage: Stage) -> None:
-        """A stage begins; `running` has a method of its own."""
+    def stage_entered(self, stage: Stage) -> None:
+        """A stage begins. The stage `running` is reported by `reading_started` instead."""
 
-    def running(self, run: Running) -> None:
+    def reading_started(self, parts: RunningParts) -> None:
         """The state is restored, and reading begins."""
 
-    def moved(self) -> None:
-        """Somewhere something went on: a turn, a look while standing by, a thousand keys restored."""
+    def progressed(self) -> None:
+        """The run is not stuck: called at each turn, each check of a standby, and each thousand rows restored."""
 
-    def fed(self, partition: Partition, records: int, seconds: float) -> None:
-        """A batch has been decoded and judged."""
+    def batch_processed(self, partition: Partition, records: int, seconds: float) -> None:
+        """A batch has been decoded and passed to the detector."""
 
-    def refused(self, letters: Sequence[DeadLetter]) -> None:
-        """Records that become dead letters."""
+    def dead_lettered(self, dead_letters: Sequence[DeadLetter]) -> None:
+        """Records have become dead letters; they are published with the next checkpoint."""
 
     def alerted(self, alerts: Sequence[Alert]) -> None:
-        """Alerts that were decided; they go out with the next checkpoint."""
+        """Alerts were decided; they are published with the next checkpoint."""
 
-    def turned(self, held: Collection[Partition]) -> None:
-        """A turn is over, in which nothing was read of the partitions held back."""
+    def turn_ended(self, held: Collection[Partition]) -> None:
+        """A turn is complete; it read nothing from the partitions in `held`."""

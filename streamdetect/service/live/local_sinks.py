@@ -1,4 +1,4 @@
-"""Outputs that do not go to Kafka: files and standard output, which take no part in a transaction."""
+"""Outputs that do not go to Kafka: files and standard output, which are not part of the transaction."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ from typing import Any
 
 from streamdetect.sinks import AlertSink, DeadLetterSink, Outputs, Rewindable
 
-Marks = dict[str, dict[str, Any]]
+FileOffsets = dict[str, dict[str, Any]]
 
 
 class LocalSinks:
-    """The sinks for alerts and dead letters that are no topic; None for what goes to Kafka.
+    """The sinks of alerts and dead letters that do not go to a topic; None for those that go to Kafka.
 
-    A sink that is `Rewindable` gets every output exactly once. One that is not (standard output) may get those of one
-    checkpoint again after a crash.
+    A `Rewindable` sink gets each output exactly once. Any other (standard output) may get the outputs of one checkpoint
+    again after a crash.
     """
 
-    def __init__(self, alerts: AlertSink | None = None, letters: DeadLetterSink | None = None) -> None:
-        self._alerts, self._letters = alerts, letters
-        sinks: dict[str, Any] = {"alerts": alerts, "letters": letters}
+    def __init__(self, alerts: AlertSink | None = None, dead_letters: DeadLetterSink | None = None) -> None:
+        self._alerts, self._dead_letters = alerts, dead_letters
+        sinks: dict[str, Any] = {"alerts": alerts, "letters": dead_letters}  # names in checkpoints
         self._rewindable: dict[str, Rewindable] = {
-            name: sink for name, sink in sinks.items() if hasattr(sink, "cut_back")
+            name: sink for name, sink in sinks.items() if hasattr(sink, "truncate")
         }
 
     def write(self, outputs: Outputs) -> None:
-        """Return once they are safe. Raises SinkError."""
+        """Write and flush. Raises SinkError."""
         if self._alerts is not None and outputs.alerts:
             self._alerts.write(outputs.alerts)
             self._alerts.flush()
-        if self._letters is not None and outputs.letters:
-            self._letters.write(outputs.letters)
-            self._letters.flush()
+        if self._dead_letters is not None and outputs.dead_letters:
+            self._dead_letters.write(outputs.dead_letters)
+            self._dead_letters.flush()
 
-    def marks(self) -> Marks:
-        """How far the files have come."""
-        return {name: sink.mark() for name, sink in self._rewindable.items()}
+    def file_offsets(self) -> FileOffsets:
+        """The current end of each file."""
+        return {name: sink.offset() for name, sink in self._rewindable.items()}
 
-    def cut_back(self, marks: Marks) -> None:
-        """Take away what was written behind the marks. Raises SinkError."""
+    def truncate(self, offsets: FileOffsets) -> None:
+        """Remove what was written behind these offsets. Raises SinkError."""
         for name, sink in self._rewindable.items():
-            if name in marks:
-                sink.cut_back(marks[name])
+            if name in offsets:
+                sink.truncate(offsets[name])

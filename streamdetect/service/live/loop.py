@@ -1,16 +1,16 @@
-"""Live: Kafka in, alerts out, until told to stop. `starting` is what comes before.
+"""The loop of a live run: reads Kafka and publishes alerts until stopped. `startup` precedes it.
 
 The order of one turn:
 
-1. poll the source; nothing of partitions that are too far ahead,
-2. feed each batch: refused records become dead letters,
-3. note which partitions are idle (read to their end and silent for `time.idle_timeout`),
-4. evaluate the ticks that the watermark lets go, for a while: a large one takes several turns,
-5. cut a checkpoint if one is due (`commit`) and no tick is under way: at once when there are alerts, else every
+1. poll the source, except the partitions that are too far ahead,
+2. feed each batch to the pipeline: refused records become dead letters,
+3. update which partitions are idle (read to their end, and silent for `time.idle_timeout`),
+4. evaluate the ticks that the watermark has passed, within a time limit: a large tick takes several turns,
+5. if a checkpoint is due (`commit`) and no tick is in progress, cut one: immediately when there are alerts, else every
    `checkpoint.interval`.
 
-A stop is noticed before the next poll, so a turn is always finished. Then the checkpoint on its way arrives, a last
-one is cut, which takes all that was decided and says that the group is free, and the threads end.
+A stop takes effect before the next poll, so a turn is always completed. Shutdown: wait for the checkpoint in flight,
+write a final one that contains all pending outputs and marks the consumer group as released, stop the threads.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from streamdetect.checkpoint import Checkpoint, Row
 from streamdetect.config import Settings
 from streamdetect.detect import Detector
 from streamdetect.model import Alert, DeadLetter, Partition
-from streamdetect.service.gc import collecting_rarely
+from streamdetect.service.gc import infrequent_gc
 from streamdetect.service.live.commit import Cut
 from streamdetect.service.live.dependencies import Dependencies
-from streamdetect.service.live.listener import RunListener, Running
+from streamdetect.service.live.listener import RunListener, RunningParts
 from streamdetect.service.live.outbox import Outbox, output_rows
-from streamdetect.service.live.recovery import FOLLOWS, follows
+from streamdetect.service.live.recovery import PREDECESSOR, predecessor_of
 from streamdetect.service.live.startup import Choice, Startup, StoppedError
 from streamdetect.service.live.wall_clock import WallClock
 from streamdetect.service.pipeline import Pipeline, clocks_of, too_far_ahead
@@ -42,41 +42,41 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 _POLL_MS = 200
-_TICKING_SECONDS = 0.02  # how long ticks may keep the loop from polling
-_HOLD_INTERVALS = 2  # how far ahead of the slowest partition one may be read
-_MUCH_BYTES = 16 * 1024 * 1024  # outputs that wait: cut now
-_TOO_MUCH_BYTES = 64 * 1024 * 1024  # read nothing more until a checkpoint has taken them
+_TICK_SECONDS = 0.02  # how long ticks may delay the next poll
+_HOLD_INTERVALS = 2  # how far ahead of the slowest partition another may be read
+_CUT_BYTES = 16 * 1024 * 1024  # pending outputs of this size: cut a checkpoint now
+_HOLD_BYTES = 64 * 1024 * 1024  # pending outputs of this size: read nothing until a checkpoint contains them
 STOP_SECONDS = 20.0
-"""How long a stop waits for Kafka to take what is on its way."""
+"""How long a stop waits until Kafka accepts the checkpoint in flight, and then the final one."""
 
 
 class IdleTracker:
-    """Which partitions are idle: at their end, and nothing heard of for the time-out (semantics.md §4)."""
+    """Which partitions are idle: at their end, and without a batch for the timeout (semantics.md §4)."""
 
     def __init__(self, idle_timeout_ms: int, clock: Callable[[], float]) -> None:
         self._timeout_s = idle_timeout_ms / 1000
         self._clock = clock
-        self._heard: dict[Partition, float] = {}
+        self._active_at: dict[Partition, float] = {}
 
-    def heard(self, partition: Partition) -> None:
-        """A batch came from there just now."""
-        self._heard[partition] = self._clock()
+    def batch_read(self, partition: Partition) -> None:
+        """A batch of the partition was read just now."""
+        self._active_at[partition] = self._clock()
 
-    def mark(self, detector: Detector, at_end: frozenset[Partition]) -> None:
-        """Set each lane's `idle`. A partition seen for the first time begins its silence now."""
+    def update(self, detector: Detector, at_end: frozenset[Partition]) -> None:
+        """Set `idle` of each partition processor. The timeout of a new partition starts now."""
         now = self._clock()
         for partition, processor in detector.processors.items():
             if partition not in at_end:
-                # While the broker is away nobody can tell silence from records that cannot come.
-                self._heard[partition] = now
-            since = self._heard.setdefault(partition, now)
+                # During an outage a silent partition cannot be told from one whose records do not arrive.
+                self._active_at[partition] = now
+            since = self._active_at.setdefault(partition, now)
             processor.idle = partition in at_end and now - since >= self._timeout_s
 
 
-def run_live(  # noqa: PLR0913 - all that it depends on
+def run_live(  # noqa: PLR0913 - its dependencies
     *,
     settings: Settings,
-    around: Dependencies,
+    dependencies: Dependencies,
     stop: Callable[[], bool],
     choice: Choice = "continue",
     listener: RunListener | None = None,
@@ -84,25 +84,25 @@ def run_live(  # noqa: PLR0913 - all that it depends on
     clock: Callable[[], float] = time.monotonic,
     wait: Callable[[float], None] = time.sleep,
 ) -> Summary:
-    """Run until `stop()` is true. Raises what the source, the ledger, the store and the sinks raise.
+    """Run until `stop()` is true. Raises the errors of the source, the store and the sinks.
 
-    `wall_ms` is asked only to refuse events from the future; `clock` for idleness and the time between checkpoints;
-    `wait` is how a standby passes the time.
+    `wall_ms` is used only to refuse events from the future, `clock` for idle partitions and the time between
+    checkpoints, `wait` between the checks of a standby.
     """
     started = clock()
     listener = listener or RunListener()
 
-    def asked() -> bool:
-        listener.moved()
+    def stop_requested() -> bool:
+        listener.progressed()
         return stop()
 
     with ExitStack() as stack:
         try:
             start = Startup(
                 settings=settings,
-                around=around,
+                dependencies=dependencies,
                 choice=choice,
-                stop=asked,
+                stop=stop_requested,
                 clock=clock,
                 wait=wait,
                 listener=listener,
@@ -110,10 +110,10 @@ def run_live(  # noqa: PLR0913 - all that it depends on
             )
         except StoppedError:
             return Summary(seconds=round(clock() - started, 3))
-        run = _Run(settings, around, start, clock, wall_ms, listener)
-        with collecting_rarely():
-            run.until(asked)
-        listener.entered("stopping")
+        run = _Run(settings, dependencies, start, clock, wall_ms, listener)
+        with infrequent_gc():
+            run.until(stop_requested)
+        listener.stage_entered("stopping")
         run.finish()
         summary = run.summary()
     summary.seconds = round(clock() - started, 3)
@@ -121,12 +121,12 @@ def run_live(  # noqa: PLR0913 - all that it depends on
 
 
 class _Run:
-    """The turns, and the cuts between them."""
+    """The turns of the loop, and the cuts between them."""
 
     def __init__(
         self,
         settings: Settings,
-        around: Dependencies,
+        dependencies: Dependencies,
         start: Startup,
         clock: Callable[[], float],
         wall_ms: Callable[[], int],
@@ -134,30 +134,30 @@ class _Run:
     ) -> None:
         self._settings = settings
         self._listener = listener
-        self._around = around
-        self._source = around.source
+        self._local_sinks = dependencies.local_sinks
+        self._source = dependencies.source
         self._committer = start.committer
         self._state = start.store.state
-        self._found = start.found
+        self._previous_metadata = start.previous_metadata
         self._number = start.number
         self._clock = clock
-        self._collector = Outbox()
-        sinks = _Into(self._take_alerts), _Into(self._take_letters)
+        self._outbox = Outbox()
+        sinks = _CallbackSink(self._add_alerts), _CallbackSink(self._add_dead_letters)
         self._pipeline = Pipeline(settings, *sinks, listener, start.detector)
         self._detector = start.detector
-        self._silence = IdleTracker(settings.time.idle_timeout_ms, clock)
+        self._idle = IdleTracker(settings.time.idle_timeout_ms, clock)
         self._now_ms = WallClock(_certainly_past_ms(start.detector, settings), wall_ms, clock)
         self._last_cut = clock()
-        self._more = False
+        self._ticks_left = False
 
     def until(self, stop: Callable[[], bool]) -> None:
         if self._number == 0:
-            # So that a start at `latest` is where it was, whatever happens next.
+            # Saves the position of a start at `latest` before anything can fail.
             self._cut()
-            while self._committer.still_busy(1.0) and not stop():
+            while self._committer.busy_after(1.0) and not stop():
                 pass
         log.info("reading %d partitions", len(self._source.partitions()))
-        self._listener.running(Running(self._detector, self._source, self._pipeline.summary))
+        self._listener.reading_started(RunningParts(self._detector, self._source, self._pipeline.summary))
         while not stop():
             self._turn()
 
@@ -165,44 +165,44 @@ class _Run:
         for partition in self._source.partitions():
             self._detector.processor(partition)
         held = self._to_hold()
-        for batch in self._source.poll(held, 0 if self._more else _POLL_MS):
-            self._silence.heard(batch.partition)
-            begun = self._clock()
+        for batch in self._source.poll(held, 0 if self._ticks_left else _POLL_MS):
+            self._idle.batch_read(batch.partition)
+            started = self._clock()
             self._pipeline.feed(batch, self._now_ms())
-            self._listener.fed(batch.partition, len(batch), self._clock() - begun)
-        self._silence.mark(self._detector, self._source.at_end())
-        self._more = self._evaluate()
+            self._listener.batch_processed(batch.partition, len(batch), self._clock() - started)
+        self._idle.update(self._detector, self._source.at_end())
+        self._ticks_left = self._evaluate()
         self._committer.check()
         if not self._detector.ticking and not self._committer.busy and self._is_due():
             self._cut()
-        self._listener.turned(held)
+        self._listener.turn_ended(held)
 
     def _evaluate(self) -> bool:
-        """Go on with the ticks that are due, for a while; whether there is more to do."""
-        until = self._clock() + _TICKING_SECONDS
+        """Evaluate due ticks within the time limit. Returns whether there is more to evaluate."""
+        until = self._clock() + _TICK_SECONDS
         more = self._pipeline.step()
         while more and self._clock() < until:
             more = self._pipeline.step()
         return more
 
-    def _take_alerts(self, alerts: Sequence[Alert]) -> None:
+    def _add_alerts(self, alerts: Sequence[Alert]) -> None:
         self._listener.alerted(alerts)
-        self._collector.write_alerts(alerts)
+        self._outbox.write_alerts(alerts)
 
-    def _take_letters(self, letters: Sequence[DeadLetter]) -> None:
-        self._listener.refused(letters)
-        self._collector.write_letters(letters)
+    def _add_dead_letters(self, dead_letters: Sequence[DeadLetter]) -> None:
+        self._listener.dead_lettered(dead_letters)
+        self._outbox.write_dead_letters(dead_letters)
 
     def _to_hold(self) -> set[Partition]:
-        if self._collector.size_bytes > _TOO_MUCH_BYTES:
+        if self._outbox.size_bytes > _HOLD_BYTES:
             return set(self._source.partitions())
         slack_ms = _HOLD_INTERVALS * self._settings.time.interval_ms
         return too_far_ahead(clocks_of(self._detector.processors), self._source.at_end(), slack_ms)
 
     def _is_due(self) -> bool:
         return (
-            self._collector.alerts > 0
-            or self._collector.size_bytes > _MUCH_BYTES
+            self._outbox.alerts > 0
+            or self._outbox.size_bytes > _CUT_BYTES
             or self._clock() - self._last_cut >= self._settings.checkpoint.interval_ms / 1000
         )
 
@@ -214,7 +214,7 @@ class _Run:
         for partition in positions:
             self._detector.processor(partition)
         changes = self._detector.take_changes()
-        outputs = self._collector.take()
+        outputs = self._outbox.drain()
         ids = self._source.topic_ids()
         checkpoint = Checkpoint(
             number=self._number,
@@ -231,22 +231,26 @@ class _Run:
             waiting=Rows(changes.waiting_rows),
             done_ms=changes.progress["evaluated_ms"],
             pending=Rows(lambda: iter(output_rows(outputs))),
-            marks=self._around.local.marks() | ({FOLLOWS: follows(self._found)} if self._number == 1 else {}),
+            file_offsets=self._file_offsets(),
         )
-        note = replace(
-            self._committer.note,
+        metadata = replace(
+            self._committer.metadata,
             state=self._state,
             number=self._number,
-            beat=0,
+            heartbeat=0,
             evaluated_ms=changes.progress["evaluated_ms"],
             released=released,
         )
-        # A partition whose beginning was not looked up yet has nothing behind it.
-        told = {partition: offset or 0 for partition, offset in positions.items()}
-        self._committer.hand_over(Cut(checkpoint, outputs, told, note, changes.release))
+        # A partition whose first offset is not known yet: nothing of it has been read.
+        committed = {partition: offset or 0 for partition, offset in positions.items()}
+        self._committer.submit(Cut(checkpoint, outputs, committed, metadata, changes.release))
+
+    def _file_offsets(self) -> dict[str, Row]:
+        predecessor = {PREDECESSOR: predecessor_of(self._previous_metadata)} if self._number == 1 else {}
+        return self._local_sinks.file_offsets() | predecessor
 
     def finish(self) -> None:
-        """The order of stopping: see above."""
+        """Shut down in the order that the module's docstring gives."""
         while self._detector.ticking:
             self._pipeline.step()
         self._committer.wait(STOP_SECONDS)
@@ -258,7 +262,7 @@ class _Run:
 
 
 def _certainly_past_ms(detector: Detector, settings: Settings) -> int | None:
-    """An event was accepted only if it was not further ahead of the wall clock than the skew."""
+    """A time that has passed: an accepted event was not further ahead of the wall clock than the skew."""
     clocks = [
         now for processor in detector.processors.values() if (now := processor.clock.now_ms) is not None
     ]
@@ -266,7 +270,7 @@ def _certainly_past_ms(detector: Detector, settings: Settings) -> int | None:
 
 
 class Rows(Iterable[Row]):
-    """Rows that can be iterated again, should a save have failed. Nothing is made before."""
+    """Rows that can be iterated again after a failed save. They are made during the iteration."""
 
     def __init__(self, make: Callable[[], Iterator[Row]]) -> None:
         self._make = make
@@ -275,14 +279,14 @@ class Rows(Iterable[Row]):
         return self._make()
 
 
-class _Into(Generic[Item]):
-    """A method as a sink of the pipeline."""
+class _CallbackSink(Generic[Item]):
+    """A sink of the pipeline that calls a function."""
 
-    def __init__(self, take: Callable[[Sequence[Item]], None]) -> None:
-        self.write = take
+    def __init__(self, write: Callable[[Sequence[Item]], None]) -> None:
+        self.write = write
 
     def flush(self) -> None:
-        """Safe once a checkpoint has it."""
+        """Nothing to do: outputs are safe when a checkpoint contains them."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""

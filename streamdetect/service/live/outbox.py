@@ -1,62 +1,60 @@
-"""What a run has decided and not published yet: collected, and as plain JSON data for a checkpoint."""
+"""Outputs that are decided and not yet published: collected for the next cut, and as JSON rows for a checkpoint."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
-from typing import Any
 
+from streamdetect.checkpoint import Row
 from streamdetect.model import Alert, DeadLetter, Partition, Record
 from streamdetect.sinks import Outputs
 from streamdetect.sinks.files import base64_text
 
-Row = dict[str, Any]
-
 
 class Outbox:
-    """Alerts and dead letters of a pipeline until somebody takes them. `size_bytes` is about what they hold."""
+    """Collects alerts and dead letters until `drain`. `size_bytes` is the approximate size of what it holds."""
 
     def __init__(self) -> None:
         self._alerts: list[Alert] = []
-        self._letters: list[DeadLetter] = []
+        self._dead_letters: list[DeadLetter] = []
         self.size_bytes = 0
 
     def write_alerts(self, alerts: Sequence[Alert]) -> None:
         self._alerts += alerts
         self.size_bytes += sum(len(alert.body) for alert in alerts)
 
-    def write_letters(self, letters: Sequence[DeadLetter]) -> None:
-        self._letters += letters
-        self.size_bytes += sum(len(letter.record.value or b"") + 500 for letter in letters)
+    def write_dead_letters(self, dead_letters: Sequence[DeadLetter]) -> None:
+        self._dead_letters += dead_letters
+        self.size_bytes += sum(len(dead_letter.record.value or b"") + 500 for dead_letter in dead_letters)
 
     @property
     def alerts(self) -> int:
-        """Alerts that wait."""
+        """The number of alerts held."""
         return len(self._alerts)
 
-    def take(self) -> Outputs:
-        """All that was collected since the last call."""
-        outputs = Outputs(self._alerts, self._letters)
-        self._alerts, self._letters, self.size_bytes = [], [], 0
+    def drain(self) -> Outputs:
+        """Everything collected since the last call."""
+        outputs = Outputs(self._alerts, self._dead_letters)
+        self._alerts, self._dead_letters, self.size_bytes = [], [], 0
         return outputs
 
 
 def output_rows(outputs: Outputs) -> list[Row]:
-    """Rows that `outputs_of` makes the same outputs from."""
-    return [*map(_alert_row, outputs.alerts), *map(_letter_row, outputs.letters)]
+    """The rows that `outputs_of` turns back into the same outputs."""
+    return [*map(_alert_row, outputs.alerts), *map(_dead_letter_row, outputs.dead_letters)]
 
 
 def outputs_of(rows: Iterable[Row]) -> Outputs:
     """Raises KeyError or ValueError for rows that are no outputs."""
-    alerts, letters = [], []
+    alerts, dead_letters = [], []
     for row in rows:
         if row["kind"] == "alert":
             alerts.append(_alert(row))
         elif row["kind"] == "letter":
-            letters.append(_letter(row))
+            dead_letters.append(_dead_letter(row))
         else:
             raise ValueError(f"unknown kind of output: {row['kind']!r}")
-    return Outputs(alerts, letters)
+    return Outputs(alerts, dead_letters)
 
 
 def _alert_row(alert: Alert) -> Row:
@@ -75,8 +73,8 @@ def _alert(row: Row) -> Alert:
     return Alert(row["id"], row["episode"], row["rule"], row["action"], row["tick_ms"], row["body"].encode())
 
 
-def _letter_row(letter: DeadLetter) -> Row:
-    record = letter.record
+def _dead_letter_row(dead_letter: DeadLetter) -> Row:
+    record = dead_letter.record
     return {
         "kind": "letter",
         "topic": record.partition.topic,
@@ -86,12 +84,12 @@ def _letter_row(letter: DeadLetter) -> Row:
         "key": base64_text(record.key),
         "value": base64_text(record.value),
         "headers": [[name, base64_text(value)] for name, value in record.headers],
-        "reason": letter.reason,
-        "detail": letter.detail,
+        "reason": dead_letter.reason,
+        "detail": dead_letter.detail,
     }
 
 
-def _letter(row: Row) -> DeadLetter:
+def _dead_letter(row: Row) -> DeadLetter:
     record = Record(
         Partition(row["topic"], row["number"]),
         row["offset"],

@@ -1,14 +1,14 @@
-"""The state anew from Kafka, for a checkpoint that was lost (`--rebuild`, or a standby with a directory of its own).
+"""Rebuilds the state from Kafka after the checkpoint was lost (`--rebuild`, or a standby with its own directory).
 
-The note in Kafka says what was published: the positions P, and the last tick E that was evaluated. Everything that
-could be decided up to there has been sent. So:
+The commit metadata in Kafka gives the published positions P and the last evaluated tick E. All outputs up to there are
+published. So:
 
-1. read each partition from where the window of E may begin up to P; refused records and alerts of this are dropped,
-2. evaluate the ticks up to E, and none beyond,
-3. take the open episodes from the alerts that were sent, not from what was read: an episode may have opened long
-before.
+1. read each partition from where the window of E may start up to P; drop the dead letters and alerts of this pass,
+2. evaluate the ticks up to E, and none after,
+3. restore the open episodes from the published alerts, not from the records: an episode may have opened long before
+the window.
 
-After that the detector is where the lost one was, and goes on with the first record at P.
+Then the detector has the lost state, and continues with the first record at P.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ log = logging.getLogger(__name__)
 
 _POLL_MS = 500
 _LONGEST_EPISODE_TICKS = 200_000
-"""How far back the opening of an episode is looked for: almost two years of 5 minutes."""
+"""How far back the opening tick of an episode is searched: almost two years at 5 minutes."""
 
 MARGIN_MS = 3_600_000
-"""What is read before the window, so that the partition clocks are set when it begins."""
+"""How much is read before the window, so that the partition clocks are set when it starts."""
 
 
 def window_start_ms(settings: Settings, evaluated_ms: int) -> int:
-    """The Kafka timestamp from which on events of the window at a tick may lie in the log.
+    """The Kafka timestamp of the first records that may contain events of the window at a tick, less `MARGIN_MS`.
 
-    An event is at most `max_future_skew` ahead of its record's timestamp (semantics.md §4), so it is not before this.
+    An event is at most `max_future_skew` ahead of its record's timestamp (semantics.md §4).
     """
     return evaluated_ms - settings.time.lookback_ms - settings.time.max_future_skew_ms - MARGIN_MS
 
 
 def alerts_start_ms(settings: Settings, evaluated_ms: int) -> int:
-    """The tick from which on every episode that is open has sent an alert: each `renotify` there is one."""
+    """The tick since which every open episode has sent an alert: it sends one every `renotify`."""
     longest = max((rule.renotify_ms for rule in settings.enabled_rules()), default=0)
     return evaluated_ms - longest - 2 * settings.time.interval_ms
 
 
-class Continued:
-    """Records from the middle of partitions: before the first of a partition, its clock is set to where they begin.
+class MidPartitionSource:
+    """A source that starts in the middle of partitions. Sets a partition's clock to the start before its first record.
 
-    Whatever came earlier had timestamps before that time, and so had its events, but for the skew. Without it a wild
-    record that happens to be the first would set the clock, as the first of a partition does.
+    Earlier records had timestamps before the start, and so had their events, except for the skew. Otherwise the first
+    record read would set the clock, as the first of a partition does, even with a time far in the future.
     """
 
     def __init__(self, source: Source, detector: Detector, start_ms: int) -> None:
@@ -83,9 +83,9 @@ class Continued:
 def read_window(
     pipeline: Pipeline, source: Source, evaluated_ms: int | None, stop: Callable[[], bool]
 ) -> bool:
-    """Steps 1 and 2: read the bounded source to its end; False if stopped early.
+    """Steps 1 and 2: read the bounded source to its end. Returns False if stopped early.
 
-    Idle or not, every partition holds time back here: the ticks up to E come in the end anyway.
+    Every partition that is not at its end holds the watermark back: the ticks up to E are evaluated in any case.
     """
     detector = pipeline.detector
     slack_ms = detector.interval_ms
@@ -113,44 +113,47 @@ def _advance(pipeline: Pipeline, watermark_ms: int | None, evaluated_ms: int | N
         pipeline.advance_to(watermark_ms if evaluated_ms is None else min(watermark_ms, evaluated_ms))
 
 
-def take_up_episodes(detector: Detector, sent: Iterable[bytes]) -> int:
-    """Step 3: open episodes are those whose last alert is not `resolved`; how many.
+def restore_episodes(detector: Detector, published: Iterable[bytes]) -> int:
+    """Step 3: an episode is open if its last alert is not `resolved`. Returns the number of open episodes.
 
-    `sent` are alerts in the order in which they were sent. Those of other rules, profiles and programs are left
-    alone: their ids do not fit.
+    `published` are alerts in the order of publishing. Alerts of other rules, profiles and programs are ignored: their
+    ids do not match.
     """
     last: dict[tuple[str, Key], tuple[str, EpisodeState]] = {}
-    for body in sent:
+    for body in published:
         found = _episode_of(detector, body)
         if found is not None:
             identity, action, episode = found
             last[identity] = (action, episode)
-    open_now = {identity: episode for identity, (action, episode) in last.items() if action != "resolved"}
-    unknown = detector.replace_episodes(open_now)
+    open_episodes = {
+        identity: episode for identity, (action, episode) in last.items() if action != "resolved"
+    }
+    unknown = detector.replace_episodes(open_episodes)
     if unknown:
         log.warning(
-            "%d keys meet their conditions, but no alert of their episodes can be read back (deleted, rotated away, or "
-            "written to standard output): they will be opened again, under new episode ids",
+            "%d keys meet their conditions, but the alerts of their episodes cannot be read back (deleted, rotated "
+            "away, or written to standard output): these episodes open again under new ids",
             unknown,
         )
-    return len(open_now)
+    return len(open_episodes)
 
 
 def _episode_of(detector: Detector, body: bytes) -> tuple[tuple[str, Key], str, EpisodeState] | None:
+    """Rule and key, action, and the episode of an alert; None if the alert does not belong to this detector."""
     try:
         document = json.loads(body)
-        ours = document["streamdetect"]
+        fields = document["streamdetect"]
         identity = document["rule"]["uuid"], _key(document)
-        action, tick_ms = ours["action"], parse_time_ms(document["@timestamp"])
-        wanted = ours["episode_id"], document["event"]["id"]
+        action, tick_ms = fields["action"], parse_time_ms(document["@timestamp"])
+        wanted_episode, wanted_alert = fields["episode_id"], document["event"]["id"]
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    if ours.get("profile") != detector.settings.profile or identity[0] not in {
+    if fields.get("profile") != detector.settings.profile or identity[0] not in {
         rule.id for rule in detector.rules
     }:
         return None
-    opened_ms = _opened_ms(detector.interval_ms, *identity, tick_ms, wanted[0])
-    if opened_ms is None or str(alert_id(episode_id(*identity, opened_ms), action, tick_ms)) != wanted[1]:
+    opened_ms = _opened_ms(detector.interval_ms, *identity, tick_ms, wanted_episode)
+    if opened_ms is None or str(alert_id(episode_id(*identity, opened_ms), action, tick_ms)) != wanted_alert:
         return None
     return identity, action, EpisodeState(opened_ms, tick_ms)
 
@@ -164,7 +167,7 @@ def _key(document: dict[str, Any]) -> Key:
 
 
 def _opened_ms(interval_ms: int, rule_id: str, key: Key, tick_ms: int, wanted: str) -> int | None:
-    """The tick at which the episode opened: its id proves it. An alert of other settings has none."""
+    """The tick at which the episode opened, proved by its id. None for an alert of other settings."""
     for back in range(_LONGEST_EPISODE_TICKS):
         opened_ms = tick_ms - back * interval_ms
         if str(episode_id(rule_id, key, opened_ms)) == wanted:

@@ -1,4 +1,4 @@
-"""What a start finds, and what it makes of it: the other half of the commit protocol (`commit`)."""
+"""Decides how a run starts, from the checkpoint and the commit metadata: the counterpart of `commit`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from streamdetect.errors import CheckpointError
 from streamdetect.model import Partition
 from streamdetect.sinks.transactional import CommitMetadata, Committed
 
-FOLLOWS = "follows"
-"""Among the marks of a state's first checkpoints: the note that was committed before it."""
+PREDECESSOR = "follows"
+"""Among the file offsets of a state's first checkpoint: the commit metadata that was committed before it."""
 
 _CHOICES = (
-    "Bring that directory back; or build the state anew from the last time.lookback of Kafka, without sending again "
-    "what was sent (--rebuild); or begin as if for the first time at kafka.start (--reset-state), which may send "
-    "alerts again, under the same ids."
+    "Restore that directory; or rebuild the state from the last time.lookback of Kafka, without republishing published "
+    "alerts (--rebuild); or start fresh at kafka.start (--reset-state), which may publish alerts again, under the same "
+    "ids."
 )
 
 
@@ -24,15 +24,15 @@ _CHOICES = (
 class StartPlan:
     """`fresh`: no state yet. `resume`: from the checkpoint. `rebuild`: from Kafka.
 
-    `pending` says what to do with the outputs saved in the checkpoint: they are `published`, they have to be `sent`, or
-    some of them may have been published, which only the topics tell (`unknown`).
+    `pending` describes the outputs saved in the checkpoint: `published`; `unpublished`, so publish them now; or
+    `unknown`: some may be published, which only reading the sinks back shows.
     """
 
     kind: Literal["fresh", "resume", "rebuild"]
-    pending: Literal["published", "sent", "unknown"] = "published"
+    pending: Literal["published", "unpublished", "unknown"] = "published"
 
 
-def plan(
+def plan_start(
     *,
     stored: Stored | None,
     state: str,
@@ -41,86 +41,86 @@ def plan(
     rebuild: bool,
     reset: bool,
 ) -> StartPlan:
-    """Raises CheckpointError where going on would lose or double something, and only a person can choose."""
-    note = committed.note
+    """Raises CheckpointError where continuing would lose or duplicate outputs, so that an operator has to choose."""
+    metadata = committed.metadata
     if reset:
         return StartPlan("fresh")
     if rebuild:
-        return _rebuilt(note, group)
-    if note is None and committed.positions and not _at(stored, committed):
+        return _plan_rebuild(metadata, group)
+    if metadata is None and committed.positions and not _same_positions(stored, committed):
         raise CheckpointError(
-            f"The positions of the group {group} were committed by another program (they carry no note of ours). "
-            "Choose another kafka.group_id, or delete the group's offsets. To read from elsewhere, set kafka.start and "
-            "use --reset-state."
+            f"The positions of the consumer group {group} were committed by another program: they have no commit "
+            "metadata of streamdetect. Choose another kafka.group_id, or delete the group's offsets. To start reading "
+            "elsewhere, set kafka.start and use --reset-state."
         )
     if stored is None:
-        if note is None or note.number == 0:
+        if metadata is None or metadata.number == 0:
             return StartPlan("fresh")
         raise CheckpointError(
-            f"The group {group} has a history in Kafka (checkpoint {note.number}), but checkpoint.path holds none: the "
-            f"state was lost, or is elsewhere. {_CHOICES}"
+            f"The consumer group {group} has published checkpoint {metadata.number}, but checkpoint.path contains no "
+            f"checkpoint: the state was lost, or is in another directory. {_CHOICES}"
         )
-    return _resumed(stored, state, note, group)
+    return _plan_resume(stored, state, metadata, group)
 
 
-def _rebuilt(note: CommitMetadata | None, group: str) -> StartPlan:
-    if note is None:
+def _plan_rebuild(metadata: CommitMetadata | None, group: str) -> StartPlan:
+    if metadata is None:
         raise CheckpointError(
-            f"--rebuild needs the note that the group {group} has in Kafka, and there is none: its offsets were "
-            "deleted or have expired, or this is not its name. If checkpoint.path still holds the checkpoint, a "
-            "start without --rebuild goes on from it. Else begin as if for the first time at kafka.start "
-            "(--reset-state), which may send alerts again, under the same ids."
+            f"--rebuild needs the commit metadata of the consumer group {group} in Kafka, and there is none: the "
+            "group's offsets were deleted or have expired, or the name is wrong. If checkpoint.path still contains the "
+            "checkpoint, a start without --rebuild continues from it. Otherwise start fresh at kafka.start "
+            "(--reset-state), which may publish alerts again, under the same ids."
         )
-    return StartPlan("rebuild" if note.number else "fresh")
+    return StartPlan("rebuild" if metadata.number else "fresh")
 
 
-def _resumed(stored: Stored, state: str, note: CommitMetadata | None, group: str) -> StartPlan:
-    published = _published(stored, state, note)
-    if published is None and note is not None:
+def _plan_resume(stored: Stored, state: str, metadata: CommitMetadata | None, group: str) -> StartPlan:
+    published = _published_number(stored, state, metadata)
+    if published is None and metadata is not None:
         raise CheckpointError(
-            f"The checkpoint in checkpoint.path is not the last of the group {group}: another state has gone on since "
-            f"(its checkpoint {note.number}). {_CHOICES}"
+            f"The checkpoint in checkpoint.path is not the latest of the consumer group {group}: another checkpoint "
+            f"directory was used since (its checkpoint {metadata.number} is published). {_CHOICES}"
         )
     if published is not None and published > stored.number:
         raise CheckpointError(
-            f"The checkpoint in checkpoint.path is number {stored.number}, but number {published} was published: it is "
+            f"The checkpoint in checkpoint.path is number {stored.number}, but number {published} is published: it is "
             f"an old copy. {_CHOICES}"
         )
     if published == stored.number:
         return StartPlan("resume")
-    if published is None or note is None or note.number == 0:
-        return StartPlan("resume", "sent" if published == stored.number - 1 else "unknown")
+    if published is None or metadata is None or metadata.number == 0:
+        return StartPlan("resume", "unpublished" if published == stored.number - 1 else "unknown")
     if published < stored.number - 1:
         raise CheckpointError(
-            f"The checkpoint in checkpoint.path is number {stored.number}, but the last that was published is "
-            f"{published}: what was decided in between is not in Kafka. Kafka has lost commits, or the directory was "
-            f"used with something else. {_CHOICES}"
+            f"The checkpoint in checkpoint.path is number {stored.number}, but the last published one is {published}: "
+            "the outputs of the checkpoints in between are missing from Kafka. Kafka has lost commits, or the "
+            f"directory was used with another cluster. {_CHOICES}"
         )
-    return StartPlan("resume", "sent")
+    return StartPlan("resume", "unpublished")
 
 
-def _published(stored: Stored, state: str, note: CommitMetadata | None) -> int | None:
-    """The number of our checkpoint that the note says was published; None if it says nothing of ours."""
-    if note is None:
+def _published_number(stored: Stored, state: str, metadata: CommitMetadata | None) -> int | None:
+    """The number of the last published checkpoint of this state; None if the metadata says nothing about it."""
+    if metadata is None:
         return None
-    if note.state == state:
-        return note.number
-    follows: dict[str, Any] = stored.marks.get(FOLLOWS, {})
-    if note.number == 0 or (follows.get("state"), follows.get("number")) == (note.state, note.number):
+    if metadata.state == state:
+        return metadata.number
+    predecessor: dict[str, Any] = stored.file_offsets.get(PREDECESSOR, {})
+    if metadata.number == 0 or predecessor == predecessor_of(metadata):
         return 0
     return None
 
 
-def _at(stored: Stored | None, committed: Committed) -> bool:
-    """Whether the group is where our checkpoint is: then its notes were only lost."""
+def _same_positions(stored: Stored | None, committed: Committed) -> bool:
+    """Whether the committed positions are those of the checkpoint: then only the commit metadata was lost."""
     if stored is None:
         return False
-    ours = {Partition(row["topic"], row["number"]): row["offset"] for row in stored.partitions}
+    saved = {Partition(row["topic"], row["number"]): row["offset"] for row in stored.partitions}
     return all(
-        ours.get(partition, offset) in (offset, None) for partition, offset in committed.positions.items()
+        saved.get(partition, offset) in (offset, None) for partition, offset in committed.positions.items()
     )
 
 
-def follows(note: CommitMetadata | None) -> dict[str, Any]:
-    """The mark of a first checkpoint."""
-    return {} if note is None else {"state": note.state, "number": note.number}
+def predecessor_of(metadata: CommitMetadata | None) -> dict[str, Any]:
+    """What the first checkpoint of a state stores under `PREDECESSOR`."""
+    return {} if metadata is None else {"state": metadata.state, "number": metadata.number}

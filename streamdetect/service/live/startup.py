@@ -1,9 +1,10 @@
 """The start of a live run, up to the first poll.
 
-1. become the owner of the group, standing by while somebody else is (`ownership`); from then on the note is renewed,
-2. load the checkpoint and decide what it is worth (`recovery`): go on from it, begin anew, or rebuild the state
+1. become the owner of the consumer group, as a standby while another instance is alive (`leader`); send heartbeats from
+then on,
+2. load the checkpoint and decide how to start (`recovery`): resume from it, start fresh, or rebuild the state
 (`rebuild`),
-3. publish what the checkpoint has decided and nobody has published.
+3. publish the outputs in the checkpoint that are not published yet.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from streamdetect.errors import CheckpointError, FencedError
 from streamdetect.model import Partition
 from streamdetect.service.live.commit import Committer, Cut
 from streamdetect.service.live.dependencies import Dependencies
-from streamdetect.service.live.leader import BEATS, Ownership, become_owner
+from streamdetect.service.live.leader import HEARTBEATS_PER_TAKEOVER, Ownership, become_owner
 from streamdetect.service.live.listener import RunListener
 from streamdetect.service.live.outbox import outputs_of
 from streamdetect.service.live.rebuild import (
-    Continued,
+    MidPartitionSource,
     alerts_start_ms,
     read_window,
-    take_up_episodes,
+    restore_episodes,
     window_start_ms,
 )
-from streamdetect.service.live.recovery import StartPlan, plan
+from streamdetect.service.live.recovery import StartPlan, plan_start
 from streamdetect.service.pipeline import Pipeline
 from streamdetect.sinks import Outputs
 from streamdetect.sinks.files import NullSink
@@ -46,71 +47,71 @@ from streamdetect.sinks.transactional import CommitMetadata
 log = logging.getLogger(__name__)
 
 Choice = Literal["continue", "rebuild", "reset"]
-_ROWS_BETWEEN_LOOKS = 1_000
-_SENT_MARGIN_MS = 3_600_000
+_ROWS_BETWEEN_CHECKS = 1_000
+_READBACK_MARGIN_MS = 3_600_000
 
 
 class StoppedError(Exception):
-    """Somebody asked to stop before the start was finished."""
+    """The run was stopped before its start was complete."""
 
 
 class StoreOpener:
-    """Opens the store once our directory's lock is held, and takes it away first where a person said so."""
+    """Opens the store in the checkpoint directory, and deletes it first for `--rebuild` and `--reset-state`."""
 
-    def __init__(self, around: Dependencies, choice: Choice) -> None:
-        self._around = around
+    def __init__(self, dependencies: Dependencies, choice: Choice) -> None:
+        self._dependencies = dependencies
         self._choice = choice
-        self._opened: CheckpointStore | None = None
+        self._store: CheckpointStore | None = None
 
     def state(self) -> str:
-        """The name of the state that is there now."""
-        if self._opened is None:
+        """The name of the state that is in the directory now."""
+        if self._store is None:
             try:
-                self._opened = self._around.open_store()
+                self._store = self._dependencies.open_store()
             except CheckpointError:
                 if self._choice == "continue":
                     raise
                 return "unreadable"
-        return self._opened.state
+        return self._store.state
 
     def check(self) -> None:
-        """Whether what is there is ours at all; told before anybody is disturbed."""
+        """Raise CheckpointError for an unusable checkpoint before the start affects another instance."""
         if self._choice == "continue":
             self.state()
-            if not self._around.lock.acquire():
-                self.close()  # whoever has the directory may put another file there while we stand by
+            if not self._dependencies.lock.acquire():
+                self.close()  # the holder of the lock may replace the file while this instance stands by
 
-    def opened(self, owner: str) -> CheckpointStore:
-        """The store to work with."""
+    def open(self, owner: str) -> CheckpointStore:
+        """The store, claimed by `owner`."""
         if self._choice != "continue":
-            self.anew()
-        if self._opened is None:
-            self._opened = self._around.open_store()
-        self._opened.claim(owner)
-        return self._opened
+            self.reset()
+        if self._store is None:
+            self._store = self._dependencies.open_store()
+        self._store.claim(owner)
+        return self._store
 
-    def anew(self) -> None:
-        """Take away what is there."""
+    def reset(self) -> None:
+        """Delete the store."""
         self.close()
-        self._around.reset_store()
+        self._dependencies.reset_store()
 
     def close(self) -> None:
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            opened.close()
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
 
 
 class Startup:
-    """What a start comes to: a detector with its state, a source that has begun, and a committer at work.
+    """The result of a start: a detector with its state, a source that has begun, and a running committer.
 
-    `number` is that of the last checkpoint, `found` the note before our first.
+    `number` is that of the last checkpoint, `previous_metadata` the commit metadata before this instance's first.
     """
 
-    def __init__(  # noqa: PLR0913 - all that it depends on
+    def __init__(  # noqa: PLR0913 - its dependencies
         self,
         *,
         settings: Settings,
-        around: Dependencies,
+        dependencies: Dependencies,
         choice: Choice,
         stop: Callable[[], bool],
         clock: Callable[[], float],
@@ -118,201 +119,218 @@ class Startup:
         listener: RunListener,
         stack: ExitStack,
     ) -> None:
-        """Raises StoppedError, and what the parts raise. `stack` closes what was opened."""
+        """`stack` closes what was opened. Raises StoppedError, and the errors of the dependencies."""
         self._settings = settings
-        self._around = around
+        self._dependencies = dependencies
+        self._choice = choice
         self._stop = stop
         self._owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._stores = StoreOpener(around, choice)
+        self._stores = StoreOpener(dependencies, choice)
         stack.callback(self._stores.close)
         self._stores.check()
         takeover_seconds = settings.kafka.takeover_after_ms / 1000
         self.number = 0
         self.detector = Detector(settings)
-        listener.entered("waiting")
-        claim, note, positions = self._own(choice, takeover_seconds, clock, wait)
-        listener.entered("restoring")
-        self.found = claim.committed.note
-        self.store = self._stores.opened(self._owner)
+        listener.stage_entered("waiting")
+        ownership, metadata, positions = self._become_owner(takeover_seconds, clock, wait)
+        listener.stage_entered("restoring")
+        self.previous_metadata = ownership.committed.metadata
+        self.store = self._stores.open(self._owner)
         self.committer = Committer(
             store=self.store,
-            ledger=around.ledger,
-            local=around.local,
-            note=note,
+            sink=dependencies.sink,
+            local_sinks=dependencies.local_sinks,
+            metadata=metadata,
             positions=positions,
-            beat_seconds=takeover_seconds / BEATS,
+            heartbeat_seconds=takeover_seconds / HEARTBEATS_PER_TAKEOVER,
             listener=listener,
             clock=clock,
         )
         stack.callback(self.committer.close)
         try:
-            self._take_up(*self._plan(claim, choice), claim)
+            self._restore_state(*self._load(ownership), ownership)
         except (CheckpointError, StoppedError):
-            self.committer.release()
+            self.committer.release_group()
             raise
 
-    def _own(
-        self,
-        choice: Choice,
-        takeover_seconds: float,
-        clock: Callable[[], float],
-        wait: Callable[[float], None],
+    def _become_owner(
+        self, takeover_seconds: float, clock: Callable[[], float], wait: Callable[[float], None]
     ) -> tuple[Ownership, CommitMetadata, dict[Partition, int]]:
-        """Become the owner and say so. Of two that stood by one is quicker, and the other stands by again."""
+        """Claim the group and commit first metadata. If another standby commits first, stand by again."""
         while True:
-            claim = become_owner(
-                ledger=self._around.ledger,
-                lock=self._around.lock,
+            ownership = become_owner(
+                sink=self._dependencies.sink,
+                lock=self._dependencies.lock,
                 own_state=self._stores.state,
-                partitions=self._around.source.partitions(),
-                refuse=self._why_not_wait(choice),
+                partitions=self._dependencies.source.partitions(),
+                refuse_reason=self._why_no_standby(),
                 takeover_seconds=takeover_seconds,
                 stop=self._stop,
                 clock=clock,
                 wait=wait,
             )
-            if claim is None:
+            if ownership is None:
                 raise StoppedError
-            if choice == "rebuild":
-                # Before anything is thrown away: whether there is something to rebuild from.
-                self._planned(None, claim, choice)
+            if self._choice == "rebuild":
+                # Before the store is deleted: check that there is something to rebuild from.
+                self._plan(None, ownership)
             try:
-                return claim, *self._first_note(claim)
+                return ownership, *self._commit_first_metadata(ownership)
             except FencedError as error:
-                if self._why_not_wait(choice) is not None:
+                if self._why_no_standby() is not None:
                     raise
-                log.info("another instance was quicker, standing by: %s", error)
+                log.info("another instance took over first, standing by again: %s", error)
 
-    def _why_not_wait(self, choice: Choice) -> str | None:
-        if choice != "continue":
-            return "--rebuild and --reset-state do not wait for its end"
+    def _why_no_standby(self) -> str | None:
+        if self._choice != "continue":
+            return "--rebuild and --reset-state do not wait until it stops"
         return "kafka.second_instance is refuse" if self._settings.kafka.second_instance == "refuse" else None
 
-    def _first_note(self, claim: Ownership) -> tuple[CommitMetadata, dict[Partition, int]]:
-        """It says nothing new but who we are; from here on whoever was before is out.
+    def _commit_first_metadata(self, ownership: Ownership) -> tuple[CommitMetadata, dict[Partition, int]]:
+        """Commit the metadata again with the new owner, which fences the previous owner.
 
-        At once, before anything is loaded: until it is there an older owner that is slow and not dead would win the
-        group back.
+        Before anything is loaded: until then a previous owner that is slow but alive would regain the group.
         """
-        before, positions = claim.committed.note, dict(claim.committed.positions)
-        note = CommitMetadata(1, self._owner, self._stores.state(), 0)
-        if before is not None:
-            note = replace(before, epoch=before.epoch + 1, owner=self._owner, beat=0, released=False)
-        first = min(positions or self._around.source.partitions())
+        previous, positions = ownership.committed.metadata, dict(ownership.committed.positions)
+        metadata = CommitMetadata(1, self._owner, self._stores.state(), 0)
+        if previous is not None:
+            metadata = replace(
+                previous, epoch=previous.epoch + 1, owner=self._owner, heartbeat=0, released=False
+            )
+        first = min(positions or self._dependencies.source.partitions())
         positions.setdefault(first, 0)
-        self._around.ledger.commit(Outputs(), {first: positions[first]}, note, lambda: not self._stop())
-        return note, positions
+        self._dependencies.sink.commit(
+            Outputs(), {first: positions[first]}, metadata, lambda: not self._stop()
+        )
+        return metadata, positions
 
-    def _take_up(self, stored: Stored | None, decided: StartPlan, claim: Ownership) -> None:
-        if decided.kind == "resume" and stored is not None:
-            self._resume(stored, decided)
-        elif decided.kind == "rebuild":
-            self._rebuild(claim)
+    def _restore_state(self, stored: Stored | None, start: StartPlan, ownership: Ownership) -> None:
+        if start.kind == "resume" and stored is not None:
+            self._resume(stored, start)
+        elif start.kind == "rebuild":
+            self._rebuild(ownership)
         else:
             self.detector.track_changes()
-            self._around.source.begin()
+            self._dependencies.source.begin()
 
-    def _plan(self, claim: Ownership, choice: Choice) -> tuple[Stored | None, StartPlan]:
-        """A standby whose own directory does not hold the last state rebuilds it, and asks nobody."""
+    def _load(self, ownership: Ownership) -> tuple[Stored | None, StartPlan]:
+        """A standby whose own directory does not hold the latest state rebuilds it; no operator has to choose."""
         try:
             stored = self.store.load()
-            return stored, self._planned(stored, claim, choice)
+            return stored, self._plan(stored, ownership)
         except CheckpointError as error:
-            if not claim.stood_by:
+            if not ownership.saw_live_owner:
                 raise
             log.warning(
-                "taking over with a directory of our own, so the state is rebuilt from Kafka: %s", error
+                "this checkpoint directory does not have the latest state, rebuilding it from Kafka: %s",
+                error,
             )
-            self._stores.anew()
-            self.store = self._stores.opened(self._owner)
-            self.committer.use(self.store)
+            self._stores.reset()
+            self.store = self._stores.open(self._owner)
+            self.committer.replace_store(self.store)
             return None, StartPlan("rebuild")
 
-    def _planned(self, stored: Stored | None, claim: Ownership, choice: Choice) -> StartPlan:
-        return plan(
+    def _plan(self, stored: Stored | None, ownership: Ownership) -> StartPlan:
+        return plan_start(
             stored=stored,
             state="" if stored is None else self.store.state,
-            committed=claim.committed,
+            committed=ownership.committed,
             group=self._settings.kafka.group_id,
-            rebuild=choice == "rebuild",
-            reset=choice == "reset",
+            rebuild=self._choice == "rebuild",
+            reset=self._choice == "reset",
         )
 
-    def _resume(self, stored: Stored, decided: StartPlan) -> None:
-        partitions = set(self._around.source.partitions())
+    def _resume(self, stored: Stored, start: StartPlan) -> None:
+        partitions = set(self._dependencies.source.partitions())
         rows = {Partition(row["topic"], row["number"]): row for row in stored.partitions}
         gone = sorted(rows.keys() - partitions)
         if gone:
-            log.warning("no longer read, so forgotten: %s", ", ".join(f"{p.topic}-{p.number}" for p in gone))
+            names = ", ".join(f"{partition.topic}-{partition.number}" for partition in gone)
+            log.warning("dropping the offsets of partitions that are no longer read: %s", names)
         stored.partitions = [row for partition, row in rows.items() if partition in partitions]
         with decoding_rows():
-            self.detector.import_state(self._while_wanted(stored.rows()))
+            self.detector.import_state(self._stoppable(stored.rows()))
             pending = outputs_of(stored.pending)
         self.detector.track_changes()
         self.number = stored.number
         positions = {partition: row["offset"] for partition, row in rows.items() if partition in partitions}
-        self._around.source.begin(positions, {row["topic"]: row["topic_id"] for row in stored.partitions})
-        log.info("going on from checkpoint %d with %d keys", stored.number, self.detector.keys)
-        if decided.pending != "published":
-            self._publish(stored, pending, decided)
+        self._dependencies.source.begin(
+            positions, {row["topic"]: row["topic_id"] for row in stored.partitions}
+        )
+        log.info("continuing from checkpoint %d with %d keys", stored.number, self.detector.keys)
+        if start.pending != "published":
+            self._publish(stored, pending, start)
 
-    def _publish(self, stored: Stored, pending: Outputs, decided: StartPlan) -> None:
-        """Steps 3 to 5 of the protocol for the checkpoint that a crash has left without them."""
-        self._around.local.cut_back(stored.marks)
-        if decided.pending == "unknown" and len(pending):
+    def _publish(self, stored: Stored, pending: Outputs, start: StartPlan) -> None:
+        """Steps 3 to 5 of the commit protocol, which a crash has left undone for the stored checkpoint."""
+        self._dependencies.local_sinks.truncate(stored.file_offsets)
+        if start.pending == "unknown" and len(pending):
             log.warning(
-                "Kafka has lost the note of checkpoint %d; asking the topics what was sent", stored.number
+                "the commit metadata of checkpoint %d is missing in Kafka; reading the sinks to find which of its "
+                "alerts and dead letters were published",
+                stored.number,
             )
-            pending = self._unsent(pending)
+            pending = self._unpublished(pending)
         positions = {Partition(row["topic"], row["number"]): row["offset"] or 0 for row in stored.partitions}
-        note = replace(
-            self.committer.note,
+        metadata = replace(
+            self.committer.metadata,
             state=self.store.state,
             number=stored.number,
-            beat=0,
+            heartbeat=0,
             evaluated_ms=stored.progress["evaluated_ms"],
         )
-        log.info("publishing what checkpoint %d had decided: %d results", stored.number, len(pending))
-        self.committer.hand_over(Cut(None, pending, positions, note))
-        while self.committer.still_busy(1.0):
-            self._stop()  # finished all the same, but it shows that we live
+        log.info(
+            "publishing the pending outputs of checkpoint %d: %d alerts, %d dead letters",
+            stored.number,
+            len(pending.alerts),
+            len(pending.dead_letters),
+        )
+        self.committer.submit(Cut(None, pending, positions, metadata))
+        while self.committer.busy_after(1.0):
+            self._stop()  # reports progress; a stop waits until these outputs are published
 
-    def _unsent(self, pending: Outputs) -> Outputs:
-        since_ms = min((alert.tick_ms for alert in pending.alerts), default=0) - _SENT_MARGIN_MS
-        sent = {_alert_id(body) for body in self._around.sent_alerts(since_ms)} if pending.alerts else set()
-        stamps = [letter.record.timestamp_ms or 0 for letter in pending.letters]
-        letters = self._around.sent_letters(min(stamps) - _SENT_MARGIN_MS) if stamps else ()
+    def _unpublished(self, pending: Outputs) -> Outputs:
+        since_ms = min((alert.tick_ms for alert in pending.alerts), default=0) - _READBACK_MARGIN_MS
+        alert_ids = (
+            {_alert_id(body) for body in self._dependencies.published_alerts(since_ms)}
+            if pending.alerts
+            else set()
+        )
+        stamps = [dead_letter.record.timestamp_ms or 0 for dead_letter in pending.dead_letters]
+        origins = (
+            self._dependencies.published_dead_letters(min(stamps) - _READBACK_MARGIN_MS) if stamps else ()
+        )
         return Outputs(
-            [alert for alert in pending.alerts if alert.id not in sent],
+            [alert for alert in pending.alerts if alert.id not in alert_ids],
             [
-                letter
-                for letter in pending.letters
-                if (*letter.record.partition, letter.record.offset) not in letters
+                dead_letter
+                for dead_letter in pending.dead_letters
+                if (*dead_letter.record.partition, dead_letter.record.offset) not in origins
             ],
         )
 
-    def _rebuild(self, claim: Ownership) -> None:
-        """See `rebuild`. What was refused or found there was sent long ago."""
-        note, positions = claim.committed.note, claim.committed.positions
-        evaluated_ms = None if note is None else note.evaluated_ms
+    def _rebuild(self, ownership: Ownership) -> None:
+        """See `rebuild`. Dead letters and alerts of the records read again are already published."""
+        metadata, positions = ownership.committed.metadata, ownership.committed.positions
+        evaluated_ms = None if metadata is None else metadata.evaluated_ms
         self.detector.track_changes()
         if evaluated_ms is not None:
             start_ms = window_start_ms(self._settings, evaluated_ms)
-            log.info("rebuilding the state from Kafka's records since %s", iso(start_ms))
+            log.info("rebuilding the state from Kafka records since %s", iso(start_ms))
             pipeline = Pipeline(self._settings, NullSink(), NullSink(), detector=self.detector)
-            with closing(self._around.window(start_ms, positions)) as window:
-                continued = Continued(window, self.detector, start_ms)
-                if not read_window(pipeline, continued, evaluated_ms, self._stop):
+            with closing(self._dependencies.open_window(start_ms, positions)) as window:
+                source = MidPartitionSource(window, self.detector, start_ms)
+                if not read_window(pipeline, source, evaluated_ms, self._stop):
                     raise StoppedError
-            sent = self._around.sent_alerts(alerts_start_ms(self._settings, evaluated_ms))
-            episodes = take_up_episodes(self.detector, sent)
-            log.info("rebuilt: %d keys, %d open episodes", self.detector.keys, episodes)
-        self._around.source.begin(positions)
+            published = self._dependencies.published_alerts(alerts_start_ms(self._settings, evaluated_ms))
+            episodes = restore_episodes(self.detector, published)
+            log.info("state rebuilt: %d keys, %d open episodes", self.detector.keys, episodes)
+        self._dependencies.source.begin(positions)
 
-    def _while_wanted(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """A restore of many keys takes a while, and can be stopped."""
+    def _stoppable(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """The rows. Raises StoppedError in between: restoring many keys takes a while."""
         for index, row in enumerate(rows):
-            if index % _ROWS_BETWEEN_LOOKS == 0:
+            if index % _ROWS_BETWEEN_CHECKS == 0:
                 self.committer.check()
                 if self._stop():
                     raise StoppedError

@@ -1,7 +1,7 @@
 """The wall clock of a live run, which never goes back.
 
-It is asked for one thing only: to refuse events from the future (semantics.md §4). A machine whose clock is set
-back would refuse every event as coming from there.
+It is read only to refuse events from the future (semantics.md §4). A machine whose clock was set back would refuse
+every event.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-_TOLD_MS = 60_000
+_WARN_MS = 60_000
 
 
 class WallClock:
-    """Milliseconds since the epoch: the machine's clock, or what was known before and the time passed since.
+    """Milliseconds since the epoch: the machine's clock, or the last reading plus the monotonic time since, if later.
 
-    `at_least_ms` is a time that has certainly passed, such as that of an event that was accepted long ago.
+    `at_least_ms` is a time that has certainly passed, such as that of an event that was accepted earlier.
     """
 
     def __init__(
@@ -29,20 +29,21 @@ class WallClock:
     ) -> None:
         self._wall_ms = wall_ms
         self._clock = clock
-        self._known_at = clock()
-        self._known_ms = wall_ms() if at_least_ms is None else max(wall_ms(), at_least_ms)
-        self._told = False
+        self._read_at = clock()
+        self._last_ms = wall_ms() if at_least_ms is None else max(wall_ms(), at_least_ms)
+        self._warned = False
 
     def __call__(self) -> int:
-        moment, said_ms = self._clock(), self._wall_ms()
-        expected_ms = self._known_ms + int((moment - self._known_at) * 1000)
-        self._known_at, self._known_ms = moment, max(expected_ms, said_ms)
-        behind_ms = self._known_ms - said_ms
-        if behind_ms > _TOLD_MS and not self._told:
+        moment, machine_ms = self._clock(), self._wall_ms()
+        expected_ms = self._last_ms + int((moment - self._read_at) * 1000)
+        self._read_at, self._last_ms = moment, max(expected_ms, machine_ms)
+        behind_ms = self._last_ms - machine_ms
+        if behind_ms > _WARN_MS and not self._warned:
             log.warning(
-                "this machine's clock is %d s behind what we know to have passed: it was set back. Going on with our "
-                "own; set the clock right, or events from now on may be refused after the next start.",
+                "the clock of this machine was set back: it is %d s behind the time known to have passed. Continuing "
+                "with the monotonic clock. Correct the machine's clock, or events may be refused as future_time after "
+                "the next start.",
                 behind_ms // 1000,
             )
-        self._told = behind_ms > _TOLD_MS
-        return self._known_ms
+        self._warned = behind_ms > _WARN_MS
+        return self._last_ms
