@@ -22,7 +22,7 @@ from streamdetect.service.bounded.backtest import MOST_NEAR, BacktestRequest, Ba
 from streamdetect.service.bounded.backtest import backtest as run_backtest
 from streamdetect.service.bounded.replay import run_replay
 from streamdetect.service.summary import Summary
-from streamdetect.sinks.atomic_file import packed_file
+from streamdetect.sinks.atomic_file import atomic_file
 from streamdetect.sinks.files import NullSink
 from streamdetect.sources.files import FileSource
 
@@ -105,7 +105,7 @@ class Backtest:
 
     def report(self, path: AnyPath) -> None:
         """Write the report to a file. Raises SinkError when it cannot be written."""
-        with packed_file(os.fspath(path)) as stream:
+        with atomic_file(os.fspath(path)) as stream:
             stream.write(self.html().encode())
 
     def __repr__(self) -> str:

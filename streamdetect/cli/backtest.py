@@ -31,8 +31,8 @@ from streamdetect.report.junit import junit
 from streamdetect.report.words import visible
 from streamdetect.service.bounded.backtest import MOST_NEAR, BacktestRequest, Baseline, backtest
 from streamdetect.service.summary import Summary
-from streamdetect.sinks.atomic_file import packed_file
-from streamdetect.sinks.files import FileAlertSink, make_folder
+from streamdetect.sinks.atomic_file import atomic_file
+from streamdetect.sinks.files import FileAlertSink, make_directory
 
 FORMATS: dict[str, Callable[[Outcome], str]] = {
     "json": plain.json_text,
@@ -152,7 +152,7 @@ def command(  # noqa: PLR0913 - one for each option
         stack.enter_context(closing(source))
         files = _alert_files(alerts_dir, named)
         if alerts_dir is not None:
-            make_folder(alerts_dir)
+            make_directory(alerts_dir)
         check_outputs(
             None if read.from_kafka else source,
             *(output, report_path, junit_path, *files.values()),
@@ -224,7 +224,7 @@ def _write(
     for path, made in wanted:
         if path is not None:
             try:
-                with packed_file(path) as stream:
+                with atomic_file(path) as stream:
                     stream.write(made())
             except SinkError as problem:
                 problems.append(problem)

@@ -26,7 +26,7 @@ from streamdetect.findings.timeline import Timeline, TimelineTable
 from streamdetect.report.html import key_page
 from streamdetect.report.words import moment, span, visible
 from streamdetect.service.inspect.explain import ExplainQuery, Explanation, explain_checkpoint, explain_source
-from streamdetect.sinks.atomic_file import packed_file
+from streamdetect.sinks.atomic_file import atomic_file
 from streamdetect.sources.files import FileSource
 
 HEAD = ("tick (UTC)", "events", "hours", "rate", "hosts", "procs", "what fails")
@@ -103,7 +103,7 @@ def command(  # noqa: PLR0913 - one for each option
 
 
 def _write(found: Explanation, path: str, interval_ms: int) -> None:
-    with packed_file(path) as stream:
+    with atomic_file(path) as stream:
         stream.write(key_page(found.title, found.tracked, interval_ms).encode())
 
 

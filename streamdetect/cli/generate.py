@@ -13,7 +13,7 @@ from streamdetect.cli.output import Meter, remark
 from streamdetect.cli.signals import stopping
 from streamdetect.config import LogSettings, format_duration, load_settings
 from streamdetect.errors import UsageError
-from streamdetect.sinks.atomic_file import packed_file
+from streamdetect.sinks.atomic_file import atomic_file
 from streamdetect.synthetic import (
     SHAPES,
     Beacon,
@@ -119,7 +119,7 @@ def command(  # noqa: PLR0913 - what can be asked for, by name
 
 
 def _into_file(scenario: Scenario, output: str) -> int:
-    with _counting(scenario) as count, packed_file(output) as stream:
+    with _counting(scenario) as count, atomic_file(output) as stream:
         return count(stream.write(line) for line in lines(scenario))
 
 

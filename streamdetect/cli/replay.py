@@ -25,7 +25,7 @@ from streamdetect.errors import AlertOpened
 from streamdetect.service.bounded import parallel_replay
 from streamdetect.service.summary import Summary
 from streamdetect.sinks import AlertSink, DeadLetterSink
-from streamdetect.sinks.atomic_file import packed_file
+from streamdetect.sinks.atomic_file import atomic_file
 from streamdetect.sinks.files import FileAlertSink, FileDeadLetterSink, NullSink, StdoutAlertSink
 
 
@@ -113,7 +113,7 @@ def _dead_letter_path(settings: Settings) -> str | None:
 
 def _tell(summary: Summary, summary_json: str | None, *, stopped: bool) -> None:
     if summary_json is not None:
-        with packed_file(summary_json) as stream:
+        with atomic_file(summary_json) as stream:
             stream.write(json.dumps(summary.as_dict(), indent=2).encode() + b"\n")
     if not verbosity().quiet:
         remark(summary_text(summary, stopped=stopped))

@@ -18,12 +18,12 @@ from streamdetect.cli.output import Meter, emit
 from streamdetect.cli.tables import table_text
 from streamdetect.config import Settings, load_settings
 from streamdetect.errors import UsageError
-from streamdetect.sinks.atomic_file import packed_file
+from streamdetect.sinks.atomic_file import atomic_file
 from streamdetect.sources import Source
 from streamdetect.sources.files import FileSource
 
 if TYPE_CHECKING:
-    from streamdetect.service.inspect.describe import VerifiedCheckpoint
+    from streamdetect.service.inspect.integrity import VerifiedCheckpoint
 
 _DIRECTORY = click.argument("directory", type=click.Path(), metavar="DIR")
 
@@ -85,40 +85,40 @@ def verify(directory: str, paths: tuple[str, ...], from_kafka: bool, config_path
     """
     if from_kafka and paths:
         raise UsageError("PATHs and --from-kafka exclude each other. Name files, or read Kafka.")
-    from streamdetect.service.inspect import describe as state  # noqa: PLC0415 - help needs no engine
+    from streamdetect.service.inspect.integrity import check_integrity  # noqa: PLC0415 - help needs no engine
     from streamdetect.service.inspect.verify import kafka_start_ms, rederive  # noqa: PLC0415 - as above
 
     settings = load_settings(config_path)
     logs.configure(settings.log, verbosity())
     with closing(SqliteStore(directory, None)) as store:
-        examined = state.examine(store, settings)
-    emit(examined.text())
+        verified = check_integrity(store, settings)
+    emit(verified.text())
     if not paths and not from_kafka:
         return
     with ExitStack() as stack:
-        start_ms = kafka_start_ms(examined) if from_kafka else None
-        source, read = _records(examined, settings, paths, start_ms)
+        start_ms = kafka_start_ms(verified) if from_kafka else None
+        source, read = _records(verified, settings, paths, start_ms)
         stack.enter_context(closing(source))
         meter = stack.enter_context(Meter(quiet=verbosity().quiet))
         compared = rederive(
-            examined, source, start_ms=start_ms, progress=lambda records: meter.tell(records, *read())
+            verified, source, start_ms=start_ms, progress=lambda records: meter.tell(records, *read())
         )
     emit(compared.verdict())
 
 
 def _records(
-    examined: VerifiedCheckpoint, settings: Settings, paths: tuple[str, ...], start_ms: int | None
+    verified: VerifiedCheckpoint, settings: Settings, paths: tuple[str, ...], start_ms: int | None
 ) -> tuple[Source, Callable[[], tuple[int, int | None]]]:
     """The records of the checkpoint, and a function that returns (read, total) for progress."""
     if paths:
         from streamdetect.service.inspect.verify import FilePartitions  # noqa: PLC0415 - help needs no engine
 
         files = FileSource(paths, max_record_bytes=settings.limits.max_record_bytes)
-        return FilePartitions(files, examined.offsets), files.progress
+        return FilePartitions(files, verified.offsets), files.progress
     from streamdetect.sources.kafka_range import KafkaRange  # noqa: PLC0415 - files need no Kafka client
 
     kafka = KafkaRange(
-        settings.kafka, examined.topics(), "earliest" if start_ms is None else start_ms, examined.offsets
+        settings.kafka, verified.topics(), "earliest" if start_ms is None else start_ms, verified.offsets
     )
     return kafka, lambda: (0, None)
 
@@ -146,7 +146,7 @@ def export(directory: str, output: str) -> None:
         raise UsageError(
             f"{output} is in the checkpoint directory, which is read-only here. Choose another directory."
         )
-    with packed_file(output) as stream:
+    with atomic_file(output) as stream:
         stream.writelines(line + b"\n" for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""A file written as a whole or not at all, compressed as its name says."""
+"""Atomically written output files, compressed by their suffix."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from streamdetect.sinks.files import standard_output, write_error
 
 
 @contextmanager
-def packed_file(path: str) -> Iterator[IO[bytes]]:
-    """A stream into the file `path` (.gz and .zst compress; `-` is standard output).
+def atomic_file(path: str) -> Iterator[IO[bytes]]:
+    """A writable stream to the file `path` (.gz and .zst are compressed; `-` is standard output).
 
-    The file appears once everything is written; when the block is left by an exception, nothing is left behind.
-    The same bytes in give the same bytes out. SinkError when it cannot be written.
+    A file appears when the block ends; when the block raises, an earlier file stays unchanged. The same input gives the
+    same bytes. Raises SinkError when the file cannot be written.
     """
     try:
         if path == "-":
@@ -26,10 +26,10 @@ def packed_file(path: str) -> Iterator[IO[bytes]]:
             yield out
             out.flush()
         elif Path(path).exists() and not Path(path).is_file():
-            with ExitStack() as stack:  # a device or a pipe: there is nothing to put in its place
+            with ExitStack() as stack:  # a device or a pipe cannot be replaced
                 yield _stream(stack, path, path)
         else:
-            with _in_its_place(path) as stream:
+            with _replacing(path) as stream:
                 yield stream
     except OSError as error:
         name = "standard output" if path == "-" else path
@@ -37,7 +37,8 @@ def packed_file(path: str) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _in_its_place(path: str) -> Iterator[IO[bytes]]:
+def _replacing(path: str) -> Iterator[IO[bytes]]:
+    """A stream to `path`.partial, which replaces `path` when the block ends."""
     partial = Path(f"{path}.partial")
     try:
         with ExitStack() as stack:
@@ -49,7 +50,7 @@ def _in_its_place(path: str) -> Iterator[IO[bytes]]:
 
 
 def _stream(stack: ExitStack, path: str, name: str) -> IO[bytes]:
-    """The file `path` open for writing, compressed by the suffix of `name`; `stack` closes it."""
+    """Open the file `path` for writing, compressed by the suffix of `name`; `stack` closes it."""
     file: IO[bytes] = stack.enter_context(Path(path).open("wb"))  # noqa: SIM115 - stack closes it
     if name.endswith(".gz"):
         packer = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0))

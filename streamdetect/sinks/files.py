@@ -1,4 +1,4 @@
-"""Standard output and files as sinks: one JSON object a line."""
+"""Sinks that write JSON lines to standard output and files."""
 
 from __future__ import annotations
 
@@ -20,33 +20,31 @@ log = logging.getLogger(__name__)
 
 
 class StdoutAlertSink:
-    """Alerts on standard output, or on another open stream."""
+    """Writes alerts to standard output, or to another open stream."""
 
     def __init__(self, stream: BinaryIO | None = None) -> None:
         if stream is None and sys.stdout is None:  # started with >&-
-            raise SinkError(
-                "standard output is closed. Open it, or have alerts written elsewhere (alerts.sink)."
-            )
+            raise SinkError("standard output is closed. Open it, or choose another alerts.sink.")
         self._lines = _Lines("standard output", sys.stdout.buffer if stream is None else stream)
 
     def write(self, alerts: Sequence[Alert]) -> None:
-        """Write and push on: whoever reads the other end waits for alerts."""
+        """Write and flush to the stream at once, so that the reading process gets each alert immediately."""
         self._lines.write(alert.body for alert in alerts)
-        self._lines.push()
+        self._lines.flush_buffer()
 
     def flush(self) -> None:
         self._lines.flush()
 
     def close(self) -> None:
-        """Flush. The stream stays open: it is not ours."""
+        """Flush. The stream stays open; it belongs to the caller."""
         self._lines.flush()
 
 
 class _FileSink:
-    """What both file sinks have in common: a file from its beginning, or with `append` behind what is there."""
+    """The base of both file sinks. Overwrites the file, or with `append` writes at its end."""
 
     def __init__(self, path: str, *, append: bool = False) -> None:
-        self._lines = _opened(path, append=append)
+        self._lines = _open(path, append=append)
 
     def offset(self) -> dict[str, Any]:
         return self._lines.offset()
@@ -62,21 +60,21 @@ class _FileSink:
 
 
 class FileAlertSink(_FileSink):
-    """Alerts in a file."""
+    """Writes alerts to a file."""
 
     def write(self, alerts: Sequence[Alert]) -> None:
         self._lines.write(alert.body for alert in alerts)
 
 
 class FileDeadLetterSink(_FileSink):
-    """Dead letters in a file: the headers that Kafka would carry as fields, bytes in base64."""
+    """Writes dead letters to a file: the Kafka headers become fields, bytes are base64."""
 
     def write(self, dead_letters: Sequence[DeadLetter]) -> None:
         self._lines.write(_dead_letter_line(dead_letter) for dead_letter in dead_letters)
 
 
 class NullSink:
-    """Drops what it is given; the summary still counts it."""
+    """Discards alerts and dead letters; the summary still counts them."""
 
     def write(self, items: Sequence[object]) -> None:
         """Nothing to do."""
@@ -89,42 +87,42 @@ class NullSink:
 
 
 class _Lines:
-    """Lines into a stream called `name`; every OSError becomes a SinkError that names it."""
+    """Writes lines to the stream `name`. Turns each OSError into a SinkError with that name."""
 
     def __init__(self, name: str, stream: BinaryIO, *, append: bool = False) -> None:
         self._name = name
         self._stream = stream
-        self._unsafe = False
-        self._unmended = append
+        self._unsynced = False
+        self._check_last_line = append
 
     def write(self, lines: Iterable[bytes]) -> None:
         try:
-            self._mend()
+            self._end_partial_line()
             for line in lines:
                 self._stream.write(line)
                 self._stream.write(b"\n")
-                self._unsafe = True
+                self._unsynced = True
         except OSError as error:
             raise write_error(self._name, error) from None
 
-    def _mend(self) -> None:
-        """End a line that a crash cut short, so that only it is lost. Not before we write: the file may be
-        another's.
+    def _end_partial_line(self) -> None:
+        """End a line that a crash truncated, so that only this line is lost. Called by the first write, not on opening:
+        until then the file may belong to another process.
         """
-        if self._unmended and _ends_within_a_line(Path(self._name)):
+        if self._check_last_line and _ends_within_a_line(Path(self._name)):
             self._stream.write(b"\n")
-        self._unmended = False
+        self._check_last_line = False
 
-    def push(self) -> None:
-        """Hand what was written to the operating system."""
+    def flush_buffer(self) -> None:
+        """Flush Python's buffer to the operating system."""
         try:
             self._stream.flush()
         except OSError as error:
             raise write_error(self._name, error) from None
 
     def flush(self) -> None:
-        """Return once everything written would survive a crash; a pipe or terminal has no more to give than it took."""
-        if not self._unsafe:
+        """Make everything written durable: fsync a file. A pipe or terminal is only flushed."""
+        if not self._unsynced:
             return
         try:
             self._stream.flush()
@@ -132,10 +130,10 @@ class _Lines:
                 os.fsync(self._stream.fileno())
         except OSError as error:
             raise write_error(self._name, error) from None
-        self._unsafe = False
+        self._unsynced = False
 
     def offset(self) -> dict[str, Any]:
-        """The file and its length in bytes. All that was written has been flushed before."""
+        """The file and its length in bytes. Call `flush` first."""
         try:
             known = os.fstat(self._stream.fileno()) if _is_file(self._stream) else None
         except OSError as error:
@@ -145,12 +143,12 @@ class _Lines:
         return {"path": self._name, "length": known.st_size, "inode": known.st_ino}
 
     def truncate(self, offset: dict[str, Any]) -> None:
-        """To the length of a mark; not a file that is another one by now, or has been rotated away."""
+        """Truncate to an earlier length. Leaves a file that was replaced or rotated since as it is."""
         now = self.offset()
         if now["length"] is None or offset.get("path") != now["path"] or offset.get("length") is None:
             return
         if offset.get("inode") != now["inode"] or now["length"] < offset["length"]:
-            log.warning("%s is not as we left it (rotated?): going on at its end", self._name)
+            log.warning("%s has changed since the last run (rotated?): appending at its end", self._name)
             return
         try:
             os.ftruncate(self._stream.fileno(), offset["length"])
@@ -164,10 +162,10 @@ class _Lines:
         try:
             self.flush()
         finally:
-            self._abandon()
+            self._close_quietly()
 
-    def _abandon(self) -> None:
-        """Close; what the failed flush could not write would fail here again, and was told already."""
+    def _close_quietly(self) -> None:
+        """Close. An error here repeats that of the failed flush, which was raised already."""
         with contextlib.suppress(OSError):
             self._stream.close()
 
@@ -175,11 +173,11 @@ class _Lines:
 def _is_file(stream: BinaryIO) -> bool:
     try:
         return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
-    except OSError:  # a stream in memory has no descriptor
+    except OSError:  # an in-memory stream has no descriptor
         return False
 
 
-def _opened(path: str, *, append: bool) -> _Lines:
+def _open(path: str, *, append: bool) -> _Lines:
     try:
         _check_pipe(path)
         stream = open(path, "ab" if append else "wb")  # noqa: PTH123, SIM115 - _Lines closes it
@@ -189,7 +187,7 @@ def _opened(path: str, *, append: bool) -> _Lines:
 
 
 def _check_pipe(path: str) -> None:
-    """Opening a named pipe that nobody reads would wait for ever: OSError instead."""
+    """Raise OSError for a named pipe without a reader, because opening it would block for ever."""
     if Path(path).is_fifo():
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
 
@@ -202,8 +200,8 @@ def _ends_within_a_line(path: Path) -> bool:
         return stream.read(1) != b"\n"
 
 
-def make_folder(path: str) -> None:
-    """A directory for output files, with its parents, if it is not there. SinkError if it cannot be made."""
+def make_directory(path: str) -> None:
+    """Create a directory for output files, with its parents. Raises SinkError if that fails."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -211,21 +209,21 @@ def make_folder(path: str) -> None:
 
 
 def standard_output(instead: str) -> BinaryIO:
-    """Standard output for bytes. SinkError if the program was started without (`>&-`): open it, or `instead`."""
+    """Standard output as a byte stream. Raises SinkError with the advice `instead` if it is closed (`>&-`)."""
     if sys.stdout is None:
         raise SinkError(f"standard output is closed. Open it, or {instead}.")
     return sys.stdout.buffer
 
 
 def write_error(name: str, error: OSError) -> SinkError:
-    """What to raise when `name` could not be written."""
+    """The SinkError for an OSError while writing `name`."""
     if isinstance(error, BrokenPipeError):
         return SinkError(f"{name} was closed by its reader, so not everything could be written.")
-    advice = "Make room or make it writable, then start again."
+    advice = "Free disk space or make it writable, then start again."
     if isinstance(error, FileNotFoundError):
-        advice = "Make the directory that it is to lie in, or name another file."
+        advice = "Create its directory, or name another file."
     elif isinstance(error, (IsADirectoryError, NotADirectoryError, FileExistsError)):
-        advice = "There is something else under this name. Name another."
+        advice = "The name is in use for something else. Choose another name."
     return SinkError(f"{name} cannot be written ({error.strerror}). {advice}")
 
 

@@ -1,7 +1,7 @@
-"""Kafka as a ledger: results, positions and the note of an owner in one transaction.
+"""Kafka as a transactional sink: outputs, positions and commit metadata in one transaction.
 
-Any failure of a transaction is handled as a crash would be: the producer is thrown away, a new one is made under the
-same transactional id, and what is committed then says whether the transaction took place.
+Any failure of a transaction is handled like a crash: discard the producer, initialise a new one with the same
+transactional id, and read the committed metadata to find out whether the transaction took place.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from streamdetect.broker.groups import ConsumerGroupOffsets, FinalError
 from streamdetect.errors import FencedError, KafkaError, SinkError
 from streamdetect.model import Partition
 from streamdetect.sinks import Outputs
-from streamdetect.sinks.broker_errors import advice, hint, is_about_us, is_final, refused_positions
+from streamdetect.sinks.broker_errors import advice, hint, is_about_producer, is_final, refused_positions
 from streamdetect.sinks.kafka_records import KafkaRecord, alert_record, dead_letter_record
 from streamdetect.sinks.transactional import CommitMetadata, Committed
 from streamdetect.sinks.watchdog import HungError, within
@@ -41,93 +41,83 @@ log = logging.getLogger(__name__)
 PRODUCER_SETTINGS: Mapping[str, Any] = {
     "acks": "all",
     "enable_idempotence": True,
-    # How long an attempt may take is for the watchdog to say, which knows how much is on its way. The client's own
-    # time-outs are longer, else a large record on a slow line would be begun again for ever.
+    # The watchdog limits the duration of an attempt, because its timeout grows with the size of the transaction. The
+    # client's own timeouts are longer; otherwise a large record over a slow connection would be restarted for ever.
     "max_block_ms": 10_000,
-    # Steps of a transaction that the broker is not ready for are tried again after so long.
+    # The delay before a transaction step that the broker is not ready for is retried.
     "retry_backoff_ms": 20,
-    # A dead letter may be as large as the source topic allows; what the target takes is for its broker to say.
+    # A dead letter may be as large as the source topic allows; the broker enforces the limit of the target topic.
     "max_request_size": 128 * 1024 * 1024,
 }
 RETRY_SECONDS = 0.5
 WARN_EVERY_SECONDS = 30.0
-ANSWER_SECONDS = 10.0
-"""How long to wait for what a group has committed."""
+RESPONSE_SECONDS = 10.0
+"""Timeout of a request for the committed offsets."""
 SECONDS_PER_BYTE = 1e-6
-"""What a transaction may take longer for each byte in it."""
+"""Added to the timeout of a transaction for each byte in it."""
 
-_WORTH_ANOTHER_TRY = (client_errors.KafkaError, HungError, KafkaError, RuntimeError)
-"""RuntimeError: how the client reports that it lost track of its own requests."""
+_RETRIABLE = (client_errors.KafkaError, HungError, KafkaError, RuntimeError)
+"""The client raises RuntimeError when it has lost track of its own requests."""
 
 _NULL = object()
 
 
 class _Values(Serializer):  # type: ignore[misc]  # the base class has no types
-    """Lets a null value through: the client refuses a record with neither key nor value, though Kafka does
-    not.
-    """
+    """Passes null values through: the client refuses a record with neither key nor value; Kafka accepts it."""
 
     def serialize(self, topic: str, headers: Any, data: Any) -> Any:  # noqa: ARG002  # the client's signature
         return None if data is _NULL else data
 
 
 class KafkaTransactionalSink:
-    """The ledger of `kafka.group_id`. Alerts and dead letters whose topic is None are somebody else's to write."""
+    """The transactional sink of `kafka.group_id`. Skips alerts and dead letters whose topic is None."""
 
     def __init__(self, settings: KafkaSettings, alerts: str | None, dead_letters: str | None) -> None:
         """Raises KafkaError if the broker cannot be reached, SinkError if a topic to write to does not exist."""
         self._settings = settings
         self._alerts, self._dead_letters = alerts, dead_letters
         self._hang_seconds = settings.takeover_after_ms / 1000 * 2 / 3
-        self._turn = threading.RLock()
+        self._commit_lock = threading.RLock()
         self._producer: Any = None
         self._partitions: Collection[Partition] = ()
-        self._last: CommitMetadata | None = None
-        self._warned = float("-inf")
-        self._onlooker = ConsumerGroupOffsets(settings, stable=False)
+        self._last_committed: CommitMetadata | None = None
+        self._warned_at = float("-inf")
+        self._unstable_offsets = ConsumerGroupOffsets(settings, stable=False)
         try:
-            self._catalogue = Catalogue(self._onlooker.connection, settings)
-            self._require([topic for topic in (alerts, dead_letters) if topic is not None])
+            self._catalogue = Catalogue(self._unstable_offsets.connection, settings)
+            topics = [topic for topic in (alerts, dead_letters) if topic is not None]
+            require_topics(self._catalogue, topics)
+            self._catalogue.watch(topics)
         except BaseException:
-            self._onlooker.close()
+            self._unstable_offsets.close()
             raise
-
-    def _require(self, topics: Collection[str]) -> None:
-        """They exist, else SinkError: at the start, and not when the first alert comes."""
-        known = self._catalogue.all_topics()
-        if not known.keys() >= set(topics):
-            known = self._catalogue.all_topics()
-        for topic in topics:
-            if topic not in known:
-                raise SinkError(
-                    f"Kafka has no topic {topic} to write to{similar_names(topic, known)}. Create it, correct its "
-                    "name in the configuration, or grant our user DESCRIBE on it."
-                )
-        self._catalogue.watch(topics)
 
     def fetch_committed(self, partitions: Collection[Partition]) -> Committed:
         try:
             return _committed(
-                within(self._hang_seconds + ANSWER_SECONDS, lambda: self._read(self._onlooker, partitions))
+                within(
+                    self._hang_seconds + RESPONSE_SECONDS,
+                    lambda: self._read(self._unstable_offsets, partitions),
+                )
             )
         except HungError as error:
             raise KafkaError(
-                f"Kafka did not tell what the group {self._settings.group_id} has committed: {error}. {advice(error)}"
+                f"Kafka did not return the committed offsets of {self._settings.group_id}: {error}. {advice(error)}"
             ) from None
 
     def fence(self, partitions: Collection[Partition]) -> Committed:
-        with self._turn:
+        with self._commit_lock:
             self._partitions = tuple(partitions)
             try:
-                found = self._take_over()
+                found = self._new_producer()
             except HungError as error:
                 raise KafkaError(
-                    f"Kafka did not answer when we asked for the transactional id {self._settings.group_id}: {error}. "
+                    f"Kafka did not initialise the transactional id {self._settings.group_id}: {error}. "
                     f"{advice(error)}"
                 ) from None
             except client_errors.KafkaError as error:
-                raise self._refused(error, None) from error
-            self._last = found.metadata
+                raise self._permanent_error(error, None) from error
+            self._last_committed = found.metadata
             return found
 
     def commit(
@@ -138,18 +128,18 @@ class KafkaTransactionalSink:
         patience: Callable[[], bool] = lambda: True,
     ) -> None:
         messages = self._messages(outputs)
-        with self._turn:
+        with self._commit_lock:
             self._partitions = tuple({*self._partitions, *positions})
             while True:
                 try:
                     self._check_topics()
-                    if self._producer is None and self._begin_again(metadata):
+                    if self._producer is None and self._recover(metadata):
                         break
                     self._transact(messages, positions, metadata)
                     break
-                except _WORTH_ANOTHER_TRY as error:
-                    self._after(error, patience)
-            self._last = metadata
+                except _RETRIABLE as error:
+                    self._handle_failure(error, patience)
+            self._last_committed = metadata
 
     # -- one attempt
 
@@ -165,8 +155,8 @@ class KafkaTransactionalSink:
     def _transaction(
         self, messages: list[KafkaRecord], positions: Mapping[Partition, int], metadata: CommitMetadata
     ) -> None:
-        """Runs in a thread of its own. Every record is confirmed before the commit: a commit alone would also succeed
-        without one that the client did not even try to send.
+        """Run one transaction, in the watchdog's thread. Waits for the confirmation of every record before the commit:
+        a commit also succeeds without a record that the client never tried to send.
         """
         producer = self._producer
         producer.begin_transaction()
@@ -175,7 +165,7 @@ class KafkaTransactionalSink:
             for message in messages:
                 sent.append((message.topic, self._send(producer, message)))  # noqa: PERF401 - it may raise
         except client_errors.KafkaError:
-            _confirm(sent)  # what an earlier record met says more
+            _confirm(sent)  # the error of an earlier record is more specific
             raise
         _confirm(sent)
         self._send_positions(producer, positions, metadata.text())
@@ -196,7 +186,7 @@ class KafkaTransactionalSink:
 
     @staticmethod
     def _send(producer: Any, message: KafkaRecord) -> Any:
-        with _naming(message.topic):
+        with _attach_topic(message.topic):
             return producer.send(
                 message.topic,
                 value=_NULL if message.value is None else message.value,
@@ -217,46 +207,50 @@ class KafkaTransactionalSink:
         ]
 
     def _check_topics(self) -> None:
-        """Told without waiting for the next alert: it may be days away, and the client is busy looking until then."""
+        """Raise when a topic was deleted. The next alert, which would fail too, may be days away, and until then the
+        client keeps requesting the topic's metadata.
+        """
         for topic in (self._alerts, self._dead_letters):
             if topic is not None and self._catalogue.deleted(topic):
-                raise self._refused(client_errors.UnknownTopicOrPartitionError("it was deleted"), topic)
+                raise self._permanent_error(
+                    client_errors.UnknownTopicOrPartitionError("it was deleted"), topic
+                )
 
     # -- after a failure
 
-    def _begin_again(self, metadata: CommitMetadata) -> bool:
-        """A new producer after a failure; whether the note was committed after all.
+    def _recover(self, metadata: CommitMetadata) -> bool:
+        """Initialise a new producer after a failure. Returns whether the failed transaction was committed after all.
 
-        Before the broker is asked for a new producer, which ends everybody else's: whether somebody newer has come.
+        First checks for a newer owner, because a new producer would fence it.
         """
         self._check_epoch(self.fetch_committed(self._partitions).metadata, metadata)
-        found = self._take_over().metadata
+        found = self._new_producer().metadata
         if found == metadata:
             return True
-        if found is None and self._last is not None:
+        if found is None and self._last_committed is not None:
             raise FinalError(
-                f"The positions of the group {self._settings.group_id} are gone from Kafka: somebody deleted them, "
-                "or the topics they are of. What is to be published is saved in the checkpoint; the next start asks "
-                "the topics what was sent."
+                f"The committed offsets of the group {self._settings.group_id} are gone from Kafka: they or their "
+                "topics were deleted. Pending outputs are saved in the checkpoint; the next start reads back from the "
+                "output topics what was published."
             )
-        if _step(found) != _step(self._last):
+        if _without_heartbeats(found) != _without_heartbeats(self._last_committed):
             self._check_epoch(found, metadata)
             raise FencedError(
-                f"Somebody else has committed for the group {self._settings.group_id} in between (we expected "
-                f"{self._last}, found {found}). This instance ends; see that only one has this group, and that nobody "
-                "moves its offsets while it runs."
+                f"Another program has committed for the group {self._settings.group_id} (expected "
+                f"{self._last_committed}, found {found}). This instance ends. Run one program per group, and do not "
+                "change the group's offsets while it runs."
             )
         return False
 
     def _check_epoch(self, found: CommitMetadata | None, own: CommitMetadata) -> None:
         if found is not None and found.epoch > own.epoch:
             raise FencedError(
-                f"Another instance ({found.owner}) has taken over the group {self._settings.group_id}. This one ends; "
-                "nothing is lost."
+                f"Another instance ({found.owner}) has taken over the group {self._settings.group_id}. This "
+                "instance ends; nothing is lost."
             )
 
-    def _take_over(self) -> Committed:
-        self._drop()
+    def _new_producer(self) -> Committed:
+        self._drop_producer()
         producer = connect(
             KafkaProducer,
             self._settings,
@@ -266,27 +260,27 @@ class KafkaTransactionalSink:
         ).client
         try:
             within(self._hang_seconds, producer.init_transactions)
-            found = within(self._hang_seconds + ANSWER_SECONDS, self._stable)
+            found = within(self._hang_seconds + RESPONSE_SECONDS, self._stable_committed)
         except BaseException:
             abandon(producer)
             raise
         self._producer = producer
         return found
 
-    def _stable(self) -> Committed:
-        """A fresh consumer each time: one that met an outage may be hanging in the middle of it."""
+    def _stable_committed(self) -> Committed:
+        """Read with a new consumer each time, because one that was in use during an outage may hang."""
         positions = ConsumerGroupOffsets(self._settings, stable=True)
         try:
             return _committed(self._read(positions, self._partitions))
         except FinalError:
             raise
         except KafkaError as error:
-            # Without an answer here too it is the broker, and this says more about it.
+            # If this read fails too, the broker is unavailable, and this error is more specific.
             self.fetch_committed(self._partitions)
             raise KafkaError(
-                f"A transaction with positions of the group {self._settings.group_id} does not end, though nobody is "
-                "left to end it: the brokers have forgotten it. Find it with kafka-transactions.sh find-hanging, and "
-                "abort it in every topic that it is in."
+                f"A transaction with positions of the group {self._settings.group_id} does not end, and no producer "
+                "can end it: the brokers have lost track of it. Find it with kafka-transactions.sh find-hanging, and "
+                "abort it in every topic that it contains."
             ) from error
         finally:
             with client_log_muted():
@@ -294,61 +288,74 @@ class KafkaTransactionalSink:
 
     @staticmethod
     def _read(positions: ConsumerGroupOffsets, partitions: Collection[Partition]) -> Mapping[Partition, Any]:
-        return positions.read(partitions, int(ANSWER_SECONDS * 1000))
+        return positions.read(partitions, int(RESPONSE_SECONDS * 1000))
 
-    def _after(self, error: Exception, patience: Callable[[], bool]) -> None:
-        """Raise what cannot be mended; else wait a little."""
-        self._drop()
+    def _handle_failure(self, error: Exception, patience: Callable[[], bool]) -> None:
+        """Raise a permanent error, or any error when patience has run out. Otherwise wait before the retry."""
+        self._drop_producer()
         if isinstance(error, FinalError):
             raise error
         if isinstance(error, client_errors.KafkaError) and is_final(error):
-            raise self._refused(error, getattr(error, "topic", None)) from error
+            raise self._permanent_error(error, getattr(error, "topic", None)) from error
         if not patience():
             raise KafkaError(
-                f"Kafka did not take what is to be published: {_explained(error)} It is saved in the checkpoint, and "
-                "goes out at the next start."
+                f"Kafka did not accept the pending outputs: {_error_text(error)} They are saved in the checkpoint and "
+                "will be published at the next start."
             ) from error
         now = time.monotonic()
-        if now - self._warned >= WARN_EVERY_SECONDS:
-            self._warned = now
-            log.warning("Kafka did not take a transaction, trying again until it does: %s", _explained(error))
+        if now - self._warned_at >= WARN_EVERY_SECONDS:
+            self._warned_at = now
+            log.warning("Kafka did not accept a transaction; retrying until it does: %s", _error_text(error))
         time.sleep(RETRY_SECONDS)
 
-    def _refused(self, error: Exception, topic: str | None) -> SinkError | KafkaError:
-        if is_about_us(error) or (topic is None and not is_final(error)):
+    def _permanent_error(self, error: Exception, topic: str | None) -> SinkError | KafkaError:
+        if is_about_producer(error) or (topic is None and not is_final(error)):
             return KafkaError(f"Kafka refused a transaction: {_text(error)}. {advice(error)}")
         where = topic or " or ".join(one for one in (self._alerts, self._dead_letters) if one is not None)
-        return SinkError(f"Kafka did not take a record for topic {where}: {_text(error)}. {advice(error)}")
+        return SinkError(f"Kafka did not accept a record for topic {where}: {_text(error)}. {advice(error)}")
 
-    def _drop(self) -> None:
+    def _drop_producer(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
             abandon(producer)
 
     def close(self) -> None:
-        self._drop()
+        self._drop_producer()
         with client_log_muted():
-            self._onlooker.close()
+            self._unstable_offsets.close()
+
+
+def require_topics(catalogue: Catalogue, topics: Collection[str]) -> None:
+    """Raise SinkError for a topic that does not exist: at the start, not at the first alert."""
+    existing = catalogue.all_topics()
+    if not existing.keys() >= set(topics):  # the response may answer an older request
+        existing = catalogue.all_topics()
+    for topic in topics:
+        if topic not in existing:
+            raise SinkError(
+                f"Kafka has no topic {topic} to write to{similar_names(topic, existing)}. Create it, correct its name, "
+                "or grant the configured user DESCRIBE on it."
+            )
 
 
 @contextmanager
-def _naming(topic: str) -> Iterator[None]:
-    """Notes on a client's error which topic it was about, for the message."""
+def _attach_topic(topic: str) -> Iterator[None]:
+    """Attach the topic to an exception of the client, for the error message."""
     try:
         yield
     except Exception as error:
-        error.topic = topic  # type: ignore[attr-defined]  # read back in `_after`
+        error.topic = topic  # type: ignore[attr-defined]  # read in `_handle_failure`
         raise
 
 
 def _confirm(sent: list[tuple[str, Any]]) -> None:
-    """Wait for every record. Of several failures the one that says most: a record that the broker refuses takes the
-    others of its batch with it, and their errors do not say why.
+    """Wait for every record. Of several errors raise the most specific: a record that the broker refuses fails its
+    whole batch, and the errors of the other records do not give the reason.
     """
     failures = []
     for topic, future in sent:
         try:
-            with _naming(topic):
+            with _attach_topic(topic):
                 future.get()
         except client_errors.KafkaError as error:
             failures.append(error)
@@ -357,10 +364,11 @@ def _confirm(sent: list[tuple[str, Any]]) -> None:
 
 
 def abandon(producer: Any) -> None:
-    """Close, but do not wait for a producer that may hang: the broker ends its transaction when the next one comes.
+    """Close a producer that may hang, without waiting for it. The broker aborts its transaction when the next producer
+    with its transactional id is initialised.
 
-    The client's own `close` raises while records are on their way, and leaves its threads at work; its finalizer then
-    tries again, and tells of that on standard error. So the sender is stopped first.
+    The client's own `close` raises while records are in flight, and leaves its threads running; its finalizer then
+    tries again and prints to standard error. So this stops the sender first.
     """
 
     def close() -> None:
@@ -378,22 +386,18 @@ def abandon(producer: Any) -> None:
 
 
 def _committed(found: Mapping[Partition, Any]) -> Committed:
-    notes = [
-        metadata
-        for position in found.values()
-        if (metadata := CommitMetadata.parse(position.metadata)) is not None
-    ]
-    newest = max(notes, key=CommitMetadata.order, default=None)
-    return Committed({partition: position.offset for partition, position in found.items()}, newest)
+    parsed = (CommitMetadata.parse(committed.metadata) for committed in found.values())
+    newest = max(filter(None, parsed), key=CommitMetadata.order, default=None)
+    return Committed({partition: committed.offset for partition, committed in found.items()}, newest)
 
 
-def _step(metadata: CommitMetadata | None) -> tuple[object, ...] | None:
-    """What a note says without its beats, which are on one partition only and go with its topic."""
+def _without_heartbeats(metadata: CommitMetadata | None) -> tuple[object, ...] | None:
+    """Omits the heartbeat, which is committed for one partition only and is lost with its topic."""
     return None if metadata is None else (metadata.epoch, metadata.owner, metadata.state, metadata.number)
 
 
-def _explained(error: Exception) -> str:
-    """Whole sentences. What is ours has advice already."""
+def _error_text(error: Exception) -> str:
+    """Whole sentences. A KafkaError of this program contains advice already."""
     more = None if isinstance(error, KafkaError) else hint(error)
     return f"{_text(error)}." if more is None else f"{_text(error)}. {more}"
 

@@ -1,4 +1,4 @@
-"""Alerts and dead letters as Kafka records (interface.md, "Alert" and "Dead letter")."""
+"""Alerts and dead letters as Kafka records (docs/reference.md, "Alert" and "Dead letter")."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from streamdetect.model import Alert, DeadLetter, Record
 
 
 class KafkaRecord(NamedTuple):
-    """A record to be written. Without a timestamp it gets the time of writing."""
+    """A record to write. Without a timestamp, Kafka assigns the time of writing."""
 
     topic: str
     value: bytes | None
@@ -18,7 +18,7 @@ class KafkaRecord(NamedTuple):
 
 
 def alert_record(topic: str, alert: Alert) -> KafkaRecord:
-    """Key the episode, so that its alerts stay in order; timestamp the tick."""
+    """The key is the episode, which keeps its alerts in order. The timestamp is the tick."""
     return KafkaRecord(
         topic,
         value=alert.body,
@@ -29,16 +29,16 @@ def alert_record(topic: str, alert: Alert) -> KafkaRecord:
 
 
 def dead_letter_record(topic: str, dead_letter: DeadLetter) -> KafkaRecord:
-    """Value, key and headers as they came, and headers that say whence and why.
+    """The record's value, key and headers, unchanged, and added headers with its origin and the reason.
 
-    The Kafka timestamp is now, not the record's: else retention could delete a letter before anybody read it.
+    The timestamp is the time of writing, not the record's: otherwise retention could delete the dead letter at once.
     """
     record = dead_letter.record
     return KafkaRecord(topic, record.value, record.key, [*record.headers, *_origin(record, dead_letter)])
 
 
 def _origin(record: Record, dead_letter: DeadLetter) -> list[tuple[str, bytes]]:
-    told = {
+    added = {
         "streamdetect.origin-topic": record.partition.topic,
         "streamdetect.origin-partition": str(record.partition.number),
         "streamdetect.origin-offset": str(record.offset),
@@ -46,7 +46,7 @@ def _origin(record: Record, dead_letter: DeadLetter) -> list[tuple[str, bytes]]:
         "streamdetect.reason": dead_letter.reason,
         "streamdetect.detail": dead_letter.detail,
     }
-    # What is told of a record may hold half a character, which JSON allows and UTF-8 does not.
+    # The detail may contain a lone surrogate, which JSON allows and UTF-8 does not.
     return [
-        (name, text.encode("utf-8", "backslashreplace")) for name, text in told.items() if text is not None
+        (name, text.encode("utf-8", "backslashreplace")) for name, text in added.items() if text is not None
     ]

@@ -1,4 +1,4 @@
-"""Invented events into a topic: plain records with a key and a time, without the ledger's transactions."""
+"""Writes synthetic events to a topic: plain records with a key and a timestamp, without transactions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Self
 from kafka import KafkaProducer  # type: ignore[import-untyped]  # it has no types at all
 from kafka import errors as client_errors
 
-from streamdetect.broker import Catalogue, connect, similar_names
+from streamdetect.broker import Catalogue, connect
 from streamdetect.errors import SinkError
 from streamdetect.sinks.broker_errors import hint
-from streamdetect.sinks.kafka import abandon
+from streamdetect.sinks.kafka import abandon, require_topics
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -20,62 +20,56 @@ if TYPE_CHECKING:
     from streamdetect.config import KafkaSettings
 
 CONFIRM_SECONDS = 60.0
-"""How long to wait for the broker to take a record."""
+"""Timeout of the broker's confirmation of a record."""
 
-_ON_THE_WAY = 20_000
-"""Records that may wait for their confirmation: the first refusal is told soon, and memory is bounded."""
+_MAX_IN_FLIGHT = 20_000
+"""Records in flight at most. Bounds the memory and the delay until the first refusal is raised."""
 
 
 class Publisher:
-    """`with Publisher(settings, topic) as publisher:`; when the block ends without error, everything is in Kafka."""
+    """Use it as a context manager: when the block ends without an error, every record is in Kafka."""
 
     def __init__(self, settings: KafkaSettings, topic: str) -> None:
-        """Raises KafkaError if the broker cannot be reached, SinkError if it has no such topic."""
+        """Raises KafkaError if the broker cannot be reached, SinkError if the topic does not exist."""
         self._topic = topic
-        self._sent: deque[Any] = deque()
+        self._in_flight: deque[Any] = deque()
         connection = connect(
             KafkaProducer, settings, acks="all", enable_idempotence=True, linger_ms=20, compression_type="lz4"
         )
         self._producer = connection.client
         try:
-            self._require(Catalogue(connection, settings))
+            require_topics(Catalogue(connection, settings), [topic])
         except BaseException:
             abandon(self._producer)
             raise
 
-    def _require(self, catalogue: Catalogue) -> None:
-        known = catalogue.all_topics()
-        if self._topic not in known:  # the first answer may be to an older question
-            known = catalogue.all_topics()
-        if self._topic not in known:
-            raise SinkError(
-                f"Kafka has no topic {self._topic} to write to{similar_names(self._topic, known)}. Create it, "
-                "correct its name, or grant our user DESCRIBE on it."
-            )
-
     def send_all(self, records: Iterable[tuple[str, int, bytes]]) -> Iterator[None]:
-        """Hand on each (key, time in ms, value), and pause after each. A SinkError may be about an earlier one."""
+        """Send each (key, time in ms, value), and yield after each. A SinkError may be about an earlier record."""
         for key, time_ms, value in records:
             self._send(key.encode(), time_ms, value)
             yield
 
     def _send(self, key: bytes, time_ms: int, value: bytes) -> None:
         try:
-            self._sent.append(self._producer.send(self._topic, value=value, key=key, timestamp_ms=time_ms))
+            self._in_flight.append(
+                self._producer.send(self._topic, value=value, key=key, timestamp_ms=time_ms)
+            )
         except client_errors.KafkaError as error:
-            raise self._refused(error) from error
-        if len(self._sent) > _ON_THE_WAY:
-            self._confirm(self._sent.popleft())
+            raise self._sink_error(error) from error
+        if len(self._in_flight) > _MAX_IN_FLIGHT:
+            self._confirm(self._in_flight.popleft())
 
     def _confirm(self, future: Any) -> None:
         try:
             future.get(timeout=CONFIRM_SECONDS)
         except client_errors.KafkaError as error:
-            raise self._refused(error) from error
+            raise self._sink_error(error) from error
 
-    def _refused(self, error: Exception) -> SinkError:
-        advice = hint(error) or "See the brokers' log; what was sent before stays in the topic."
-        return SinkError(f"Kafka did not take a record for {self._topic}: {str(error).rstrip('.')}. {advice}")
+    def _sink_error(self, error: Exception) -> SinkError:
+        advice = hint(error) or "See the brokers' log; the records sent before stay in the topic."
+        return SinkError(
+            f"Kafka did not accept a record for {self._topic}: {str(error).rstrip('.')}. {advice}"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -83,10 +77,10 @@ class Publisher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for what is on the way, unless something failed already."""
+        """Wait for the records in flight, unless the block failed."""
         try:
             if error is None:
-                while self._sent:
-                    self._confirm(self._sent.popleft())
+                while self._in_flight:
+                    self._confirm(self._in_flight.popleft())
         finally:
-            abandon(self._producer)  # nothing of it is wanted any more
+            abandon(self._producer)

@@ -1,8 +1,8 @@
-"""Calls that may never return, given up after a time.
+"""A timeout for calls that may never return.
 
-Transaction calls of kafka-python 3.0.12 can wait for ever after a broker outage: the sender drops the pending request,
-and the wait has no time-out. Closing the producer from another thread does not free them. So each call runs in a
-thread of its own; one that hangs is left behind with its producer.
+Transaction calls of kafka-python 3.0.12 can block for ever after a broker outage: the sender drops the pending request,
+and the wait has no timeout. Closing the producer from another thread does not unblock them. So each call runs in its
+own thread; a thread that hangs is abandoned together with its producer.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 class HungError(Exception):
     """A call did not return in time; it may still be running."""
 
 
-def within(seconds: float, work: Callable[[], Answer]) -> Answer:
-    """What `work` returns or raises, else HungError."""
-    future: Future[Answer] = Future()
+def within(seconds: float, work: Callable[[], Result]) -> Result:
+    """Return or raise what `work` returns or raises; raise HungError after `seconds`."""
+    future: Future[Result] = Future()
 
     def run() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+        except BaseException as error:  # noqa: BLE001 - raised by `result`
             future.set_exception(error)
 
     threading.Thread(target=run, name="streamdetect-kafka-call", daemon=True).start()

@@ -27,7 +27,7 @@ from streamdetect.cli.summary import summary_text
 from streamdetect.config import Settings, load_settings
 from streamdetect.errors import FencedError
 from streamdetect.service.summary import Summary
-from streamdetect.sinks.atomic_file import packed_file
+from streamdetect.sinks.atomic_file import atomic_file
 from streamdetect.testing import ManualClock
 from tools import environment
 
@@ -197,7 +197,7 @@ def test_replay_takes_every_kind_of_input(beacon: str, tmp_path: Path) -> None:
         "e.json": b'{"events": %b}' % array,
     }
     for name, data in files.items():
-        with packed_file(str(tmp_path / name)) as stream:
+        with atomic_file(str(tmp_path / name)) as stream:
             stream.write(data)
         assert call("replay", "-q", str(tmp_path / name)) == expected, name
     assert call("replay", "-q", "-", stdin=content) == expected
@@ -416,7 +416,7 @@ def test_a_full_standard_output_is_8(name: str) -> None:
         told = call_into(stdout, *PRINTING[name])
     assert told.err == (
         "streamdetect: error: standard output cannot be written (No space left on device). "
-        "Make room or make it writable, then start again.\n"
+        "Free disk space or make it writable, then start again.\n"
     )
     assert told.code == 8
 
@@ -450,7 +450,7 @@ def test_unreadable_input_is_10(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for path, text in (
         (str(tmp_path / "none"), "none cannot be opened (No such file or directory). Correct the path."),
-        (str(tmp_path / "empty"), "empty is a directory without files. Name one that has some, or files."),
+        (str(tmp_path / "empty"), "empty is a directory without files. Give one with files, or files."),
         ("", "an empty path cannot be opened"),
     ):
         told = call("replay", path)
@@ -462,7 +462,7 @@ def test_unreadable_input_is_10(tmp_path: Path) -> None:
 def test_truncated_input_is_10_after_what_was_found(beacon: str, tmp_path: Path, suffix: str) -> None:
     """Alerts before the break are written; then one line says how many records were read."""
     packed = tmp_path / f"cut{suffix}"
-    with packed_file(str(packed)) as stream:
+    with atomic_file(str(packed)) as stream:
         stream.write(Path(beacon).read_bytes() + os.urandom(200_000).hex().encode())
     packed.write_bytes(packed.read_bytes()[:-1_000])
     told = call("replay", str(packed))

@@ -21,7 +21,7 @@ import zstandard
 from streamdetect.errors import SinkError
 from streamdetect.model import Alert, DeadLetter, Partition, Record
 from streamdetect.sinks import AlertSink, DeadLetterSink
-from streamdetect.sinks.atomic_file import packed_file
+from streamdetect.sinks.atomic_file import atomic_file
 from streamdetect.sinks.files import FileAlertSink, FileDeadLetterSink, NullSink, StdoutAlertSink
 
 
@@ -161,7 +161,7 @@ def test_packed_files_appear_whole(tmp_path: Path, name: str, unpack: Callable[[
     """The name chooses the compression, the same content gives the same bytes, and until the end nothing is there."""
     contents: list[bytes] = []
     for _ in range(2):
-        with packed_file(str(tmp_path / name)) as stream:
+        with atomic_file(str(tmp_path / name)) as stream:
             stream.write(b"hello\n")
             assert not contents or (tmp_path / name).read_bytes() == contents[0]
         contents.append((tmp_path / name).read_bytes())
@@ -176,7 +176,7 @@ def test_an_interrupted_packed_file_leaves_what_was_there(tmp_path: Path) -> Non
     old.write_bytes(b"old")
 
     def interrupted() -> None:
-        with packed_file(str(old)) as stream:
+        with atomic_file(str(old)) as stream:
             stream.write(b"new")
             raise KeyboardInterrupt
 
@@ -187,12 +187,12 @@ def test_an_interrupted_packed_file_leaves_what_was_there(tmp_path: Path) -> Non
 
 def test_packed_files_write_through_devices() -> None:
     """A device is written, not replaced; its errors are SinkErrors."""
-    with packed_file("/dev/null") as stream:
+    with atomic_file("/dev/null") as stream:
         stream.write(b"x")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
     def fill() -> None:
-        with packed_file("/dev/full") as stream:
+        with atomic_file("/dev/full") as stream:
             stream.write(b"x")
 
     with pytest.raises(SinkError, match="No space left"):
@@ -213,7 +213,7 @@ def test_a_full_disk_is_told_of_dead_letters() -> None:
     """What a flush cannot write is a SinkError (exit 8) that names the file and says what to do."""
     sink = FileDeadLetterSink("/dev/full")
     sink.write([dead_letter(b"x")])
-    with pytest.raises(SinkError, match=r"/dev/full cannot be written .* Make room") as told:
+    with pytest.raises(SinkError, match=r"/dev/full cannot be written .* Free disk space") as told:
         sink.flush()
     assert told.value.exit_code == 8
     with pytest.raises(SinkError):
@@ -286,7 +286,7 @@ def test_a_file_that_was_rotated_away(tmp_path: Path, caplog: pytest.LogCaptureF
     sink.close()
     assert path.read_bytes() == b'new\n{"n":3}\n'
     assert (tmp_path / "a.1").read_bytes() == b'{"n":1}\n{"n":2}\n'
-    assert "is not as we left it" in caplog.text
+    assert "has changed since the last run" in caplog.text
 
 
 def test_a_longer_file_under_the_old_name_is_not_cut(tmp_path: Path) -> None:
@@ -383,7 +383,7 @@ def test_a_disk_full_at_any_byte(tmp_path: Path, size: int) -> None:
         mark = FileAlertSink(str(path), append=True).offset()
         told = _written_within(limit, path, again)
         assert told is not None
-        assert (told.exit_code, "cannot be written" in str(told), "Make room" in str(told)) == (8, True, True)
+        assert (told.exit_code, "cannot be written" in str(told), "Free disk space" in str(told)) == (8, True, True)
         assert path.stat().st_size <= limit
         sink = FileAlertSink(str(path), append=True)
         sink.truncate(mark)

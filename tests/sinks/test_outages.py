@@ -364,7 +364,7 @@ def test_waiting_is_told_now_and_then(scene: Scene, caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.WARNING, "streamdetect"):
         scene.commit(sink, 1)
     (told,) = [record.getMessage() for record in caplog.records if record.name.startswith("streamdetect")]
-    assert "trying again until it does: no answer in 2 s. The brokers did not confirm in time: check" in told
+    assert "retrying until it does: no answer in 2 s. The brokers did not confirm in time: check" in told
 
 
 # -- outages at any moment

@@ -625,12 +625,12 @@ def grant(broker: Broker, kind: Any, name: str, *operations: Any) -> None:
     [
         (None, "nothing", None, ""),
         ("topic", "open", SinkError, "grant our user DESCRIBE on it"),
-        ("topic WRITE", "commit", SinkError, "Grant our user WRITE and DESCRIBE on the topic"),
-        ("group", "look", KafkaError, "Grant our user READ on the group"),
-        ("group READ", "commit", KafkaError, "Grant our user READ on the group"),
-        ("id", "claim", KafkaError, "Grant our user WRITE and DESCRIBE on the transactional id"),
-        ("source", "look", KafkaError, "Grant our user READ on"),
-        ("source READ", "commit", KafkaError, "Grant our user READ on the topics"),
+        ("topic WRITE", "commit", SinkError, "Grant the configured user WRITE and DESCRIBE on the topic"),
+        ("group", "look", KafkaError, "Grant the configured user READ on the group"),
+        ("group READ", "commit", KafkaError, "Grant the configured user READ on the group"),
+        ("id", "claim", KafkaError, "Grant the configured user WRITE and DESCRIBE on the transactional id"),
+        ("source", "look", KafkaError, "Grant the configured user READ on"),
+        ("source READ", "commit", KafkaError, "Grant the configured user READ on the topics"),
     ],
     ids=str,
 )
