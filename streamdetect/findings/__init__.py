@@ -1,5 +1,5 @@
-"""Findings: episodes, differences between two runs, expectations, near misses, the timeline of a key.
+"""Findings: episodes, differences between two runs, expectations, the ranking of keys, the timeline of a key.
 
-Belongs here: the result types of a backtest (`outcome`) and pure functions of alerts and tracked keys. Does not belong
+Belongs here: the result types of a backtest (`outcome`) and pure functions of alerts and of keys. Does not belong
 here: evaluating events (detect), running anything (service), formats (report).
 """

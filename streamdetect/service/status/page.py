@@ -16,7 +16,7 @@ from pathlib import Path
 
 from streamdetect import __version__
 from streamdetect.detect.alerts import figures_block, iso, thresholds_block
-from streamdetect.detect.ranking import KeyStatus, closest_keys, open_keys
+from streamdetect.findings.ranking import KeyStatus, closest_keys, open_keys
 from streamdetect.model import Partition
 from streamdetect.report.words import conditions
 from streamdetect.service.status.state import PartitionStatus, RunStatus, StatusSnapshot

@@ -149,7 +149,7 @@ class RunStatus(RunListener):
 
     @property
     def detector(self) -> Detector | None:
-        """For `detect.ranking` only, which may read it from another thread."""
+        """For `findings.ranking` only, which may read it from another thread."""
         return None if self.parts is None else self.parts.detector
 
     # -- called in the loop's thread

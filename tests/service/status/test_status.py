@@ -24,8 +24,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from streamdetect.checkpoint.memory import MemoryStore
 from streamdetect.config import HttpSettings, Settings
 from streamdetect.detect import Detector
-from streamdetect.detect.ranking import closest_keys, open_keys
 from streamdetect.errors import ConfigError
+from streamdetect.findings.ranking import closest_keys, open_keys
 from streamdetect.model import DeadLetter, Partition, Record
 from streamdetect.service.live.dependencies import Dependencies
 from streamdetect.service.live.loop import run_live
