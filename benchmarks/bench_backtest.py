@@ -1,4 +1,4 @@
-"""A what-if of 20 variants against plain replays of the same file, and workers against none."""
+"""Backtests of 20 variants against plain replays of the same file, with and without worker processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from common import in_turns, pin, table, write_records
+from common import measure_in_turns, pin, table, write_records
 
 from streamdetect.config import NamedSettings, Settings, varied
 from streamdetect.service.bounded.replay import run_replay
@@ -42,20 +42,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "day.jsonl"
         write_records(whole, COUNT, "defend", HOSTS)
-        parts = _split(whole, Path(folder))
-        both = in_turns(
+        pieces = _split(whole, Path(folder))
+        both = measure_in_turns(
             {
-                "replay": lambda: replay(parts),
-                "20 variants, no worker": lambda: backtest(parts, THRESHOLDS[:20]),
-                "20 variants, 2 workers": lambda: backtest(parts, THRESHOLDS[:20], jobs=2),
+                "replay": lambda: replay(pieces),
+                "20 variants, in process": lambda: backtest(pieces, THRESHOLDS[:20]),
+                "20 variants, 2 workers": lambda: backtest(pieces, THRESHOLDS[:20], jobs=2),
             },
             clock=time.monotonic,
         )
         core = pin()
-        one = in_turns(
+        one = measure_in_turns(
             {
                 "replay": lambda: replay([whole]),
-                "base alone": lambda: backtest([whole], THRESHOLDS[:1]),
+                "base only": lambda: backtest([whole], THRESHOLDS[:1]),
                 "20 variants of thresholds": lambda: backtest([whole], THRESHOLDS[:20]),
                 "20 variants of networks": lambda: backtest([whole], NETWORKS[:20]),
             }
@@ -69,7 +69,7 @@ def main() -> None:
         ],
     )
     table(
-        f"the same in {FILES} files, both cores, seconds on the wall",
+        f"the same records in {FILES} files, both cores, wall clock seconds",
         ("", "cost", "records/s", "s"),
         [
             (name, f"{took / both['replay']:.2f}x", f"{COUNT / took:,.0f}", f"{took:.2f}")
@@ -79,8 +79,8 @@ def main() -> None:
 
 
 def _split(path: Path, folder: Path) -> list[Path]:
-    """The same records, dealt out to several files."""
-    files = [folder / f"part-{number}.jsonl" for number in range(FILES)]
+    """The same records, distributed over several files in turn."""
+    files = [folder / f"piece-{number}.jsonl" for number in range(FILES)]
     streams = [file.open("wb") for file in files]
     with path.open("rb") as stream:
         for number, line in enumerate(stream):

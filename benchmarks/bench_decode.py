@@ -1,4 +1,4 @@
-"""Reading records: the product's decoder against untyped JSON decoders on the same bytes."""
+"""Decoding of records: streamdetect's decoder against untyped JSON decoders on the same bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 import orjson
-from common import in_turns, pin, records, table
+from common import measure_in_turns, pin, records, table
 
 from streamdetect.config import Settings
 from streamdetect.events import Decoder, Refusal
@@ -15,8 +15,8 @@ COUNT = 30_000
 PROCESSES = frozenset(Settings().rules[0].processes)
 
 
-def product(raws: list[bytes]) -> Callable[[], None]:
-    """Every record is decoded; one whose process a rule wants is read on, as the engine does."""
+def decode_and_filter(raws: list[bytes]) -> Callable[[], None]:
+    """Decode every record, and derive flow and kind of those whose process name is in a rule, as the engine does."""
     decode = Decoder("resilient", 1_048_576).decode
 
     def task() -> None:
@@ -28,7 +28,7 @@ def product(raws: list[bytes]) -> Callable[[], None]:
     return task
 
 
-def name_only(raws: list[bytes]) -> Callable[[], None]:
+def decode_only(raws: list[bytes]) -> Callable[[], None]:
     decode = Decoder("resilient", 1_048_576).decode
 
     def task() -> None:
@@ -52,27 +52,27 @@ def main() -> None:
     for shape in ("defend", "sysmon-raw", "mixed"):
         raws = records(COUNT, shape)
         tasks = {
-            "decode": name_only(raws),
-            "decode + connection": product(raws),
+            "decode": decode_only(raws),
+            "decode + connection": decode_and_filter(raws),
             "orjson.loads": untyped(raws, orjson.loads),
             "msgspec untyped": untyped(raws, msgspec.json.Decoder().decode),
         }
-        seconds = in_turns(tasks, rounds=5)
+        seconds = measure_in_turns(tasks, rounds=5)
         baseline = seconds["orjson.loads"]
         size = sum(map(len, raws)) / len(raws)
         rows += [
             (
-                f"{shape} ({size:.0f} B)" if place == 0 else "",
+                f"{shape} ({size:.0f} B)" if position == 0 else "",
                 name,
                 f"{baseline / took:.2f}x",
                 f"{COUNT / took:,.0f}",
                 f"{took / COUNT * 1e6:.2f}",
             )
-            for place, (name, took) in enumerate(seconds.items())
+            for position, (name, took) in enumerate(seconds.items())
         ]
     table(
-        "decoding, speed against orjson.loads",
-        ("records", "reader", "ratio", "records/s", "us/record"),
+        "decoding, speed relative to orjson.loads",
+        ("records", "decoder", "ratio", "records/s", "us/record"),
         rows,
     )
 

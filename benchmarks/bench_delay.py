@@ -1,9 +1,10 @@
-"""From producing the record that lets a tick go to the alert being readable, with a real broker and `streamdetect run`.
+"""Delay from producing the record that triggers a tick until its alert is readable.
 
-Each alert needs a key of its own whose condition has come true in the pane before a tick. Once that is read, the
-clock is stopped for one record: the first whose time takes the last partition's watermark past the tick. What
-`time.lateness` adds by design is event time, and no part of this. Without load, and with a steady one of records of
-which a quarter count under the default rule. Readable is what a consumer with isolation.level read_committed has got.
+With a real broker and `streamdetect run`. Each alert needs a key of its own, whose condition becomes true in the pane
+before a tick. Once its records are read, one more record is measured: the first whose time moves the watermark of the
+last partition past the tick. The wait caused by `time.lateness` is event time and not included. Measured without load,
+and under a constant load of records, a quarter of which count for the default rule. An alert is readable when a
+consumer with isolation.level read_committed has it.
 """
 
 from __future__ import annotations
@@ -31,22 +32,22 @@ from broker import Broker, free_ports
 ALERTS = 30
 PARTITIONS = 3
 LOADS = (0, 2_000)
-"""Records a second beside."""
+"""Records a second of the load."""
 PANE_MS, LATENESS_MS = 300_000, 120_000
 PROCESS = "beacon.exe"
-AT_FIRST = 10
-"""Connections of each key half an hour and more before: enough for one an hour on average at the last of the ticks."""
+EARLIER_CONNECTIONS = 10
+"""Connections of each key at least half an hour before its tick: enough for one an hour even at the last tick."""
 READ_SECONDS = 0.5
-"""How long what goes before has to be read; the record that counts comes somewhere after."""
-LONGEST_SECONDS = 60.0
+"""Time for `run` to read the records before the measured one, which follows after this and a varying delay."""
+TIMEOUT_SECONDS = 60.0
 
 
 def iso(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
-def contact(time_ms: int, address: str) -> bytes:
-    """A connection of the process that a rule of ours wants."""
+def connection(time_ms: int, address: str) -> bytes:
+    """A connection of the process in the additional rule."""
     document = {
         "@timestamp": iso(time_ms),
         "data_stream": {"dataset": "endpoint.events.network"},
@@ -61,7 +62,7 @@ def contact(time_ms: int, address: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """Where events go in and alerts come out."""
+    """The topics of events and alerts."""
 
     bootstrap: str
     events: str
@@ -69,7 +70,7 @@ class Topics:
 
 
 class Sender:
-    """Records at once, without lingering."""
+    """Sends records immediately (linger.ms 0)."""
 
     def __init__(self, topics: Topics) -> None:
         self._topic = topics.events
@@ -82,8 +83,8 @@ class Sender:
         self._producer.flush()
 
 
-class Reader:
-    """Notes when the alert of each destination could be read."""
+class AlertConsumer:
+    """Waits until the alert of a destination is readable."""
 
     def __init__(self, topics: Topics) -> None:
         self._consumer = Consumer(
@@ -98,8 +99,8 @@ class Reader:
         self._consumer.assign([TopicPartition(topics.alerts, 0, 0)])
 
     def wait_for(self, address: str) -> float:
-        """When its `opened` came, in seconds of `perf_counter`."""
-        until = time.perf_counter() + LONGEST_SECONDS
+        """The time at which its `opened` alert was read, in seconds of `perf_counter`. Raises SystemExit on timeout."""
+        until = time.perf_counter() + TIMEOUT_SECONDS
         while time.perf_counter() < until:
             message = self._consumer.poll(0.05)
             now = time.perf_counter()
@@ -109,28 +110,28 @@ class Reader:
             alert = json.loads(value)
             if alert["event"]["action"] == "opened" and alert["destination"]["address"] == address:
                 return now
-        raise SystemExit(f"no alert for {address} in {LONGEST_SECONDS:g} s")
+        raise SystemExit(f"no alert for {address} in {TIMEOUT_SECONDS:g} s")
 
     def close(self) -> None:
         self._consumer.close()
 
 
 class Load(threading.Thread):
-    """So many records a second in all partitions, all of the time that `now_ms` says."""
+    """Sends records at a constant rate to all partitions; all have the event time `now_ms`."""
 
-    def __init__(self, sender: Sender, a_second: int, now_ms: int) -> None:
+    def __init__(self, sender: Sender, per_second: int, now_ms: int) -> None:
         super().__init__(daemon=True)
-        self._sender, self._a_second = sender, a_second
-        self._bodies = [raw[raw.index(b",") :] for raw in records(20_000, "defend")] if a_second else []
+        self._sender, self._per_second = sender, per_second
+        self._bodies = [raw[raw.index(b",") :] for raw in records(20_000, "defend")] if per_second else []
         self.now_ms = now_ms
         self.done = threading.Event()
         self.sent = 0
 
     def run(self) -> None:
-        begun = time.perf_counter()
-        while self._a_second and not self.done.wait(0.01):
+        started = time.perf_counter()
+        while self._per_second and not self.done.wait(0.01):
             head = f'{{"@timestamp":"{iso(self.now_ms)}"'.encode()
-            while self.sent < (time.perf_counter() - begun) * self._a_second:
+            while self.sent < (time.perf_counter() - started) * self._per_second:
                 body = self._bodies[self.sent % len(self._bodies)]
                 self._sender.send(self.sent % PARTITIONS, head + body)
                 self.sent += 1
@@ -139,7 +140,7 @@ class Load(threading.Thread):
 
 @contextmanager
 def running(topics: Topics, folder: Path) -> Iterator[None]:
-    """The command, with the hunt and a rule that one more connection after half an hour fulfils."""
+    """`streamdetect run` with the default rule and one that a single connection after half an hour satisfies."""
     rule = {"min_connections_per_hour": 1, "min_duration_hours": 1}
     settings = {
         "kafka": {"bootstrap_servers": [topics.bootstrap], "topics": [topics.events], "start": "earliest"},
@@ -159,61 +160,60 @@ def running(topics: Topics, folder: Path) -> Iterator[None]:
     try:
         yield
         if process.poll() is not None:
-            raise SystemExit(f"streamdetect run ended with {process.returncode}")
+            raise SystemExit(f"streamdetect run exited with {process.returncode}")
     finally:
         process.terminate()
         process.wait(60)
 
 
-def delays(broker: Broker, a_second: int) -> list[float]:
-    """Seconds of each alert; the first, which waits for the start, is left out."""
+def delays(broker: Broker, per_second: int) -> list[float]:
+    """Seconds for each alert, without the first, which waits for the start of `run`."""
     topics = Topics(broker.bootstrap, broker.make_topic(partitions=PARTITIONS), broker.make_topic())
     base_ms = (time.time_ns() // 1_000_000 - 8 * HOUR_MS) // PANE_MS * PANE_MS
     tick_ms = base_ms + 45 * 60_000
     addresses = [f"45.9.1.{number}" for number in range(ALERTS + 1)]
-    taken = []
+    seconds = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(running(topics, folder))
-        sender, reader = Sender(topics), Reader(topics)
-        stack.callback(reader.close)
-        for address in addresses * AT_FIRST:
-            sender.send(0, contact(base_ms, address))
-        load = Load(sender, a_second, tick_ms - PANE_MS + LATENESS_MS)
+        sender, alerts = Sender(topics), AlertConsumer(topics)
+        stack.callback(alerts.close)
+        for address in addresses * EARLIER_CONNECTIONS:
+            sender.send(0, connection(base_ms, address))
+        load = Load(sender, per_second, tick_ms - PANE_MS + LATENESS_MS)
         load.start()
         stack.callback(load.done.set)
         for number, address in enumerate(addresses):
-            load.now_ms = (
-                tick_ms - PANE_MS + LATENESS_MS
-            )  # the last tick's trigger: neither late nor a trigger
-            sender.send(0, contact(tick_ms - 1, address))
+            # The time that triggered the last tick: not late, and triggers nothing.
+            load.now_ms = tick_ms - PANE_MS + LATENESS_MS
+            sender.send(0, connection(tick_ms - 1, address))
             for partition in range(1, PARTITIONS):
-                sender.send(partition, contact(tick_ms + LATENESS_MS, "45.9.2.1"))
+                sender.send(partition, connection(tick_ms + LATENESS_MS, "45.9.2.1"))
             sender.flush()
             time.sleep(READ_SECONDS + number % 10 / 20)
-            begun = time.perf_counter()
-            sender.send(0, contact(tick_ms + LATENESS_MS, "45.9.2.1"))
-            taken.append(reader.wait_for(address) - begun)
+            sent = time.perf_counter()
+            sender.send(0, connection(tick_ms + LATENESS_MS, "45.9.2.1"))
+            seconds.append(alerts.wait_for(address) - sent)
             sender.flush()
             tick_ms += PANE_MS
-    return taken[1:]
+    return seconds[1:]
 
 
 def main() -> None:
     with Broker() as broker:
-        found = {a_second: delays(broker, a_second) for a_second in LOADS}
+        measured = {per_second: delays(broker, per_second) for per_second in LOADS}
     table(
-        f"seconds from a tick's last record to its alert, {ALERTS} alerts each, {PARTITIONS} partitions",
-        ("records/s beside", "median s", "95 %", "longest s", "shortest s"),
+        f"seconds from the record that triggers a tick to its alert, {ALERTS} alerts each, {PARTITIONS} partitions",
+        ("load, records/s", "median s", "95 %", "longest s", "shortest s"),
         [
             (
-                f"{a_second:,}",
+                f"{per_second:,}",
                 f"{median(seconds):.3f}",
                 f"{sorted(seconds)[int(len(seconds) * 0.95)]:.3f}",
                 f"{max(seconds):.3f}",
                 f"{min(seconds):.3f}",
             )
-            for a_second, seconds in found.items()
+            for per_second, seconds in measured.items()
         ],
     )
 

@@ -1,7 +1,8 @@
-"""The live loop, from a real broker, against loops that only poll and parse, and against Quix Streams doing its part.
+"""A live run with a real broker against loops that only poll and parse, and against Quix Streams.
 
-All read the same topic on the same core, one after another; the broker has the other cores. Ratios are to the source
-of the product polled and parsed with orjson. Peers run in environments of their own; see each one's docstring.
+All read the same topic on the same core, one after another; the broker has the other cores. Ratios are to
+streamdetect's source polled in a loop and parsed with orjson. Quix Streams applies the same filter and panes. Peers run
+in environments of their own; see the docstring of each.
 """
 
 from __future__ import annotations
@@ -12,7 +13,17 @@ from collections.abc import Callable
 
 import orjson
 from common import pin, table
-from live import Filled, Taken, fill, in_rounds, live, only_poll, peer, peer_rule, pin_broker
+from live import (
+    FilledTopic,
+    Measurement,
+    fill_topic,
+    live,
+    measure_in_turns,
+    only_poll,
+    peer,
+    peer_rule,
+    pin_broker,
+)
 
 from broker import Broker
 
@@ -29,42 +40,42 @@ def main() -> None:
             pin_broker(broker, others)
         alerts = broker.make_topic()
         for shape, count in COUNTS.items():
-            filled = fill(broker, shape, count, PARTITIONS)
-            only_poll(filled, None)
-            show(filled, core, in_rounds(tasks_on(filled, alerts)))
+            topic = fill_topic(broker, shape, count, PARTITIONS)
+            only_poll(topic, None)
+            show(topic, core, measure_in_turns(tasks_on(topic, alerts)))
 
 
-def tasks_on(filled: Filled, alerts: str) -> dict[str, Callable[[], Taken]]:
-    rule = json.dumps(peer_rule(filled.shape))
+def tasks_on(topic: FilledTopic, alerts: str) -> dict[str, Callable[[], Measurement]]:
+    rule = json.dumps(peer_rule(topic.shape))
     return {
-        BASE: lambda: only_poll(filled, orjson.loads),
-        "live": lambda: live(filled, alerts),
-        "live, confluent reader": lambda: live(filled, alerts, reader="confluent"),
-        "live, watched": lambda: live(filled, alerts, watch=True),
-        "poll only": lambda: only_poll(filled, None),
-        "poll only, confluent reader": lambda: only_poll(filled, None, "confluent"),
-        "Quix Streams": lambda: peer("quix", filled, rule),
-        "confluent-kafka + orjson.loads": lambda: peer("confluent", filled, "parse"),
-        "confluent-kafka, consume only": lambda: peer("confluent", filled, "poll"),
-        "aiokafka + orjson.loads": lambda: peer("aiokafka", filled, "parse"),
-        "aiokafka, getmany only": lambda: peer("aiokafka", filled, "poll"),
+        BASE: lambda: only_poll(topic, orjson.loads),
+        "live": lambda: live(topic, alerts),
+        "live, confluent reader": lambda: live(topic, alerts, reader="confluent"),
+        "live, monitored": lambda: live(topic, alerts, monitored=True),
+        "poll only": lambda: only_poll(topic, None),
+        "poll only, confluent reader": lambda: only_poll(topic, None, "confluent"),
+        "Quix Streams": lambda: peer("quix", topic, rule),
+        "confluent-kafka + orjson.loads": lambda: peer("confluent", topic, "parse"),
+        "confluent-kafka, consume only": lambda: peer("confluent", topic, "poll"),
+        "aiokafka + orjson.loads": lambda: peer("aiokafka", topic, "parse"),
+        "aiokafka, getmany only": lambda: peer("aiokafka", topic, "poll"),
     }
 
 
-def show(filled: Filled, core: int, taken: dict[str, Taken]) -> None:
-    base, counted = taken[BASE], taken["live"].counted or 0
+def show(topic: FilledTopic, core: int, measured: dict[str, Measurement]) -> None:
+    base, counted = measured[BASE], measured["live"].counted or 0
     rows = [
         (
             name,
             f"{base.seconds / one.seconds:.2f}x",
             f"{base.cpu_seconds / one.cpu_seconds:.2f}x",
-            f"{filled.count / one.seconds:,.0f}",
+            f"{topic.count / one.seconds:,.0f}",
             f"{one.seconds:.2f}",
             f"{one.cpu_seconds:.2f}",
         )
-        for name, one in taken.items()
+        for name, one in measured.items()
     ]
-    title = f"{filled.title()}, {counted / filled.count:.0%} of them count, reader on core {core}"
+    title = f"{topic.title()}, {counted / topic.count:.0%} counted, reader on core {core}"
     table(title, ("", "ratio", "CPU ratio", "records/s", "s", "CPU s"), rows)
 
 

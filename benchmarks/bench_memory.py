@@ -1,10 +1,10 @@
-"""What a live key costs: memory, and time for each event, as keys grow in number and in events.
+"""Cost of a live key: memory, and time for each event, by number of keys and number of events.
 
-Events go straight into the engine, so that JSON is not measured. Memory is resident memory beyond an engine without
-keys, and includes what the keys of one process instance share: host, entity id, executable, user. Every key has a
-destination of its own and one process instance. Each size runs in a process of its own; those that are timed take
-turns. `--large` adds five million keys, and a million busy ones, those restored from rows instead of fed: some ten
-minutes.
+Events are passed to the engine directly, so that JSON is not measured. Memory is resident memory above that of an
+engine without keys. It includes what the keys of one process instance share: host, entity id, executable, user. Every
+key has a destination of its own and one process instance. Each size runs in a process of its own; timed sizes are
+measured in turn. `--large` adds five million keys, and a million keys with 100 events each, which are restored from
+rows instead of fed: some ten minutes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """So many keys of so many events each, dealt over process instances."""
+    """A number of keys with the same number of events each, distributed over process instances."""
 
     keys: int
     events: int = 1
@@ -61,10 +61,10 @@ LOADS = (
 MORE_LOADS = (Load(HUGE, instances=FEW), Load(HUGE), Load(MEDIUM, events=300), Load(LARGE, events=100))
 
 
-class Known:
-    """An event that needs no reading."""
+class PreparedEvent:
+    """An event whose fields are derived in advance."""
 
-    __slots__ = ("_details", "_flow", "process_name", "time_ms")
+    __slots__ = ("_context", "_flow", "process_name", "time_ms")
 
     def __init__(self, time_ms: int, flow: Flow, process_name: str, context: ContextTuple) -> None:
         self.time_ms = time_ms
@@ -90,21 +90,21 @@ def address(number: int) -> str:
     return f"45.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
 
 
-class Estate:
-    """Details are shared by all events of a process instance, as the decoder does."""
+class EventFactory:
+    """Makes events by key. All events of a process instance share one context, as those of the decoder do."""
 
     def __init__(self, instances: int = INSTANCES) -> None:
         self._instances = instances
-        self._context: dict[int, ContextTuple] = {}
+        self._contexts: dict[int, ContextTuple] = {}
 
-    def event(self, key: int, time_ms: int) -> Known:
+    def event(self, key: int, time_ms: int) -> PreparedEvent:
         instance = key % self._instances
         name = PROCESSES[instance % len(PROCESSES)]
-        context = self._context.get(instance)
+        context = self._contexts.get(instance)
         if context is None:
-            context = self._context[instance] = _context(instance, name)
+            context = self._contexts[instance] = _context(instance, name)
         text = address(key)
-        return Known(time_ms, Flow.to("egress", 443, text, (text,)), name, context)
+        return PreparedEvent(time_ms, Flow.to("egress", 443, text, (text,)), name, context)
 
 
 def _context(instance: int, name: str) -> ContextTuple:
@@ -133,25 +133,25 @@ def rss_bytes() -> int:
         return int(stream.read().split()[1]) * 4096
 
 
-def fill(detector: Detector, processor: PartitionProcessor, estate: Estate, load: Load) -> None:
-    """Every key gets its events one round after another, all of it evenly over 23 hours."""
+def fill(detector: Detector, processor: PartitionProcessor, factory: EventFactory, load: Load) -> None:
+    """Add one event to each key per round, all events evenly over 23 hours."""
     total, number = load.keys * load.events, 0
     for _ in range(load.events):
         for key in range(load.keys):
-            processor.accept(estate.event(key, MONDAY_8_MS + number * SPREAD_MS // total))
+            processor.accept(factory.event(key, MONDAY_8_MS + number * SPREAD_MS // total))
             number += 1
             if number % 256 == 0:
                 detector.advance()
     detector.advance_to(MONDAY_8_MS + SPREAD_MS)
 
 
-def restore(detector: Detector, estate: Estate, load: Load) -> None:
-    """As `fill`, from rows of a checkpoint: every key gets its events at the same times, each in a pane of its own."""
+def restore(detector: Detector, factory: EventFactory, load: Load) -> None:
+    """Like `fill`, from checkpoint rows: every key has its events at the same times, each in a pane of its own."""
     times = [MONDAY_8_MS + number * SPREAD_MS // load.events for number in range(load.events)]
     panes = [[time_ms, time_ms, 1] for time_ms in times]
     rule = detector.rules[0].id
     for key in range(load.keys):
-        event = estate.event(key, 0)
+        event = factory.event(key, 0)
         name = [address(key), event.process_name, event.kind().sensor]
         context = event.context(event.flow(), event.kind())
         row = {"kind": "key", "rule": rule, "key": name, "panes": panes, "details": context}
@@ -163,62 +163,65 @@ def engine(keys: int) -> tuple[Detector, PartitionProcessor]:
     return detector, detector.processor(Partition("events"))
 
 
-def held(load: Load) -> float:
-    """Bytes of a key, in a process of its own."""
+def bytes_per_key(load: Load) -> float:
+    """Resident bytes of a key. Call in a process of its own."""
     detector, processor = engine(load.keys)
-    estate = Estate(load.instances)
+    factory = EventFactory(load.instances)
     gc.collect()
     empty = rss_bytes()
     if load.keys * load.events <= MOST_FED:
-        fill(detector, processor, estate, load)
+        fill(detector, processor, factory, load)
     else:
-        restore(detector, estate, load)
+        restore(detector, factory, load)
     gc.collect()
     if detector.keys != load.keys:
-        raise SystemExit(f"{detector.keys:,} keys are alive, not {load.keys:,}")
+        raise SystemExit(f"{detector.keys:,} keys are live instead of {load.keys:,}")
     return (rss_bytes() - empty) / load.keys
 
 
 def arrivals(keys: int, touched: Iterator[int], start_ms: int, minutes: int) -> Iterator[tuple[int, int]]:
-    """(key, time) of EVENTS events, evenly over some minutes."""
+    """(key, time) of `EVENTS` events, evenly over some minutes."""
     for number in range(EVENTS):
         yield next(touched) % keys, start_ms + number * minutes * 60_000 // EVENTS
 
 
-def feed(detector: Detector, processor: PartitionProcessor, events: list[Known], end_ms: int) -> float:
-    """CPU seconds to take these events, with a look at the watermark after every 1,000, and all of their ticks."""
-    begun = time.process_time()
-    for place in range(0, len(events), 1000):
-        for event in events[place : place + 1000]:
+def feed(
+    detector: Detector, processor: PartitionProcessor, events: list[PreparedEvent], end_ms: int
+) -> float:
+    """CPU seconds for these events, with `advance` after every 1,000, and for all of their ticks."""
+    started = time.process_time()
+    for start in range(0, len(events), 1000):
+        for event in events[start : start + 1000]:
             processor.accept(event)
         detector.advance()
     detector.advance_to(end_ms)
-    return time.process_time() - begun
+    return time.process_time() - started
 
 
 def timed(keys: int) -> None:
-    """For each line that is read: CPU us of an event of 10,000 keys chosen all over the whole, and of any key.
+    """Print CPU ms of a full garbage collection; then, for each line of standard input, CPU us of an event of 10,000
+    randomly chosen keys, and of any key.
 
-    A quarter of an hour of event time each. Ends with the input, after CPU ms of a full garbage collection.
+    Each measurement is a quarter of an hour of event time. Ends with the input.
     """
     detector, processor = engine(keys)
-    estate = Estate()
-    fill(detector, processor, estate, Load(keys))
+    factory = EventFactory()
+    fill(detector, processor, factory, Load(keys))
     rng, end_ms = Random(1), MONDAY_8_MS + SPREAD_MS
     chosen = rng.sample(range(keys), TOUCHED)
     same = iter(lambda: chosen[rng.randrange(TOUCHED)], None)
     any_key = iter(lambda: rng.randrange(keys), None)
-    begun = time.process_time()
+    started = time.process_time()
     gc.collect()
-    print(json.dumps([(time.process_time() - begun) * 1e3]), flush=True)
+    print(json.dumps([(time.process_time() - started) * 1e3]), flush=True)
     for _ in sys.stdin:
-        found = []
+        measured = []
         for touched in (same, any_key):
-            events = [estate.event(key, at) for key, at in arrivals(keys, touched, end_ms, 15)]
+            events = [factory.event(key, at) for key, at in arrivals(keys, touched, end_ms, 15)]
             end_ms += 15 * 60_000
-            found.append(feed(detector, processor, events, end_ms) / EVENTS * 1e6)
+            measured.append(feed(detector, processor, events, end_ms) / EVENTS * 1e6)
             del events
-        print(json.dumps(found), flush=True)
+        print(json.dumps(measured), flush=True)
 
 
 class Engine:
@@ -230,18 +233,18 @@ class Engine:
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         )
         self.rounds: list[tuple[float, float]] = []
-        (self.gc_ms,) = self._line()
+        (self.gc_ms,) = self._read()
 
-    def _line(self) -> list[float]:
+    def _read(self) -> list[float]:
         assert self._process.stdout is not None
-        found: list[float] = json.loads(self._process.stdout.readline())
-        return found
+        numbers: list[float] = json.loads(self._process.stdout.readline())
+        return numbers
 
     def round(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
-        same, any_key = self._line()
+        same, any_key = self._read()
         self.rounds.append((same, any_key))
 
     def medians(self) -> tuple[float, float]:
@@ -256,10 +259,10 @@ def show_time() -> None:
             for one in engines.values():
                 one.round()
     for one in engines.values():
-        del one.rounds[0]  # the first finds no room made yet
+        del one.rounds[0]  # in the first, tables still grow
     base = engines[SMALL].medians()
     table(
-        f"CPU time of an event, core {core}; ratio: its cost to that with {SMALL:,} keys alive",
+        f"CPU time of an event, core {core}; ratio: cost relative to that with {SMALL:,} live keys",
         ("live keys", f"same {TOUCHED:,} keys", "us", "any key", "us", "full gc ms"),
         [
             (
@@ -276,17 +279,17 @@ def show_time() -> None:
 
 
 def in_subprocess(load: Load) -> float:
-    command = [sys.executable, __file__, "--held", *map(str, astuple(load))]
+    command = [sys.executable, __file__, "--bytes", *map(str, astuple(load))]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def show_memory(loads: Sequence[Load]) -> None:
     with ThreadPoolExecutor(2) as pool:
-        found = dict(zip(loads, pool.map(in_subprocess, loads), strict=True))
-    few, many = (found[Load(LARGE, instances=count)] for count in (FEW, INSTANCES))
+        sizes = dict(zip(loads, pool.map(in_subprocess, loads), strict=True))
+    few, many = (sizes[Load(LARGE, instances=count)] for count in (FEW, INSTANCES))
     instance = (many - few) * LARGE / (INSTANCES - FEW)
     table(
-        f"memory; an instance takes {instance:.0f} bytes: the rows of {FEW} and {INSTANCES:,} compared",
+        f"memory; a process instance takes {instance:.0f} bytes (from the rows with {FEW} and {INSTANCES:,})",
         ("live keys", "events each", "process instances", "bytes/key", "of which shared", "MB"),
         [
             (
@@ -297,7 +300,7 @@ def show_memory(loads: Sequence[Load]) -> None:
                 f"{instance * min(load.instances, load.keys) / load.keys:.0f}",
                 f"{size * load.keys / 1e6:.0f}",
             )
-            for load, size in found.items()
+            for load, size in sizes.items()
         ],
     )
 
@@ -306,8 +309,8 @@ def main() -> None:
     match sys.argv[1:]:
         case ["--timed", keys]:
             timed(int(keys))
-        case ["--held", *numbers]:
-            print(held(Load(*map(int, numbers))))
+        case ["--bytes", *numbers]:
+            print(bytes_per_key(Load(*map(int, numbers))))
         case options:
             show_memory((*LOADS, *(MORE_LOADS if options == ["--large"] else ())))
             show_time()

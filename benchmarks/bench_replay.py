@@ -1,9 +1,9 @@
-"""Replay of files against DuckDB and Polars computing the hunt's aggregates at the last tick, once, over the same ones.
+"""Replay of files against DuckDB and Polars, which compute the hunt's aggregates once, at the last tick.
 
-On one core, and on both: there in four files, since the product parts work by file. Each task of each round is a
-process of its own; what is measured begins after its imports and includes reading and parsing. The replay evaluates
-every tick on its way; the others answer for the last one only, whose window holds all records. All must count the
-same events and find the same keys.
+On one core, and on both: then in four files, because streamdetect distributes work by file. Each task of each round is
+a process of its own; measurement starts after its imports and includes reading and parsing. The replay evaluates every
+tick; the others compute only the last one, whose window contains all records. All must count the same events and find
+the same keys.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ HOSTS = 400
 FILES = 4
 ROUNDS = 5
 BOTH_CORES = ("--jobs", "2")
-"""Options of `streamdetect replay` for the table of both cores."""
+"""Options of `streamdetect replay` in the table of both cores."""
 NETWORKS_6 = {"::1": "^(::1|0:0:0:0:0:0:0:1)$", "fe80::/10": "^fe[89ab].:", "ff00::/8": "^ff..:"}
-"""What the hunt excludes of IPv6, as patterns of the texts that sensors write."""
+"""The IPv6 networks that the hunt excludes, as patterns of the texts that sensors write."""
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """One round of a task, or the medians of several."""
+class Measurement:
+    """One round of a task, or the medians of several rounds. `result` has counts for comparison."""
 
     seconds: float
     cpu_seconds: float
-    found: Json
+    result: Json
 
 
-def question(shape: str, paths: Sequence[Path], threads: int) -> Json:
-    """The hunt, in words that need no streamdetect."""
+def hunt_of(shape: str, paths: Sequence[Path], threads: int) -> Json:
+    """The hunt as plain JSON, for peers, which run without streamdetect."""
     rule = Settings().rules[0]
     networks = [ip_network(text) for text in rule.networks()]
     fours = collapse_addresses(network for network in networks if isinstance(network, IPv4Network))
@@ -73,7 +73,7 @@ def question(shape: str, paths: Sequence[Path], threads: int) -> Json:
 
 
 def replay(paths: Sequence[str]) -> Json:
-    """The work of a process of our own: default settings, no sink."""
+    """Replay in this process with default settings and without sinks."""
     settings = Settings()
     wall, cpu = time.perf_counter(), time.process_time()
     with closing(FileSource(paths, max_record_bytes=settings.limits.max_record_bytes)) as source:
@@ -81,10 +81,10 @@ def replay(paths: Sequence[str]) -> Json:
             settings=settings, source=source, alert_sink=NullSink(), dead_letter_sink=NullSink()
         )
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return {"seconds": wall, "cpu_seconds": cpu, **_found(summary.as_dict())}
+    return {"seconds": wall, "cpu_seconds": cpu, **_counts(summary.as_dict())}
 
 
-def _found(summary: Json) -> Json:
+def _counts(summary: Json) -> Json:
     return {
         "counted": summary["counted"],
         "keys": summary["keys_peak"],
@@ -96,7 +96,7 @@ def _found(summary: Json) -> Json:
 
 @contextmanager
 def on(cores: set[int]) -> Iterator[None]:
-    """Within: processes started from here have these cores."""
+    """While active, processes started from here run on these cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -105,25 +105,25 @@ def on(cores: set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def told(command: Sequence[str | Path]) -> Taken:
-    """What a process printed of its own work."""
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return Taken(found.pop("seconds"), found.pop("cpu_seconds"), found)
+def measurement_of(command: Sequence[str | Path]) -> Measurement:
+    """Run a process and return the measurement that it prints."""
+    result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return Measurement(result.pop("seconds"), result.pop("cpu_seconds"), result)
 
 
-def ours(paths: Sequence[Path]) -> Taken:
-    return told([sys.executable, __file__, "--paths", *map(str, paths)])
+def replay_process(paths: Sequence[Path]) -> Measurement:
+    return measurement_of([sys.executable, __file__, "--paths", *map(str, paths)])
 
 
-def peer(name: str, asked: Json) -> Taken:
-    return told([python_with(name), "-P", PEERS / f"{name}.py", json.dumps(asked)])
+def peer(name: str, hunt: Json) -> Measurement:
+    return measurement_of([python_with(name), "-P", PEERS / f"{name}.py", json.dumps(hunt)])
 
 
-def command(paths: Sequence[Path], options: Sequence[str]) -> Taken:
-    """`streamdetect replay` from start to end, its workers included; without its results on the screen."""
+def command(paths: Sequence[Path], options: Sequence[str]) -> Measurement:
+    """`streamdetect replay` from start to end, workers included, with discarded alerts."""
     with tempfile.TemporaryDirectory() as folder:
-        told_in = Path(folder) / "summary.json"
-        outputs = ("--quiet", "--output", os.devnull, "--summary-json", str(told_in))
+        summary_path = Path(folder) / "summary.json"
+        outputs = ("--quiet", "--output", os.devnull, "--summary-json", str(summary_path))
         wall, cpu = time.perf_counter(), _children_seconds()
         subprocess.run(
             [sys.executable, "-m", "streamdetect", "replay", *outputs, *options, *map(str, paths)],
@@ -131,43 +131,43 @@ def command(paths: Sequence[Path], options: Sequence[str]) -> Taken:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         wall, cpu = time.perf_counter() - wall, _children_seconds() - cpu
-        return Taken(wall, cpu, _found(json.loads(told_in.read_text())))
+        return Measurement(wall, cpu, _counts(json.loads(summary_path.read_text())))
 
 
 def _children_seconds() -> float:
-    """CPU seconds of all processes we have waited for, and of those they waited for."""
+    """CPU seconds of all ended child processes, and of their ended children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
-def in_rounds(tasks: dict[str, Callable[[], Taken]]) -> dict[str, Taken]:
-    """Medians of each task; they take turns. Raises SystemExit where they do not answer alike."""
-    rounds: dict[str, list[Taken]] = {name: [] for name in tasks}
+def measure_in_turns(tasks: dict[str, Callable[[], Measurement]]) -> dict[str, Measurement]:
+    """The median of each task; tasks run in turn. Raises SystemExit unless their results agree."""
+    rounds: dict[str, list[Measurement]] = {name: [] for name in tasks}
     for _ in range(ROUNDS):
         for name, task in tasks.items():
             rounds[name].append(task())
     medians = {
-        name: Taken(
-            median(one.seconds for one in all_), median(one.cpu_seconds for one in all_), all_[0].found
+        name: Measurement(
+            median(one.seconds for one in all_), median(one.cpu_seconds for one in all_), all_[0].result
         )
         for name, all_ in rounds.items()
     }
     for figure in ("counted", "keys", "hosts", "processes"):
-        answers = {name: one.found[figure] for name, one in medians.items() if figure in one.found}
-        if len(set(answers.values())) > 1:
-            raise SystemExit(f"not the same question: {figure} are {answers}")
+        values = {name: one.result[figure] for name, one in medians.items() if figure in one.result}
+        if len(set(values.values())) > 1:
+            raise SystemExit(f"results differ: {figure} are {values}")
     return medians
 
 
-def net(whole: Callable[[], Taken], start: Callable[[], Taken]) -> Taken:
-    """A command's work without its start, which is measured beside it."""
-    begun, done = start(), whole()
-    return Taken(done.seconds - begun.seconds, done.cpu_seconds - begun.cpu_seconds, done.found)
+def net(whole: Callable[[], Measurement], start: Callable[[], Measurement]) -> Measurement:
+    """The work of a command without its startup, which is measured separately."""
+    startup, total = start(), whole()
+    return Measurement(total.seconds - startup.seconds, total.cpu_seconds - startup.cpu_seconds, total.result)
 
 
-def show(title: str, taken: dict[str, Taken], base: str, count: int, size: int) -> None:
-    def name_of(name: str, one: Taken) -> str:
-        return f"{name} {one.found['version']}" if "version" in one.found else name
+def show(title: str, measured: dict[str, Measurement], base: str, count: int, size: int) -> None:
+    def name_of(name: str, one: Measurement) -> str:
+        return f"{name} {one.result['version']}" if "version" in one.result else name
 
     table(
         title,
@@ -175,75 +175,75 @@ def show(title: str, taken: dict[str, Taken], base: str, count: int, size: int) 
         [
             (
                 name_of(name, one),
-                f"{taken[base].seconds / one.seconds:.2f}x",
-                f"{taken[base].cpu_seconds / one.cpu_seconds:.2f}x",
+                f"{measured[base].seconds / one.seconds:.2f}x",
+                f"{measured[base].cpu_seconds / one.cpu_seconds:.2f}x",
                 f"{count / one.seconds:,.0f}",
                 f"{size / one.seconds / 1e6:.0f}",
                 f"{one.seconds:.2f}",
                 f"{one.cpu_seconds:.2f}",
             )
-            for name, one in taken.items()
+            for name, one in measured.items()
         ],
     )
 
 
 def one_core(shape: str, path: Path, count: int) -> None:
     core = max(os.sched_getaffinity(0))
-    asked, size = question(shape, [path], 1), path.stat().st_size
+    hunt, size = hunt_of(shape, [path], 1), path.stat().st_size
     with on({core}):
-        taken = in_rounds(
+        measured = measure_in_turns(
             {
-                "replay": partial(ours, [path]),
-                "DuckDB": partial(peer, "duckdb", asked),
-                "Polars": partial(peer, "polars", asked),
+                "replay": partial(replay_process, [path]),
+                "DuckDB": partial(peer, "duckdb", hunt),
+                "Polars": partial(peer, "polars", hunt),
             }
         )
-    found = taken["replay"].found
-    title = (
-        f"{shape}: {count:,} records of {size / count:,.0f} B, {found['filtered'] / count:.0%} not counting"
-    )
-    show(f"{title}, core {core}", taken, "DuckDB", count, size)
-    print(f"  replay: {found['ticks']} ticks, {found['keys']:,} keys, alerts {found['alerts']}")
+    result = measured["replay"].result
+    title = f"{shape}: {count:,} records of {size / count:,.0f} B, {result['filtered'] / count:.0%} filtered"
+    show(f"{title}, core {core}", measured, "DuckDB", count, size)
+    print(f"  replay: {result['ticks']} ticks, {result['keys']:,} keys, alerts {result['alerts']}")
 
 
 def both_cores(shape: str, path: Path, count: int, folder: Path) -> None:
-    """The same records in files one after another in time, as days are, and side by side, as collectors write them."""
+    """The same records in files that follow each other in time, like days, and in files of the same time, like those of
+    several collectors.
+    """
     cores = sorted(os.sched_getaffinity(0))[-2:]
     days = [folder / f"{shape}-day-{number}.jsonl" for number in range(FILES)]
-    dealt = [folder / f"{shape}-part-{number}.jsonl" for number in range(FILES)]
+    collectors = [folder / f"{shape}-collector-{number}.jsonl" for number in range(FILES)]
     firsts = [folder / f"{shape}-first-{number}.jsonl" for number in range(FILES)]
-    part(path, days, lambda number: number * FILES // count)
-    part(path, dealt, lambda number: number % FILES)
+    split(path, days, lambda number: number * FILES // count)
+    split(path, collectors, lambda number: number % FILES)
     for first, day in zip(firsts, days, strict=True):
         with day.open("rb") as stream:
             first.write_bytes(stream.readline())
-    asked, size = question(shape, days, len(cores)), path.stat().st_size
+    hunt, size = hunt_of(shape, days, len(cores)), path.stat().st_size
     start = partial(command, firsts, BOTH_CORES)
     with on(set(cores)):
-        taken = in_rounds(
+        measured = measure_in_turns(
             {
-                "replay, like days": partial(net, partial(command, days, BOTH_CORES), start),
-                "replay, side by side": partial(net, partial(command, dealt, BOTH_CORES), start),
-                "DuckDB": partial(peer, "duckdb", asked),
-                "Polars": partial(peer, "polars", asked),
+                "replay, consecutive files": partial(net, partial(command, days, BOTH_CORES), start),
+                "replay, simultaneous files": partial(net, partial(command, collectors, BOTH_CORES), start),
+                "DuckDB": partial(peer, "duckdb", hunt),
+                "Polars": partial(peer, "polars", hunt),
             }
         )
     options = " ".join(BOTH_CORES) or "no option"
     show(
-        f"{shape}: the same in {FILES} files, cores {cores}, replay with {options}",
-        taken,
+        f"{shape}: the same records in {FILES} files, cores {cores}, replay with {options}",
+        measured,
         "DuckDB",
         count,
         size,
     )
 
 
-def part(path: Path, paths: Sequence[Path], place: Callable[[int], int]) -> None:
-    """Each record of a file goes into one of several."""
+def split(path: Path, paths: Sequence[Path], file_of: Callable[[int], int]) -> None:
+    """Distribute the records of a file over several files."""
     streams = [one.open("wb") for one in paths]
     with path.open("rb") as stream:
         for number, line in enumerate(stream):
-            streams[place(number)].write(line)
+            streams[file_of(number)].write(line)
     for one in streams:
         one.close()
 

@@ -1,10 +1,10 @@
-"""Whether memory stays flat while keys come and go for many windows: the whole of `run_live`, with a broker of memory.
+"""Memory over many windows in which keys appear and expire: all of `run_live`, without a broker.
 
-Records are bytes, decoded by the product; checkpoints go to SQLite in a temporary directory, alerts into a ledger in
-memory, which forgets them. The window is two hours, so that all of it turns over many times: hosts live an hour,
-process instances two minutes, most destinations seconds. Time flies: records are made when they are asked for, as
-fast as they are taken, but no faster than a checkpoint for each ten minutes of event time: what changes between two
-of them has to be remembered. Resident memory and the files of the state are sampled as often.
+The source and the transactional sink are in memory. Records are bytes and decoded as in a real run; checkpoints go to
+SQLite in a temporary directory, alerts are counted and discarded. The window is two hours, so that its contents are
+replaced many times: hosts live an hour, process instances two minutes, most destinations seconds. Event time passes as
+fast as records are processed, but no faster than ten minutes for each checkpoint, because the changes between two
+checkpoints are in memory. Resident memory and the size of the state files are sampled at the same interval.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ HOURS = 48
 EVENTS_AN_HOUR = 60_000
 SAMPLE_MS = 600_000
 INSTANCE_MS = 120_000
-"""How long a process instance lives: so short that tables of bounded size, which remember them, are full at the end."""
-HURRY = 20
-"""How much faster the clock goes that says when a checkpoint is due, which is each second."""
+"""Lifetime of a process instance: so short that the caches, which are of bounded size, are full at the end."""
+SPEEDUP = 20
+"""How much faster than real time the clock is that decides when a checkpoint is due, which is once a second."""
 LONG_AFTER_MS = 4_000_000_000_000
 PARTITIONS = (Partition("events", 0), Partition("events", 1))
 BATCH = 500
@@ -51,17 +51,17 @@ GOAL = 0.03
 
 
 class Sample(NamedTuple):
-    """MB in memory and on disk after so many hours of event time."""
+    """MB in memory and on disk after some hours of event time."""
 
     hours: float
     resident: float
     disk: float
 
 
-class Forgetful(MemoryTransactionalSink):
-    """Takes alerts, counts them, and keeps none."""
+class CountingSink(MemoryTransactionalSink):
+    """Counts alerts and discards them."""
 
-    taken = 0
+    committed_alerts = 0
 
     def commit(
         self,
@@ -71,22 +71,22 @@ class Forgetful(MemoryTransactionalSink):
         patience: Callable[[], bool] = lambda: True,
     ) -> None:
         super().commit(outputs, positions, note, patience)
-        self.taken += len(self.alerts)
+        self.committed_alerts += len(self.alerts)
         self.alerts.clear()
 
 
-class Counting(SqliteStore):
-    """Tells how many checkpoints it has saved."""
+class CountingStore(SqliteStore):
+    """Counts saved checkpoints."""
 
     saves = 0
 
     def save(self, checkpoint: Checkpoint) -> None:
         super().save(checkpoint)
-        Counting.saves += 1
+        CountingStore.saves += 1
 
 
 class Churn:
-    """A source that invents records as they are asked for: what an estate sends whose keys live an hour at most."""
+    """A source that generates records when polled. Most keys expire within the window."""
 
     def __init__(self, hours: float, state: Path) -> None:
         self._state = state
@@ -104,7 +104,7 @@ class Churn:
     def poll(self, hold: Collection[Partition], timeout_ms: int) -> list[Batch]:
         batches: list[Batch] = []
         newest_ms = self.time_ms(max(self._sent.values()))
-        if newest_ms > MONDAY_8_MS + (Counting.saves + 1) * SAMPLE_MS:
+        if newest_ms > MONDAY_8_MS + (CountingStore.saves + 1) * SAMPLE_MS:
             time.sleep(min(timeout_ms, 20) / 1000)
             return batches
         for partition, sent in self._sent.items():
@@ -118,7 +118,7 @@ class Churn:
         return batches
 
     def _record(self, partition: Partition, number: int) -> bytes:
-        """One in fifty is a beacon's, which lives for two hours; the others go to a new destination every third."""
+        """Every fiftieth record is of a beacon, which lives for two hours; of the others, three share a destination."""
         time_ms = self.time_ms(number)
         hour, host, name = (
             time_ms // HOUR_MS,
@@ -126,8 +126,8 @@ class Churn:
             NAMES[number % len(NAMES)],
         )
         process = f"{partition.number}-{time_ms // INSTANCE_MS}-{host}"
-        place = (number // 3 * len(PARTITIONS) + partition.number) & 0xFFFFFF
-        address = f"45.{place >> 16}.{place >> 8 & 255}.{place & 255}"
+        destination = (number // 3 * len(PARTITIONS) + partition.number) & 0xFFFFFF
+        address = f"45.{destination >> 16}.{destination >> 8 & 255}.{destination & 255}"
         if number % 50 == 0:
             host = process = f"beacon-{hour // 2}"
             address = f"46.1.{hour // 2 >> 8 & 255}.{hour // 2 & 255}"
@@ -156,7 +156,7 @@ class Churn:
         positions: Mapping[Partition, int | None] | None = None,
         topic_ids: Mapping[str, str] | None = None,
     ) -> None:
-        """At the beginning."""
+        """Every partition starts at its beginning."""
 
     def lags(self) -> dict[Partition, int]:
         return dict.fromkeys(PARTITIONS, 0)
@@ -174,11 +174,11 @@ class Churn:
         return frozenset()
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
 
 def run(hours: float) -> tuple[Churn, Summary, int]:
-    """Samples, what was read, and how many alerts were committed."""
+    """The source with its samples, the summary, and the number of committed alerts."""
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings.model_validate(
             {
@@ -187,53 +187,53 @@ def run(hours: float) -> tuple[Churn, Summary, int]:
                 "checkpoint": {"path": folder, "interval": "1s"},
             }
         )
-        ledger = Forgetful()
+        sink = CountingSink()
         with closing(Churn(hours, Path(folder))) as source:
-            around = Dependencies(
+            dependencies = Dependencies(
                 source=source,
-                ledger=ledger,
+                sink=sink,
                 lock=MemoryLock(),
-                open_store=lambda: Counting(folder, settings.detection()),
+                open_store=lambda: CountingStore(folder, settings.detection()),
                 reset_store=lambda: None,
-                window=lambda _start_ms, _ends: source,
+                open_window=lambda _start_ms, _ends: source,
             )
             summary = run_live(
                 settings=settings,
-                around=around,
+                dependencies=dependencies,
                 stop=source.ended,
-                clock=lambda: HURRY * time.monotonic(),
-                wall_ms=lambda: LONG_AFTER_MS + int(HURRY * time.monotonic() * 1000),
+                clock=lambda: SPEEDUP * time.monotonic(),
+                wall_ms=lambda: LONG_AFTER_MS + int(SPEEDUP * time.monotonic() * 1000),
             )
-    return source, summary, ledger.taken
+    return source, summary, sink.committed_alerts
 
 
 def during(samples: list[Sample], begin: float, end: float) -> Sample:
-    """The median of what was sampled between two hours."""
-    some = [one for one in samples if begin < one.hours <= end]
-    return Sample(end, median(one.resident for one in some), median(one.disk for one in some))
+    """The medians of the samples between two hours."""
+    selected = [one for one in samples if begin < one.hours <= end]
+    return Sample(end, median(one.resident for one in selected), median(one.disk for one in selected))
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--hours", type=float, default=HOURS, help="event time; at least 8")
     hours = max(options.parse_args().hours, 4.0 * LOOKBACK_HOURS)
-    begun = time.monotonic()
+    started = time.monotonic()
     source, summary, alerts = run(hours)
-    samples, turn = source.samples, LOOKBACK_HOURS
-    every = max(1, round(hours / turn / 12))
-    places = [turn * number for number in range(1, int(hours // turn) + 1)]
-    shown = [during(samples, place - turn, place) for place in places]
+    samples, window = source.samples, LOOKBACK_HOURS
+    every = max(1, round(hours / window / 12))
+    ends = [window * number for number in range(1, int(hours // window) + 1)]
+    shown = [during(samples, end - window, end) for end in ends]
     table(
-        f"{hours:g} h of event time in {time.monotonic() - begun:.0f} s, {summary.consumed:,} records, at most "
-        f"{summary.keys_peak:,} keys, {alerts} alerts; medians of each window of {turn} h",
+        f"{hours:g} h of event time in {time.monotonic() - started:.0f} s, {summary.consumed:,} records, at most "
+        f"{summary.keys_peak:,} keys, {alerts} alerts; medians of each window of {window} h",
         ("hours", "resident MB", "state on disk MB"),
         [(f"{one.hours:g}", f"{one.resident:.1f}", f"{one.disk:.1f}") for one in shown[::every]],
     )
-    after, late, end = shown[2], shown[len(shown) * 3 // 4 - 1], shown[-1]  # the window after two turnovers
-    steady = [one for one in samples if one.hours > 2 * turn]
+    third, late, last = shown[2], shown[len(shown) * 3 // 4 - 1], shown[-1]
+    steady = [one for one in samples if one.hours > 2 * window]
     slope = linear_regression([one.hours for one in steady], [one.resident for one in steady]).slope
     table(
-        f"resident memory; goal: within {GOAL:.0%} over the last quarter, when all tables are full",
+        f"resident memory; goal: within {GOAL:.0%} over the last quarter, when all caches are full",
         (
             "third window MB",
             "end MB",
@@ -245,10 +245,10 @@ def main() -> None:
         ),
         [
             (
-                f"{after.resident:.1f}",
-                f"{end.resident:.1f}",
-                f"{end.resident / after.resident - 1:+.1%}",
-                f"{end.resident / late.resident - 1:+.1%}",
+                f"{third.resident:.1f}",
+                f"{last.resident:.1f}",
+                f"{last.resident / third.resident - 1:+.1%}",
+                f"{last.resident / late.resident - 1:+.1%}",
                 f"{max(one.resident for one in samples):.1f}",
                 f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6:.1f}",
                 f"{slope:+.3f}",

@@ -1,7 +1,7 @@
-"""Where the time of a record goes: a replay of a file, stage by stage, each run with all stages before it.
+"""Time of a record by stage: a replay of a file, where each run includes one more stage than the run before.
 
-A stage's cost is the difference to the run before, in nanoseconds for each record of the file, whether or not it gets
-so far. Every run begins with nothing remembered.
+The cost of a stage is the difference from the run before, in nanoseconds for each record of the file, whether or not
+the record reaches the stage. Every run starts with empty caches.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from pathlib import Path
 
 import msgspec
 import orjson
-from common import in_turns, pin, table, write_records
+from common import measure_in_turns, pin, table, write_records
 
 from streamdetect.config import Settings
 from streamdetect.detect import Detector
+from streamdetect.detect.rules import ProcessRules, enabled_rules
 from streamdetect.events import Decoder, Refusal
 from streamdetect.events.typed import DOCUMENT
 from streamdetect.model import Partition
@@ -50,31 +51,35 @@ def decode(settings: Settings) -> Work:
     return Decoder(settings.profile, settings.limits.max_record_bytes).decode
 
 
-def judge(settings: Settings, *, context: bool) -> Work:
-    """The process name, then where it went; with `context` also what it is, for those that still may count."""
-    decode, judges = (
+def apply_rules(settings: Settings, *, context: bool) -> Work:
+    """Filter by process name, then by flow; with `context` also by kind, and derive the context of those that count."""
+    decode, rules = (
         Decoder(settings.profile, settings.limits.max_record_bytes).decode,
-        Detector(settings).judges,
+        enabled_rules(settings),
     )
+    by_process = {
+        name: ProcessRules([rule for rule in rules if name in rule.processes])
+        for name in {name for rule in rules for name in rule.processes}
+    }
 
     def work(raw: bytes) -> None:
         event = decode(raw)
         if isinstance(event, Refusal):
             return
-        wanted = judges.get(event.process_name)
-        if wanted is None:
+        process_rules = by_process.get(event.process_name)  # type: ignore[arg-type]  # MANY is not in it
+        if process_rules is None:
             return
         flow = event.flow()
-        if wanted.of_flow[flow] is None and context:
+        if process_rules.of_flow[flow] is None and context:
             kind = event.kind()
-            if wanted.of_kind[kind] is None:
+            if process_rules.of_kind[kind] is None:
                 event.context(flow, kind)
 
     return work
 
 
 def accept(settings: Settings, *, ticks: bool) -> Work:
-    """Clock, inclusion tick and inbox; with `ticks` also their evaluation."""
+    """Clock, first including tick and pending pane; with `ticks` also the evaluation of ticks."""
     decode, detector = Decoder(settings.profile, settings.limits.max_record_bytes).decode, Detector(settings)
     processor, number = detector.processor(Partition("events")), 0
 
@@ -93,10 +98,10 @@ def accept(settings: Settings, *, ticks: bool) -> Work:
 STAGES: dict[str, Stage] = {
     "read the file": nothing,
     "typed decode": typed,
-    "utf-8, time, name": decode,
-    "where it went, verdict": lambda settings: judge(settings, context=False),
-    "what it is, details": lambda settings: judge(settings, context=True),
-    "clock, inbox": lambda settings: accept(settings, ticks=False),
+    "utf-8 check, time, process name": decode,
+    "flow, verdict": lambda settings: apply_rules(settings, context=False),
+    "kind, context": lambda settings: apply_rules(settings, context=True),
+    "clock, pending pane": lambda settings: accept(settings, ticks=False),
     "ticks": lambda settings: accept(settings, ticks=True),
 }
 
@@ -107,7 +112,7 @@ def feed(path: Path, stage: Stage) -> None:
         while not source.at_end():
             for batch in source.poll((), 0):
                 for value in batch.values:
-                    work(value)  # type: ignore[arg-type]  # a file has no empty values
+                    work(value)  # type: ignore[arg-type]  # records of files have values
 
 
 def replay(path: Path) -> None:
@@ -117,17 +122,17 @@ def replay(path: Path) -> None:
 
 def show(path: Path, shape: str, core: int) -> None:
     tasks: dict[str, Callable[[], object]] = {
-        name: lambda stage=stage: feed(path, stage)  # type: ignore[misc]  # bound now
+        name: lambda stage=stage: feed(path, stage)  # type: ignore[misc]  # bound in each iteration
         for name, stage in {**STAGES, "orjson": untyped}.items()
     }
-    seconds = in_turns({**tasks, "replay": lambda: replay(path)}, ROUNDS)
+    seconds = measure_in_turns({**tasks, "replay": lambda: replay(path)}, ROUNDS)
     parse = seconds["orjson"] - seconds["read the file"]
     rows, before = [], 0.0
     for name in STAGES:
         rows.append((name, seconds[name] - before))
         before = seconds[name]
-    rows += [("the loop of replay", seconds["replay"] - before), ("replay, all of it", seconds["replay"])]
-    rows.append(("orjson.loads, to compare", parse))
+    rows += [("loop of replay", seconds["replay"] - before), ("replay, total", seconds["replay"])]
+    rows.append(("orjson.loads, for comparison", parse))
     table(
         f"{shape}: {COUNT:,} records of {path.stat().st_size / COUNT:,.0f} B, core {core}",
         ("stage", "of orjson.loads", "ns a record"),

@@ -1,4 +1,4 @@
-"""What the benchmarks share: one core, invented records, fair turns, small tables."""
+"""Shared by the benchmarks: pinning to a core, synthetic data, measuring in turns, tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from itertools import islice
@@ -22,18 +22,18 @@ HOUR_MS = 3_600_000
 MONDAY_8_MS = 1_772_409_600_000 + 8 * HOUR_MS
 ROUNDS = 3
 RESULTS = os.environ.get("BENCH_RESULTS")
-"""The page that results go to as well, if any."""
+"""The file to which results are also written, if any."""
 
 
 def pin() -> int:
-    """Keep this process, and threads it starts from now on, on one core; gives its number."""
+    """Pin this process, and threads it starts from now on, to one core; returns its number."""
     core = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
     return core
 
 
 def records(count: int, shape: str, start_ms: int = MONDAY_8_MS, hosts: int = 300) -> list[bytes]:
-    """The first records of an invented estate's day, without line feeds."""
+    """The first records of a day of synthetic data, without line feeds."""
     return [line.rstrip(b"\n") for line in islice(_lines(shape, start_ms, hosts), count)]
 
 
@@ -47,26 +47,26 @@ def _lines(shape: str, start_ms: int, hosts: int) -> Iterator[bytes]:
     return lines(Scenario(hosts=hosts, hours=24, start_ms=start_ms, beacons=beacons, shape=shape))
 
 
-def in_turns(
-    tasks: dict[str, Callable[[], object]],
+def measure_in_turns(
+    tasks: Mapping[str, Callable[[], object]],
     rounds: int = ROUNDS,
     clock: Callable[[], float] = time.process_time,
 ) -> dict[str, float]:
-    """Median seconds of each task. They take turns, so that a busy neighbour slows all of them alike.
+    """Median seconds of each task. Tasks run in turn, so that other load on the machine affects all of them alike.
 
-    CPU seconds of this process by default: on a shared machine they say more than the clock on the wall.
+    By default CPU seconds of this process, which vary less than wall clock time on a shared machine.
     """
-    taken: dict[str, list[float]] = {name: [] for name in tasks}
+    measured: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(rounds):
         for name, task in tasks.items():
-            begun = clock()
+            started = clock()
             task()
-            taken[name].append(clock() - begun)
-    return {name: median(seconds) for name, seconds in taken.items()}
+            measured[name].append(clock() - started)
+    return {name: median(seconds) for name, seconds in measured.items()}
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows in columns, the first to the left, the others to the right; `make bench` keeps them in a page too."""
+    """Print rows in columns, the first left-aligned, the others right-aligned. Also append them to `RESULTS`."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     print(f"\n{title}")
     for row in (head, ["-" * width for width in widths], *rows):
@@ -75,19 +75,19 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
         print("  " + "  ".join(cells).rstrip())
     sys.stdout.flush()
     if RESULTS is not None:
-        _keep(Path(RESULTS), title, head, rows)
+        _append(Path(RESULTS), title, head, rows)
 
 
-def _keep(page: Path, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """As Markdown, behind what is there."""
-    begun = page.exists()
+def _append(page: Path, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Append a table as Markdown, after a header if the page is new."""
+    exists = page.exists()
     with page.open("a") as stream:
-        if not begun:
+        if not exists:
             packages = ("kafka-python", "confluent-kafka", "orjson", "msgspec")
             versions = ", ".join(f"{name} {version(name)}" for name in packages)
             print(
-                f"# Results of `make bench`\n\nWritten by it on {date.today()}: {os.cpu_count()} shared cores, Python "  # noqa: DTZ011 - where it ran
-                f"{platform.python_version()}, {versions}. What they mean: [performance](../docs/performance.md).",
+                f"# Results of `make bench`\n\nGenerated on {date.today()}: {os.cpu_count()} shared cores, Python "  # noqa: DTZ011 - local date
+                f"{platform.python_version()}, {versions}. Explained in [performance](../docs/performance.md).",
                 file=stream,
             )
         print(f"\n**{title}**\n", file=stream)

@@ -1,6 +1,6 @@
-"""What users would pick instead, each in a virtual environment of its own, so that nothing of it touches ours.
+"""Virtual environments for peers: alternatives that users could choose, kept apart from our own environment.
 
-`peers/NAME.txt` is what pip installs for NAME, `peers/NAME.py` is run there.
+`peers/NAME.txt` lists what pip installs for NAME; `peers/NAME.py` runs there.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ _STORE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "strea
 
 
 def python_with(name: str) -> Path:
-    """The interpreter of a peer's environment, made on first use and again when what it needs has changed.
+    """The interpreter of a peer's environment, created on first use and when its requirements or Python have changed.
 
     Raises CalledProcessError when pip cannot install it.
     """
-    wanted = PEERS / f"{name}.txt"
-    mark = hashlib.sha256(wanted.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    folder = _STORE / f"{name}-{mark}"
+    requirements = PEERS / f"{name}.txt"
+    digest = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:12]
+    folder = _STORE / f"{name}-{digest}"
     python = folder / "bin" / "python"
-    done = folder / "installed"
-    if not done.exists():
+    marker = folder / "installed"
+    if not marker.exists():
         shutil.rmtree(folder, ignore_errors=True)
         print(f"installing {name} into {folder} ...", file=sys.stderr)
         venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", wanted], check=True)
-        done.touch()
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
+        marker.touch()
     return python

@@ -1,9 +1,9 @@
-"""Kills `streamdetect run` at random moments, and compares what Kafka holds in the end with an undisturbed run.
+"""Kills `streamdetect run` at random times and compares the final content of Kafka with an undisturbed run.
 
     python scripts/run_chaos.py [--kills 200] [--seed 1] [--sink kafka|file]
 
-Starts a broker of its own (Java and Kafka come with pip: the `test` extra). Exit 1 if an alert or dead letter was lost,
-doubled or differs by a byte.
+Starts its own broker (Java and Kafka are installed with the `test` extra). Exit code 1 if an alert or dead letter is
+lost, duplicated or differs by a byte.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=200, help="how often the process is killed [200]")
-    parser.add_argument("--seed", type=int, default=1, help="of the data and the moments [1]")
+    parser.add_argument("--kills", type=int, default=200, help="number of kills [200]")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the data and the times [1]")
     parser.add_argument("--sink", choices=["kafka", "file"], default="kafka", help="where alerts go [kafka]")
-    asked = parser.parse_args()
-    shards = chaos.made_up(asked.seed)
+    options = parser.parse_args()
+    shards = chaos.synthetic_shards(options.seed)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="streamdetect-chaos-") as folder, Broker() as broker:
-        calm = chaos.Stage(broker, Path(folder) / "calm", alerts=asked.sink)
-        expected = chaos.undisturbed(calm, shards)
+        undisturbed = chaos.Sandbox(broker, Path(folder) / "undisturbed", alerts=options.sink)
+        expected = chaos.undisturbed(undisturbed, shards)
         print(
             f"undisturbed: {len(expected.alerts)} alerts, {len(expected.dead_letters)} dead letters",
             flush=True,
         )
-        wild = chaos.Stage(broker, Path(folder) / "wild", alerts=asked.sink)
+        killed = chaos.Sandbox(broker, Path(folder) / "killed", alerts=options.sink)
 
-        def tell(number: int, seconds: float) -> None:
+        def report(number: int, seconds: float) -> None:
             if number % 10 == 0:
                 print(f"{number} kills, the last after {seconds:.2f} s", flush=True)
 
-        found = chaos.killed_at_random(wild, shards, asked.kills, Random(asked.seed), tell)  # noqa: S311 - moments, no secrets
+        found = chaos.run_with_random_kills(killed, shards, options.kills, Random(options.seed), report)  # noqa: S311 - not for secrets
     difference = found.difference(expected)
     seconds = time.monotonic() - started
     print(
-        f"{asked.kills} kills in {seconds:.0f} s: {difference or 'nothing lost, nothing doubled, the same bytes'}"
+        f"{options.kills} kills in {seconds:.0f} s: {difference or 'nothing lost, nothing duplicated, the same bytes'}"
     )
     return 1 if difference else 0
 

@@ -1,9 +1,9 @@
-"""aiokafka reading the same topic: what the client costs.
+"""Cost of the client: aiokafka reads the same topic.
 
     python -P aiokafka.py BOOTSTRAP TOPIC COUNT poll|parse
 
-Measured from the start of the consumer, which without a group has all partitions at once,
-to the last record. Without -P this file would be what it imports.
+Measured from the start of the consumer, which without a group gets all partitions at once, to the last record. `-P`,
+because otherwise this file would import itself.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ async def read(bootstrap: str, topic: str, count: int, mode: str) -> dict[str, f
         bootstrap_servers=bootstrap,
         isolation_level="read_committed",
         auto_offset_reset="earliest",
-        # As large as ours: the default fetches a megabyte of each partition at a time.
+        # As in streamdetect; by default 1 MB per partition.
         max_partition_fetch_bytes=4 * 1024 * 1024,
         fetch_max_bytes=16 * 1024 * 1024,
     )
     await consumer.start()
     try:
-        seen, begun, cpu_begun = 0, time.perf_counter(), time.process_time()
-        while seen < count:
+        read_count, started, cpu_started = 0, time.perf_counter(), time.process_time()
+        while read_count < count:
             batches = await consumer.getmany(timeout_ms=STALLED_MS)
             if not batches:
-                raise SystemExit(f"stalled after {seen:,} of {count:,} records")
+                raise SystemExit(f"stalled after {read_count:,} of {count:,} records")
             for messages in batches.values():
                 for message in messages:
                     value = message.value
                     if mode == "parse":
                         orjson.loads(value)
-                seen += len(messages)
-        return {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - cpu_begun}
+                read_count += len(messages)
+        return {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu_started}
     finally:
         await consumer.stop()
 

@@ -1,8 +1,8 @@
 """The hunt's filter and aggregates in DuckDB, once, over files of JSON lines. Prints one JSON line.
 
-The argument is what `bench_replay.py` asks, as JSON. Run with `python -P`: this file has the library's own name.
-Text is compared as text wherever that gives the same answer, and only columns that matter are named, because that
-is what DuckDB is fastest with. `json_extract` on whole documents took three times as long.
+The argument is the hunt as JSON (`hunt_of` in ../bench_replay.py). Run with `python -P`, because this file has the name
+of the library. Values are compared as text wherever the result is the same, and only the columns needed are declared,
+because DuckDB is fastest that way. `json_extract` on whole documents took three times as long.
 """
 
 from __future__ import annotations
@@ -50,42 +50,41 @@ def texts(values: list[Any]) -> str:
     return ", ".join(f"'{value}'" for value in values)
 
 
-def query(asked: dict[str, Any]) -> str:
-    shape = asked["shape"]
+def query(hunt: dict[str, Any]) -> str:
+    shape = hunt["shape"]
     begin, end = (
-        datetime.fromtimestamp(asked[name] / 1000, UTC).strftime(TIMES[shape])
-        for name in ("from_ms", "to_ms")
+        datetime.fromtimestamp(hunt[name] / 1000, UTC).strftime(TIMES[shape]) for name in ("from_ms", "to_ms")
     )
-    inside = " OR ".join(f"n BETWEEN {first} AND {last}" for first, last in asked["networks"])
+    inside = " OR ".join(f"n BETWEEN {first} AND {last}" for first, last in hunt["networks"])
     return f"""
-        WITH wanted AS (
+        WITH matching AS (
             SELECT {FIELDS[shape]}
-            FROM read_json([{texts(asked["paths"])}], format = 'newline_delimited', columns = {COLUMNS[shape]})
-            WHERE name IN ({texts(asked["processes"])}) AND {CONDITIONS[shape]}
-                AND coalesce(data_stream.dataset IN ({texts(asked["datasets"])}), true)
-                AND port NOT IN ({texts(asked["ports"])}) AND ip IS NOT NULL AND t >= '{begin}' AND t < '{end}'),
+            FROM read_json([{texts(hunt["paths"])}], format = 'newline_delimited', columns = {COLUMNS[shape]})
+            WHERE name IN ({texts(hunt["processes"])}) AND {CONDITIONS[shape]}
+                AND coalesce(data_stream.dataset IN ({texts(hunt["datasets"])}), true)
+                AND port NOT IN ({texts(hunt["ports"])}) AND ip IS NOT NULL AND t >= '{begin}' AND t < '{end}'),
         numbered AS (
             SELECT *, CASE WHEN NOT contains(ip, ':') THEN
                 (CAST(split_part(ip, '.', 1) AS BIGINT) << 24) + (CAST(split_part(ip, '.', 2) AS BIGINT) << 16)
                 + (CAST(split_part(ip, '.', 3) AS BIGINT) << 8) + CAST(split_part(ip, '.', 4) AS BIGINT)
                 END AS n
-            FROM wanted)
+            FROM matching)
         SELECT address, name, count(*), min(t), max(t), count(DISTINCT host), count(DISTINCT entity)
         FROM numbered
-        WHERE CASE WHEN n IS NULL THEN NOT regexp_matches(ip, '{asked["networks_6"]}') ELSE NOT ({inside}) END
+        WHERE CASE WHEN n IS NULL THEN NOT regexp_matches(ip, '{hunt["networks_6"]}') ELSE NOT ({inside}) END
         GROUP BY address, name"""
 
 
 def main() -> None:
-    asked = json.loads(sys.argv[1])
+    hunt = json.loads(sys.argv[1])
     connection = duckdb.connect()
-    connection.execute(f"SET threads = {asked['threads']}")
+    connection.execute(f"SET threads = {hunt['threads']}")
     connection.execute("SET preserve_insertion_order = false")
-    text = query(asked)
+    text = query(hunt)
     wall, cpu = time.perf_counter(), time.process_time()
     rows = connection.execute(text).fetchall()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    found = {
+    result = {
         "seconds": wall,
         "cpu_seconds": cpu,
         "counted": sum(row[2] for row in rows),
@@ -94,7 +93,7 @@ def main() -> None:
         "processes": sum(row[6] for row in rows),
         "version": duckdb.__version__,
     }
-    print(json.dumps(found))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

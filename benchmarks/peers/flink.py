@@ -1,13 +1,13 @@
-"""The hunt's filter and panes of five minutes in Flink SQL, as one of its users would write them.
+"""The hunt's filter and panes of five minutes in Flink SQL, as a user would write them.
 
     python -P flink.py BOOTSTRAP TOPIC PARALLELISM RULE     RULE: JSON, see `peer_rule` in ../live.py
 
-Says the process id of its JVM, then reads what to do as lines of JSON: {"group": ..., "ends": [one of each partition]}
-runs a job that reads so far, with a cluster of its own in that JVM, and is answered with an empty object at its end.
-With "folder" the panes are written there as CSV, else nowhere. flink_live.py measures from outside.
+Prints the process id of its JVM, then reads commands as lines of JSON. {"group": ..., "ends": [one per partition]} runs
+a job that reads up to these offsets, on a cluster of its own in that JVM; at its end an empty object is printed. With
+"folder" the panes are written there as CSV, otherwise nowhere. flink_live.py measures from outside.
 
-Settings are as they come, with a checkpoint each second, exactly once, into files. SQL has no networks, so they are a
-regular expression. What it leaves out of what the product does: lookback and condition, alerts, the sink.
+Default settings, with an exactly-once checkpoint to files each second. SQL has no type for networks, so they are a
+regular expression. Not included: lookback and condition, alerts, the sink.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ WHERE LOWER(process.name) IN ({processes})
 
 
 def network_pattern(networks: list[str]) -> str:
-    """Addresses in one of these networks, by their text. Of IPv6 it knows what the hunt excludes."""
+    """A regular expression for addresses in these networks. Of IPv6 only the networks that the hunt excludes."""
     return "^(" + "|".join(_pattern(ipaddress.ip_network(text)) for text in networks) + ")"
 
 
@@ -93,7 +93,7 @@ def quoted(names: list[str]) -> str:
 
 
 class Jobs:
-    """Runs jobs in one JVM, one after another."""
+    """Runs jobs one after another in one JVM."""
 
     def __init__(self, arguments: list[str], checkpoints: str) -> None:
         self._bootstrap, self._topic, parallelism, rule = arguments
@@ -110,9 +110,9 @@ class Jobs:
 
     def run(self, group: str, ends: list[int], folder: str | None) -> None:
         names = {part: f"{part}_{uuid.uuid4().hex[:8]}" for part in ("source", "counted", "sink")}
-        told = ";".join(f"partition:{number},offset:{end}" for number, end in enumerate(ends))
-        place = {"topic": self._topic, "bootstrap": self._bootstrap, "group": group, "ends": told}
-        self._table.execute_sql(SOURCE.format(**names, **place))
+        offsets = ";".join(f"partition:{number},offset:{end}" for number, end in enumerate(ends))
+        connection = {"topic": self._topic, "bootstrap": self._bootstrap, "group": group, "ends": offsets}
+        self._table.execute_sql(SOURCE.format(**names, **connection))
         self._table.execute_sql(COUNTED.format(**names, **self._conditions()))
         options = "'connector' = 'blackhole'"
         if folder is not None:
@@ -134,8 +134,8 @@ def main() -> None:
         jobs = Jobs(sys.argv[1:], folder)
         print(get_gateway().jvm.java.lang.ProcessHandle.current().pid(), flush=True)
         for line in sys.stdin:
-            wanted = json.loads(line)
-            jobs.run(wanted["group"], wanted["ends"], wanted.get("folder"))
+            command = json.loads(line)
+            jobs.run(command["group"], command["ends"], command.get("folder"))
             print("{}", flush=True)
 
 

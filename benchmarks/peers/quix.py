@@ -1,13 +1,13 @@
-"""The hunt's filter and panes of five minutes in Quix Streams, as one of its users would write them.
+"""The hunt's filter and panes of five minutes in Quix Streams, as a user would write them.
 
     python -P quix.py BOOTSTRAP TOPIC COUNT RULE     RULE: JSON, see `peer_rule` in ../live.py
 
-Settings are as they come: at least once, a commit every five seconds, state in RocksDB with its changelog in Kafka.
-What keys are counted by goes through the topic that group_by makes, read by this same process. It leaves out much of
-what the product does: lookback and condition, alerts, one answer whatever the order of partitions.
+Default settings: at least once, a commit every five seconds, state in RocksDB with its changelog in Kafka. The keyed
+records go through the repartition topic of group_by, which this process reads too. Not included: lookback and
+condition, alerts, results that do not depend on the order of partitions.
 
-Measured from the first record, so joining the group does not count, until all records were read and all that passed the
-filter came back from the other topic; then it stops. `counted` is what went into windows.
+Measured from the first record, so without joining the group, until all records were read and all that passed the filter
+were read again from the repartition topic; then it stops. `counted` is the number of events in windows.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ from quixstreams import Application
 
 PANE_MS = 5 * 60_000
 GRACE_MS = 24 * 3_600_000
-"""It reads a backlog's partitions unevenly: with the two minutes of the product it drops up to half of all as late.
+"""It reads the partitions of a backlog unevenly: with streamdetect's two minutes of lateness it drops up to half of all
+events as late.
 
-That is as fast as this, which drops nothing, but closes no window in a run.
+That takes as long as this value, which drops nothing but closes no window during the run.
 """
 KEPT = 2
-"""Ids of hosts and process instances that are kept: a second one is all that the hunt asks about."""
+"""Distinct hosts and process instances to keep: the condition only needs to know whether there is a second one."""
 
-Slim = dict[str, Any]
+Fields = dict[str, Any]
 
 
 class Hunt:
-    """Which events count, and what of them."""
+    """The conditions on events."""
 
     def __init__(self, rule: dict[str, Any]) -> None:
         self._processes = frozenset(rule["processes"])
@@ -52,7 +53,7 @@ class Hunt:
         return not any(address in network for network in self._networks)
 
     def endpoint(self, event: dict[str, Any]) -> bool:
-        """Elastic Defend."""
+        """Whether an event of Elastic Defend counts."""
         process = event.get("process")
         if process is None or process.get("name", "").lower() not in self._processes:
             return False
@@ -69,7 +70,7 @@ class Hunt:
         )
 
     def sysmon(self, event: dict[str, Any]) -> bool:
-        """Raw Sysmon by Winlogbeat: event 3."""
+        """Whether a raw Sysmon event (3, by Winlogbeat) counts."""
         log = event["winlog"]
         if log.get("event_id") != "3" or log.get("provider_name") != "Microsoft-Windows-Sysmon":
             return False
@@ -87,7 +88,7 @@ def _name(image: str) -> str:
     return image.rpartition("\\")[2].lower()
 
 
-def of_endpoint(event: dict[str, Any]) -> Slim:
+def endpoint_fields(event: dict[str, Any]) -> Fields:
     destination = event["destination"]
     return {
         "time": event["@timestamp"],
@@ -97,8 +98,8 @@ def of_endpoint(event: dict[str, Any]) -> Slim:
     }
 
 
-def of_sysmon(event: dict[str, Any]) -> Slim:
-    """The computer's name is the host: a collector forwards the events of many."""
+def sysmon_fields(event: dict[str, Any]) -> Fields:
+    """The computer name is the host, because a collector forwards the events of many hosts."""
     data = event["winlog"]["event_data"]
     return {
         "time": data["UtcTime"] + "+00:00",
@@ -108,11 +109,11 @@ def of_sysmon(event: dict[str, Any]) -> Slim:
     }
 
 
-def time_ms(event: Slim) -> int:
+def time_ms(event: Fields) -> int:
     return int(datetime.fromisoformat(event["time"]).timestamp() * 1000)
 
 
-def first(event: Slim) -> dict[str, Any]:
+def first(event: Fields) -> dict[str, Any]:
     now_ms = time_ms(event)
     return {
         "count": 1,
@@ -123,7 +124,7 @@ def first(event: Slim) -> dict[str, Any]:
     }
 
 
-def more(pane: dict[str, Any], event: Slim) -> dict[str, Any]:
+def more(pane: dict[str, Any], event: Fields) -> dict[str, Any]:
     now_ms = time_ms(event)
     pane["count"] += 1
     pane["first_ms"] = min(pane["first_ms"], now_ms)
@@ -135,46 +136,48 @@ def more(pane: dict[str, Any], event: Slim) -> dict[str, Any]:
 
 
 class Progress:
-    """Counts, and stops the application once everything went all the way."""
+    """Counts records, and stops the application when all have been processed."""
 
     def __init__(self, app: Application, count: int) -> None:
         self._app, self._count = app, count
-        self.read = self.counted = self.back = self.late = 0
+        self.read = self.counted = self.regrouped = self.late = 0
         self.seconds = self.cpu_seconds = 0.0
 
-    def judge(self, counts: Callable[[dict[str, Any]], bool]) -> Callable[[dict[str, Any]], bool]:
-        """The filter, watched."""
+    def measured(self, counts: Callable[[dict[str, Any]], bool]) -> Callable[[dict[str, Any]], bool]:
+        """The filter, with counting and timing."""
 
-        def judged(event: dict[str, Any]) -> bool:
+        def measured_filter(event: dict[str, Any]) -> bool:
             if self.read == 0:
-                self._begun, self._cpu_begun = time.perf_counter(), time.process_time()
+                self._started, self._cpu_started = time.perf_counter(), time.process_time()
             passes = counts(event)
             self.read += 1
             self.counted += passes
             self._end_if_done()
             return passes
 
-        return judged
+        return measured_filter
 
-    def is_back(self, _: object) -> None:
-        self.back += 1
+    def count_regrouped(self, _: object) -> None:
+        self.regrouped += 1
         self._end_if_done()
 
-    def is_late(self, *_: object) -> bool:
+    def count_late(self, *_: object) -> bool:
         self.late += 1
         return False
 
     def _end_if_done(self) -> None:
-        if self.read == self._count and self.back == self.counted and not self.seconds:
-            self.seconds = time.perf_counter() - self._begun
-            self.cpu_seconds = time.process_time() - self._cpu_begun
+        if self.read == self._count and self.regrouped == self.counted and not self.seconds:
+            self.seconds = time.perf_counter() - self._started
+            self.cpu_seconds = time.process_time() - self._cpu_started
             self._app.stop()
 
 
 def main() -> None:
     bootstrap, topic, count, rule = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
     hunt = Hunt(rule)
-    counts, slim = (hunt.sysmon, of_sysmon) if rule["shape"] == "sysmon-raw" else (hunt.endpoint, of_endpoint)
+    counts, fields_of = (
+        (hunt.sysmon, sysmon_fields) if rule["shape"] == "sysmon-raw" else (hunt.endpoint, endpoint_fields)
+    )
     with tempfile.TemporaryDirectory() as folder:
         app = Application(
             broker_address=bootstrap,
@@ -185,14 +188,14 @@ def main() -> None:
         )
         progress = Progress(app, count)
         stream = app.dataframe(app.topic(topic, value_deserializer="json"))
-        stream = stream.filter(progress.judge(counts)).apply(slim)
+        stream = stream.filter(progress.measured(counts)).apply(fields_of)
         stream = stream.set_timestamp(lambda event, *_: time_ms(event))
-        stream = stream.group_by(lambda event: event["key"], name="key").update(progress.is_back)
-        panes = stream.tumbling_window(PANE_MS, GRACE_MS, on_late=progress.is_late)
+        stream = stream.group_by(lambda event: event["key"], name="key").update(progress.count_regrouped)
+        panes = stream.tumbling_window(PANE_MS, GRACE_MS, on_late=progress.count_late)
         panes.reduce(more, first).final()
         app.run()
-    told = {"seconds": progress.seconds, "cpu_seconds": progress.cpu_seconds}
-    print(json.dumps({**told, "counted": progress.counted - progress.late}))
+    times = {"seconds": progress.seconds, "cpu_seconds": progress.cpu_seconds}
+    print(json.dumps({**times, "counted": progress.counted - progress.late}))
 
 
 if __name__ == "__main__":
