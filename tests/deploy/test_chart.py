@@ -1,4 +1,4 @@
-"""The Helm chart: what it renders is taken by Kubernetes and by the program, and keeps what docs/kubernetes.md says."""
+"""The Helm chart: Kubernetes and the program accept what it renders, and it does what docs/kubernetes.md says."""
 
 from __future__ import annotations
 
@@ -99,16 +99,16 @@ def _helm() -> None:
     need("helm")
 
 
-def run(program: str, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+def run(program: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     path = find(program)
     assert path is not None
     return subprocess.run(
-        [path, *arguments], input=given, capture_output=True, text=True, check=False, timeout=120
+        [path, *arguments], input=stdin, capture_output=True, text=True, check=False, timeout=120
     )
 
 
 def helm(verb: str, values: Document, *more: str) -> subprocess.CompletedProcess[str]:
-    """`helm template` and the like, as the release `sd` in the namespace `soc`."""
+    """A command such as `helm template` for the release `sd` in the namespace `soc`."""
     name = [] if verb == "lint" else ["sd"]
     return run(
         "helm",
@@ -118,7 +118,7 @@ def helm(verb: str, values: Document, *more: str) -> subprocess.CompletedProcess
         "--namespace=soc",
         "--values=-",
         *more,
-        given=yaml.safe_dump(values),
+        stdin=yaml.safe_dump(values),
     )
 
 
@@ -138,11 +138,11 @@ def parsed(manifests: str) -> list[Document]:
 
 
 def only(found: list[Document], kind: str, ending: str = "") -> Document:
-    """The one document of a kind, whose name ends so."""
+    """The only document of a kind whose name is the release's plus `ending`."""
     (one,) = (
-        each
-        for each in found
-        if each["kind"] == kind and each["metadata"]["name"] == f"sd-streamdetect{ending}"
+        item
+        for item in found
+        if item["kind"] == kind and item["metadata"]["name"] == f"sd-streamdetect{ending}"
     )
     return one
 
@@ -168,33 +168,33 @@ def configuration(case: str) -> str:
     return data
 
 
-# -- others take it
+# -- accepted by Helm, Kubernetes and the program
 
 
 @every_case
-def test_helm_has_no_complaint(case: str) -> None:
-    """`helm lint --strict` passes for each set of values, and for none at all."""
+def test_helm_lint_passes(case: str) -> None:
+    """`helm lint --strict` passes with each set of values and with none."""
     for values in ({}, CASES[case]):
         done = helm("lint", values, "--strict")
         assert done.returncode == 0, done.stdout + done.stderr
 
 
 @every_case
-def test_kubernetes_takes_what_is_rendered(case: str, tmp_path: Path) -> None:
-    """Every document of a built-in kind is valid in Kubernetes 1.33, without a field that it does not know."""
+def test_kubernetes_accepts_the_rendered_documents(case: str, tmp_path: Path) -> None:
+    """Every document of a built-in kind is valid in Kubernetes 1.33, without unknown fields."""
     need("kubernetes-validate")
     file = tmp_path / "rendered.yaml"
     custom = {"ServiceMonitor", "PrometheusRule"}
-    mine = [each for each in documents(case) if each["kind"] not in custom]
-    file.write_text(yaml.safe_dump_all(mine), encoding="utf-8")
+    builtin = [item for item in documents(case) if item["kind"] not in custom]
+    file.write_text(yaml.safe_dump_all(builtin), encoding="utf-8")
     done = run("kubernetes-validate", "-k", "1.33", "--strict", str(file))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (done.stdout + done.stderr).count(" passed ") == len(mine)
+    assert (done.stdout + done.stderr).count(" passed ") == len(builtin)
 
 
 @every_case
-def test_the_program_takes_the_config_map(case: str, tmp_path: Path) -> None:
-    """The real `streamdetect config check` finds no problem in it, and every given setting is in it."""
+def test_the_program_accepts_the_config_map(case: str, tmp_path: Path) -> None:
+    """The real `streamdetect config check` passes, and every given setting is in the ConfigMap."""
     file = tmp_path / "streamdetect.yaml"
     file.write_text(configuration(case), encoding="utf-8")
     done = subprocess.run(
@@ -211,58 +211,58 @@ def test_the_program_takes_the_config_map(case: str, tmp_path: Path) -> None:
     assert settings["log"] == DEFAULTS["config"]["log"]
 
 
-def test_without_brokers_or_topics_it_says_what_is_missing() -> None:
-    """Values that cannot work are refused before anything is installed."""
+def test_missing_brokers_or_topics_are_an_error() -> None:
+    """Values that cannot work are rejected before anything is installed."""
     for kafka in ({}, {"topics": ["a"]}, {"bootstrap_servers": ["kafka:9092"]}):
         done = helm("template", {"config": {"kafka": kafka}})
         assert done.returncode != 0
         assert "Set config.kafka.bootstrap_servers, and config.kafka.topics" in done.stderr
 
 
-# -- it is the image's
+# -- consistent with the image and the program
 
 
-def test_the_pod_is_what_the_image_expects() -> None:
-    """User, port, command line and the directories are those of the Dockerfile."""
+def test_the_pod_matches_the_dockerfile() -> None:
+    """User, port, command line and directories are those of the Dockerfile."""
     (user,) = re.findall(r"^USER (\d+):(\d+)$", DOCKERFILE, re.MULTILINE)
     context = pod("minimal")["securityContext"]
     assert (context["runAsUser"], context["runAsGroup"]) == tuple(map(int, user))
     assert context["fsGroup"] == context["runAsGroup"]
     (port,) = re.findall(r"^EXPOSE (\d+)$", DOCKERFILE, re.MULTILINE)
-    assert [each["containerPort"] for each in container("minimal")["ports"]] == [int(port)]
+    assert [item["containerPort"] for item in container("minimal")["ports"]] == [int(port)]
     (command,) = re.findall(r"^CMD (.+)$", DOCKERFILE, re.MULTILINE)
     assert container("minimal")["args"] == json.loads(command)
     (directory,) = re.findall(r"^WORKDIR (/var/.+)$", DOCKERFILE, re.MULTILINE)
-    mounts = {each["name"]: each["mountPath"] for each in container("minimal")["volumeMounts"]}
+    mounts = {item["name"]: item["mountPath"] for item in container("minimal")["volumeMounts"]}
     assert mounts["state"] == directory
     assert command.count(f'"{mounts["config"]}/streamdetect.yaml"') == 1
 
 
-def test_the_state_lies_in_the_volume() -> None:
-    """In a directory of its own there, not among what a file system puts at its root."""
+def test_the_checkpoint_is_in_the_volume() -> None:
+    """In a subdirectory, apart from what a file system creates at its root."""
     path = Path(yaml.safe_load(configuration("everything"))["checkpoint"]["path"])
-    mounts = {each["name"]: each["mountPath"] for each in container("everything")["volumeMounts"]}
+    mounts = {item["name"]: item["mountPath"] for item in container("everything")["volumeMounts"]}
     assert path.parent == Path(mounts["state"])
     (claim,) = stateful_set("everything")["volumeClaimTemplates"]
     assert claim["metadata"]["name"] == "state"
     assert claim["spec"]["resources"]["requests"]["storage"] == "50Gi"
 
 
-def test_one_claim_for_all() -> None:
-    """An existing claim takes the place of those that would be made."""
-    volumes = {each["name"]: each for each in pod("shared")["volumes"]}
+def test_an_existing_claim_is_shared() -> None:
+    """An existing claim replaces the volume claim templates."""
+    volumes = {item["name"]: item for item in pod("shared")["volumes"]}
     assert volumes["state"]["persistentVolumeClaim"] == {"claimName": "common"}
     assert "volumeClaimTemplates" not in stateful_set("shared")
 
 
-def test_a_digest_wins_over_the_tag() -> None:
-    """Without either, the image has the version of the chart."""
+def test_a_digest_takes_precedence_over_the_tag() -> None:
+    """Without either, the image tag is the chart's appVersion."""
     assert container("digest")["image"] == f"streamdetect@{DIGEST}"
     version = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))["appVersion"]
     assert container("minimal")["image"] == f"streamdetect:{version}"
 
 
-def test_the_chart_has_the_programs_version() -> None:
+def test_the_chart_has_the_version_of_the_program() -> None:
     """A release raises both."""
     import streamdetect  # noqa: PLC0415
 
@@ -270,9 +270,9 @@ def test_the_chart_has_the_programs_version() -> None:
     assert chart["appVersion"] == streamdetect.__version__
 
 
-def test_the_program_listens_where_the_pod_is_asked() -> None:
-    """The settings of the container win over the file, and name the port of probes and Services."""
-    env = {each["name"]: each["value"] for each in container("minimal")["env"]}
+def test_the_program_listens_on_the_port_of_probes_and_services() -> None:
+    """Environment settings of the container override the file and set the port of the probes and the Services."""
+    env = {item["name"]: item["value"] for item in container("minimal")["env"]}
     settings = load_settings(None, ("kafka.topics=[a]",), environ=env)
     assert (settings.http.host, settings.http.port) == ("0.0.0.0", DEFAULTS["http"]["port"])
     for ending in ("", "-metrics"):
@@ -284,38 +284,38 @@ def test_the_program_listens_where_the_pod_is_asked() -> None:
 
 
 @every_case
-def test_the_pod_may_do_nothing_but_its_work(case: str) -> None:
-    """It meets the restricted Pod Security Standard, writes to no file system of its own and has no token."""
-    spec, own = pod(case), container(case)
+def test_the_pod_is_restricted(case: str) -> None:
+    """It meets the restricted Pod Security Standard, has a read-only root file system and no token."""
+    spec, container_spec = pod(case), container(case)
     assert spec["automountServiceAccountToken"] is False
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert own["securityContext"] == {
+    assert container_spec["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
     assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & spec.keys()
     assert not any("hostPath" in volume for volume in spec["volumes"])
-    writable = {each["mountPath"] for each in own["volumeMounts"] if not each.get("readOnly")}
+    writable = {item["mountPath"] for item in container_spec["volumeMounts"] if not item.get("readOnly")}
     assert writable - {"/out"} == {"/var/lib/streamdetect", "/tmp"}
 
 
 def test_the_service_account_has_no_token_and_no_rights() -> None:
-    """Nothing binds a role to it."""
+    """No role is bound to it."""
     found = documents("everything")
     assert only(found, "ServiceAccount")["automountServiceAccountToken"] is False
-    assert not any("Role" in each["kind"] for each in found)
+    assert not any("Role" in item["kind"] for item in found)
     assert pod("everything")["serviceAccountName"] == "sd-streamdetect"
     assert pod("plain")["serviceAccountName"] == "default"
 
 
-def test_a_secret_is_mounted_and_only_named() -> None:
-    """Its keys are files that the settings point at; the chart makes no Secret."""
-    assert "Secret" not in {each["kind"] for each in documents("secrets")}
-    volume = next(each for each in pod("secrets")["volumes"] if each["name"] == "kafka")
-    mount = next(each for each in container("secrets")["volumeMounts"] if each["name"] == "kafka")
-    files = {f"{mount['mountPath']}/{each['path']}": each["key"] for each in volume["secret"]["items"]}
+def test_a_secret_is_mounted_and_referenced_by_name() -> None:
+    """Its keys become the files that the settings point to; the chart creates no Secret."""
+    assert "Secret" not in {item["kind"] for item in documents("secrets")}
+    volume = next(item for item in pod("secrets")["volumes"] if item["name"] == "kafka")
+    mount = next(item for item in container("secrets")["volumeMounts"] if item["name"] == "kafka")
+    files = {f"{mount['mountPath']}/{item['path']}": item["key"] for item in volume["secret"]["items"]}
     kafka = yaml.safe_load(configuration("secrets"))["kafka"]
     named = {name: files[kafka[name]] for name in ("password_file", "ca_file", "cert_file", "key_file")}
     keys = SECRETS["kafkaSecret"]
@@ -335,15 +335,15 @@ def test_a_secret_is_mounted_and_only_named() -> None:
         {**MINIMAL, "extraEnv": [{"name": "STREAMDETECT__KAFKA__PASSWORD", "value": "hunter2"}]},
     ],
 )
-def test_a_secret_as_a_value_is_refused(values: Document) -> None:
-    """It would stand in a ConfigMap or in the StatefulSet; the refusal does not show it either."""
+def test_a_secret_given_as_a_value_is_rejected(values: Document) -> None:
+    """It would end up in a ConfigMap or in the StatefulSet; the error does not show it either."""
     done = helm("template", values)
     assert done.returncode != 0
     assert "hunter2" not in done.stdout + done.stderr
 
 
-def test_a_secret_in_the_environment_may_be_referred_to() -> None:
-    """The same variable from a Secret passes."""
+def test_a_secret_in_the_environment_can_be_referenced() -> None:
+    """The same variable from a Secret is accepted."""
     source = {"secretKeyRef": {"name": "kafka-login", "key": "password"}}
     env = [{"name": "STREAMDETECT__KAFKA__PASSWORD", "valueFrom": source}]
     done = helm("template", {**MINIMAL, "extraEnv": env})
@@ -351,15 +351,15 @@ def test_a_secret_in_the_environment_may_be_referred_to() -> None:
 
 
 @pytest.mark.parametrize("secret", [{"passwordKey": "password"}, {"existingSecret": "kafka-login"}])
-def test_half_a_secret_is_refused(secret: Document) -> None:
-    """Keys without a Secret would be files that are not there; a Secret without keys would be mounted whole."""
+def test_an_incomplete_secret_is_rejected(secret: Document) -> None:
+    """Keys without a Secret would be missing files; a Secret without keys would be mounted in full."""
     done = helm("template", {**MINIMAL, "kafkaSecret": secret})
     assert done.returncode != 0
     assert "existingSecret" in done.stderr
 
 
-def test_the_network_is_open_for_monitoring_names_and_kafka_only() -> None:
-    """In: the port, from the peers named. Out: DNS, and the brokers' ports."""
+def test_the_network_policy_allows_only_monitoring_dns_and_kafka() -> None:
+    """Ingress: the port, from the listed peers. Egress: DNS and the brokers' ports."""
     policy = only(documents("minimal"), "NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert policy["ingress"] == [
@@ -370,8 +370,8 @@ def test_the_network_is_open_for_monitoring_names_and_kafka_only() -> None:
     assert all("to" not in rule for rule in policy["egress"])
 
 
-def test_the_network_policy_is_as_the_values_say() -> None:
-    """Ports and peers of Kafka are replaced, a further rule is added, and no peers let nobody in."""
+def test_the_network_policy_follows_the_values() -> None:
+    """Ports and peers of Kafka are replaced, extra egress is appended, and an empty peer list denies all ingress."""
     policy = only(documents("everything"), "NetworkPolicy")["spec"]
     assert policy["ingress"][0]["from"] == [PEER]
     _, kafka, other = policy["egress"]
@@ -382,13 +382,15 @@ def test_the_network_policy_is_as_the_values_say() -> None:
     assert only(parsed(closed.stdout), "NetworkPolicy")["spec"]["ingress"] == []
 
 
-# -- it lives
+# -- availability
 
 
-def test_the_probes_outlast_restore_and_rebuild() -> None:
-    """Starting may take half an hour; alive is not given up before minutes without a move; ready is `/readyz`."""
-    own = container("minimal")
-    startup, liveness, readiness = (own[f"{name}Probe"] for name in ("startup", "liveness", "readiness"))
+def test_the_probes_allow_for_restore_and_rebuild() -> None:
+    """Startup may take 30 min, a stalled loop fails liveness after at least 4 min, readiness uses `/readyz`."""
+    container_spec = container("minimal")
+    startup, liveness, readiness = (
+        container_spec[f"{name}Probe"] for name in ("startup", "liveness", "readiness")
+    )
     assert startup["httpGet"] == liveness["httpGet"] == {"path": "/healthz", "port": "http"}
     assert startup["failureThreshold"] * startup["periodSeconds"] >= 30 * 60
     assert ALIVE_SECONDS + liveness["failureThreshold"] * liveness["periodSeconds"] >= 4 * 60
@@ -396,33 +398,33 @@ def test_the_probes_outlast_restore_and_rebuild() -> None:
     assert readiness["failureThreshold"] * readiness["periodSeconds"] <= 60
 
 
-def test_with_a_standby_ready_means_alive() -> None:
-    """Else a rollout would wait for the standby for ever, and a drain could never move the owner."""
+def test_with_a_standby_readiness_uses_healthz() -> None:
+    """Otherwise a rollout would wait for the standby forever, and a drain could never move the owner."""
     assert container("standby")["readinessProbe"]["httpGet"]["path"] == "/healthz"
     chosen = helm("template", {**MINIMAL, "replicas": 2, "probes": {"readiness": {"path": "/readyz"}}})
-    (own,) = only(parsed(chosen.stdout), "StatefulSet")["spec"]["template"]["spec"]["containers"]
-    assert own["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    (container_spec,) = only(parsed(chosen.stdout), "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    assert container_spec["readinessProbe"]["httpGet"]["path"] == "/readyz"
     budget = only(documents("standby"), "PodDisruptionBudget")["spec"]
     assert budget["maxUnavailable"] == 1
     assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
-def test_a_standby_waits_for_nobodys_start_and_lives_elsewhere() -> None:
-    """Pods start side by side, and rather on two nodes; a single one has no wish."""
+def test_standbys_start_in_parallel_and_prefer_other_nodes() -> None:
+    """Anti-affinity is preferred, not required; a single pod has none."""
     assert stateful_set("standby")["podManagementPolicy"] == "Parallel"
-    (wish,) = pod("standby")["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    (term,) = pod("standby")["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
     labels = stateful_set("standby")["template"]["metadata"]["labels"]
-    assert wish["podAffinityTerm"]["labelSelector"]["matchLabels"].items() <= labels.items()
+    assert term["podAffinityTerm"]["labelSelector"]["matchLabels"].items() <= labels.items()
     assert "affinity" not in pod("minimal")
 
 
-def test_a_stop_has_the_time_to_save() -> None:
-    """20 s without Kafka and 58 s for a million changed keys beside a busy loop (benchmarks/results.md)."""
+def test_the_grace_period_covers_the_final_checkpoint() -> None:
+    """20 s without Kafka plus 58 s for a million changed keys beside a busy loop (benchmarks/results.md)."""
     assert pod("minimal")["terminationGracePeriodSeconds"] >= 20 + 58
 
 
-def test_the_memory_holds_the_keys() -> None:
-    """The request holds the default `limits.max_keys` at 260 bytes and 220 MB, and the limit twice that."""
+def test_the_memory_request_covers_max_keys() -> None:
+    """The request covers the default `limits.max_keys` at 260 bytes each plus 220 MB; the limit covers twice that."""
     keys = load_settings(None, ("kafka.topics=[a]",), environ={}).limits.max_keys
     needed = keys * 260 + 220_000_000
     memory = {name: given["memory"] for name, given in DEFAULTS["resources"].items()}
@@ -431,8 +433,8 @@ def test_the_memory_holds_the_keys() -> None:
     assert int(memory["limits"][:-2]) << 30 >= 2 * needed
 
 
-def test_a_changed_setting_restarts_the_pod_and_nothing_else_does() -> None:
-    """The pod's template carries the checksum of the settings; a ServiceMonitor changes nothing in it."""
+def test_only_a_changed_setting_restarts_the_pod() -> None:
+    """The pod template has a checksum of the settings; a ServiceMonitor does not change it."""
 
     def template(values: Document) -> Document:
         done = helm("template", values)
@@ -446,8 +448,8 @@ def test_a_changed_setting_restarts_the_pod_and_nothing_else_does() -> None:
     assert template({**MINIMAL, "metrics": {"serviceMonitor": {"enabled": True}}}) == before
 
 
-def test_an_option_for_one_start_is_refused_with_a_standby() -> None:
-    """`--rebuild` stands behind the others; with two replicas it would end with exit code 6."""
+def test_a_start_option_is_rejected_with_a_standby() -> None:
+    """`--rebuild` is appended to the arguments; with two replicas it would exit with code 6."""
     assert container("rebuild")["args"] == [*container("minimal")["args"], "--rebuild"]
     done = helm("template", {**MINIMAL, "startOption": "--rebuild", "replicas": 2})
     assert done.returncode != 0
@@ -455,13 +457,13 @@ def test_an_option_for_one_start_is_refused_with_a_standby() -> None:
 
 
 @every_case
-def test_selectors_find_the_pods(case: str) -> None:
-    """Those of Services, budget, network policy and StatefulSet are labels of the pod."""
+def test_selectors_match_the_pod_labels(case: str) -> None:
+    """For Services, PodDisruptionBudget, NetworkPolicy and StatefulSet."""
     labels = stateful_set(case)["template"]["metadata"]["labels"].items()
     found = {
-        f"{each['kind']} {each['metadata']['name']}": each["spec"]
-        for each in documents(case)
-        if "spec" in each
+        f"{item['kind']} {item['metadata']['name']}": item["spec"]
+        for item in documents(case)
+        if "spec" in item
     }
     selectors = [
         spec["selector"].get("matchLabels", spec["selector"])
@@ -474,21 +476,21 @@ def test_selectors_find_the_pods(case: str) -> None:
 
 
 def test_prometheus_scrapes_each_pod_once() -> None:
-    """The ServiceMonitor selects one of the two Services, which also gives pods that are not ready."""
+    """The ServiceMonitor selects one of the two Services: the one that includes pods that are not ready."""
     monitor = only(documents("everything"), "ServiceMonitor")["spec"]
     wanted = monitor["selector"]["matchLabels"].items()
-    services = [each for each in documents("everything") if each["kind"] == "Service"]
-    selected = [each for each in services if wanted <= each["metadata"]["labels"].items()]
-    assert [each["metadata"]["name"] for each in selected] == ["sd-streamdetect-metrics"]
+    services = [item for item in documents("everything") if item["kind"] == "Service"]
+    selected = [item for item in services if wanted <= item["metadata"]["labels"].items()]
+    assert [item["metadata"]["name"] for item in selected] == ["sd-streamdetect-metrics"]
     assert selected[0]["spec"]["publishNotReadyAddresses"] is True
     assert selected[0]["metadata"]["labels"][monitor["jobLabel"]] == "streamdetect"
-    assert [each["port"] for each in monitor["endpoints"]] == [selected[0]["spec"]["ports"][0]["name"]]
+    assert [item["port"] for item in monitor["endpoints"]] == [selected[0]["spec"]["ports"][0]["name"]]
 
 
-def test_all_names_fit_for_a_long_release() -> None:
-    """A pod's name and its revision label are at most 63 characters, also for the longest release name."""
-    done = run("helm", "template", "r" * 53, str(CHART), "--values=-", given=yaml.safe_dump(MINIMAL))
-    names = [each["metadata"]["name"] for each in parsed(done.stdout)]
+def test_all_names_fit_with_a_long_release_name() -> None:
+    """Pod names and revision labels have at most 63 characters, even with the longest release name."""
+    done = run("helm", "template", "r" * 53, str(CHART), "--values=-", stdin=yaml.safe_dump(MINIMAL))
+    names = [item["metadata"]["name"] for item in parsed(done.stdout)]
     assert max(len(name) for name in names if not name.endswith("-metrics")) + len("-1234567890") <= 63
     assert max(map(len, names)) <= 63
 
@@ -496,8 +498,8 @@ def test_all_names_fit_for_a_long_release() -> None:
 # -- alerts
 
 
-def test_the_rules_are_those_for_prometheus() -> None:
-    """The chart has a copy of deploy/prometheus/rules.yaml and leaves every `{{ }}` in it to Prometheus."""
+def test_the_rules_are_those_of_prometheus() -> None:
+    """The chart contains a copy of deploy/prometheus/rules.yaml and does not render any `{{ }}` in it."""
     original = (ROOT / "deploy" / "prometheus" / "rules.yaml").read_text(encoding="utf-8")
     assert (CHART / "files" / "rules.yaml").read_text(encoding="utf-8") == original
     rendered = only(documents("everything"), "PrometheusRule")
@@ -511,7 +513,7 @@ ENDED_AT = f"kube_pod_container_status_last_terminated_timestamp{{{SERIES}}}"
 
 
 def ending(code: int, times: str, at: str, firing: tuple[str, ...]) -> Document:
-    """A case for promtool: the exit code, when it ended (a series a minute), which alerts fire at `at`."""
+    """A promtool case: the exit code, when it ended (one sample a minute), the alerts that fire at `at`."""
     return {
         "interval": "1m",
         "input_series": [{"series": ENDED, "values": f"{code}x90"}, {"series": ENDED_AT, "values": times}],
@@ -527,18 +529,18 @@ def ending(code: int, times: str, at: str, firing: tuple[str, ...]) -> Document:
 
 
 def test_alerts_on_exit_codes(tmp_path: Path) -> None:
-    """Fenced is told for an hour; another code only where it comes again and again, and a clean stop never."""
+    """Fenced fires for an hour; another code fires only when it recurs, and a clean stop never does."""
     need("promtool")
     spec = only(documents("everything"), "PrometheusRule", "-kubernetes")["spec"]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
-    again, once = "0+60x90", "0x90"
+    recurring, once = "0+60x90", "0x90"
     cases = [
         ending(6, once, "30m", ("StreamdetectFenced",)),
         ending(6, once, "61m", ()),
-        ending(5, again, "10m", ()),
-        ending(5, again, "20m", ("StreamdetectKeepsEnding",)),
+        ending(5, recurring, "10m", ()),
+        ending(5, recurring, "20m", ("StreamdetectKeepsEnding",)),
         ending(5, once, "20m", ()),
-        ending(0, again, "20m", ()),
+        ending(0, recurring, "20m", ()),
     ]
     tests = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": cases}
     (tmp_path / "tests.yaml").write_text(yaml.safe_dump(tests), encoding="utf-8")
@@ -546,11 +548,11 @@ def test_alerts_on_exit_codes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_alerts_on_exit_codes_can_be_left_out() -> None:
-    """Where there is no kube-state-metrics."""
+def test_alerts_on_exit_codes_can_be_disabled() -> None:
+    """For clusters without kube-state-metrics."""
     rule = {"enabled": True, "kubernetesAlerts": False}
     done = helm("template", {**MINIMAL, "metrics": {"prometheusRule": rule}})
-    kinds = [each["kind"] for each in parsed(done.stdout)]
+    kinds = [item["kind"] for item in parsed(done.stdout)]
     assert kinds.count("PrometheusRule") == 1
 
 
@@ -558,7 +560,7 @@ def test_alerts_on_exit_codes_can_be_left_out() -> None:
 
 
 def closed(values: Document, outer: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every mapping of values.yaml whose names are the chart's own."""
+    """Path of every mapping of values.yaml whose names the chart defines."""
     kubernetes = {"config", "resources", "podSecurityContext", "securityContext", "updateStrategy"}
     yield outer
     for name, value in values.items():
@@ -567,8 +569,8 @@ def closed(values: Document, outer: tuple[str, ...] = ()) -> Iterator[tuple[str,
 
 
 @pytest.mark.parametrize("path", list(closed(DEFAULTS)), ids=".".join)
-def test_an_unknown_value_is_refused(path: tuple[str, ...]) -> None:
-    """At every level that is the chart's."""
+def test_an_unknown_value_is_rejected(path: tuple[str, ...]) -> None:
+    """At every level that the chart defines."""
     values = copy.deepcopy(MINIMAL)
     at = values
     for name in path:
@@ -601,8 +603,8 @@ def test_an_unknown_value_is_refused(path: tuple[str, ...]) -> None:
         ("metrics.serviceMonitor.interval", "often"),
     ],
 )
-def test_a_wrong_value_is_refused(path: str, value: object) -> None:
-    """The schema names the value before anything is installed."""
+def test_an_invalid_value_is_rejected(path: str, value: object) -> None:
+    """The schema error names the value before anything is installed."""
     values = copy.deepcopy(MINIMAL)
     *outer, last = path.split(".")
     at = values
@@ -615,18 +617,18 @@ def test_a_wrong_value_is_refused(path: str, value: object) -> None:
     assert last in done.stderr
 
 
-def test_the_schema_tells_all_values() -> None:
-    """Schema and values.yaml have the same names at the top; `global` is Helm's own."""
+def test_the_schema_covers_all_values() -> None:
+    """Schema and values.yaml have the same top-level names; `global` is Helm's own."""
     schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     assert schema["properties"].keys() - {"global"} == DEFAULTS.keys()
 
 
-def test_every_value_is_told_in_the_guide() -> None:
-    """docs/kubernetes.md names each value at the top, and names none that is not there."""
-    told = re.findall(r"`([a-zA-Z.]+)`", "".join(re.findall(r"^\|([^|]+)\|", GUIDE, re.MULTILINE)))
+def test_every_value_is_documented() -> None:
+    """docs/kubernetes.md names each top-level value and no value that does not exist."""
+    documented = re.findall(r"`([a-zA-Z.]+)`", "".join(re.findall(r"^\|([^|]+)\|", GUIDE, re.MULTILINE)))
     known = set(paths(DEFAULTS))
-    assert DEFAULTS.keys() - {name.partition(".")[0] for name in told} == set()
-    assert {name for name in told if name.partition(".")[0] in DEFAULTS} <= known
+    assert DEFAULTS.keys() - {name.partition(".")[0] for name in documented} == set()
+    assert {name for name in documented if name.partition(".")[0] in DEFAULTS} <= known
     assert set(re.findall(r"--set ([\w.]+)=", GUIDE)) <= known
 
 
@@ -637,8 +639,8 @@ def paths(values: Document, outer: str = "") -> Iterator[str]:
             yield from paths(value, f"{outer}{name}.")
 
 
-def test_the_guides_example_values_render(tmp_path: Path) -> None:
-    """Each YAML block of the guide is a set of values, together with the first."""
+def test_the_example_values_of_the_guide_render(tmp_path: Path) -> None:
+    """Each YAML block of the guide is a set of values, merged over the first."""
     blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)]
     assert len(blocks) >= 2
     first = tmp_path / "first.yaml"
@@ -651,6 +653,6 @@ def test_the_guides_example_values_render(tmp_path: Path) -> None:
             str(CHART),
             f"--values={first}",
             "--values=-",
-            given=yaml.safe_dump(block),
+            stdin=yaml.safe_dump(block),
         )
         assert done.returncode == 0, done.stderr

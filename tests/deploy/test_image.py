@@ -1,4 +1,4 @@
-"""The image and the compose file, for real: built by a private engine, run without privileges, stopped by a signal."""
+"""The real image and compose file: built by a private engine, run without privileges, stopped by a signal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COMPOSE = DOCKER / "compose.yaml"
 PROFILES = [[], ["--profile", "monitoring"], ["--profile", "elastic"]]
 IMAGE = "streamdetect:test"
 REVISION = "0123abc"
-LOCKED = (
+RESTRICTED = (
     *("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
     *("--memory", "512m", "--pids-limit", "64"),
 )
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.timeout(280)
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    """An engine of its own, with the stand-in base and the real image."""
+    """A private engine with the substitute base image and the real image."""
     with Engine() as started:
         started.make_python()
         build = ["build", "--network", "host", "-f", str(DOCKER / "Dockerfile"), "-t", IMAGE]
@@ -68,13 +68,13 @@ def health(engine: Engine, container: str) -> Any:
 
 
 def run(engine: Engine, *arguments: str, options: tuple[str, ...] = (), check: bool = True) -> Any:
-    """A container without network and privileges, to its end."""
-    words = ["/usr/bin/docker", "run", "--rm", "--network", "none", *LOCKED, *options, IMAGE, *arguments]
+    """Run a container to its end, without network and privileges."""
+    words = ["/usr/bin/docker", "run", "--rm", "--network", "none", *RESTRICTED, *options, IMAGE, *arguments]
     return engine.tool(*words, check=check)
 
 
 def python(engine: Engine, code: str) -> str:
-    """What a Python program inside, run as the image's own user, says."""
+    """Run Python code in the image as the image's user; returns its output."""
     return str(run(engine, "-c", code, options=("--entrypoint", "python")).stdout)
 
 
@@ -82,7 +82,7 @@ def python(engine: Engine, code: str) -> str:
 
 
 def locked(name: str) -> dict[str, Version]:
-    """Name -> version of every line of a lock file."""
+    """Project -> version of every entry of a lock file."""
     lines = re.findall(r"^([a-z0-9-]+)==(\S+) \\$", (DOCKER / name).read_text(), re.MULTILINE)
     return {project: Version(version) for project, version in lines}
 
@@ -92,7 +92,7 @@ def locked(name: str) -> dict[str, Version]:
     [("requirements.lock", "project", "dependencies"), ("build.lock", "build-system", "requires")],
 )
 def test_the_lock_satisfies_pyproject(lock: str, table: str, key: str) -> None:
-    """Each dependency is locked to a version in its range: a range that was raised needs `make lock`."""
+    """Each dependency is locked to a version in its range: a raised range needs `make lock`."""
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())[table][key]
     found = locked(lock)
     assert wanted
@@ -103,62 +103,62 @@ def test_the_lock_satisfies_pyproject(lock: str, table: str, key: str) -> None:
 
 
 @pytest.mark.parametrize("lock", ["requirements.lock", "build.lock"])
-def test_every_locked_line_has_hashes(lock: str) -> None:
-    """Nothing is installed whose bytes are not known."""
+def test_every_locked_entry_has_hashes(lock: str) -> None:
+    """Only artifacts with a known hash are installed."""
     text = (DOCKER / lock).read_text()
     entries = re.split(r"^(?=[a-z0-9-]+==)", text, flags=re.MULTILINE)[1:]
     assert len(entries) == len(locked(lock)) > 0
     assert all("--hash=sha256:" in entry for entry in entries)
 
 
-def test_the_dockerfile_is_good_style() -> None:
-    """Hadolint has nothing to say."""
+def test_the_dockerfile_passes_hadolint() -> None:
+    """Without warnings."""
     need("hadolint")
-    told = subprocess.run(
+    done = subprocess.run(
         [str(find("hadolint")), DOCKER / "Dockerfile"], capture_output=True, text=True, check=False
     )
-    assert (told.returncode, told.stdout) == (0, "")
+    assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_the_yaml_files_are_good_style() -> None:
-    """Yamllint has nothing to say about the files of the compose setup."""
+def test_the_yaml_files_pass_yamllint() -> None:
+    """All YAML files of the compose setup."""
     need("yamllint")
     rules = "{extends: default, rules: {line-length: {max: 120}, document-start: disable}}"
-    told = subprocess.run(
+    done = subprocess.run(
         [str(find("yamllint")), "--strict", "-d", rules, DOCKER], capture_output=True, text=True, check=False
     )
-    assert (told.returncode, told.stdout) == (0, "")
+    assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_the_compose_file_keeps_to_the_specification() -> None:
-    """The published schema takes it."""
+def test_the_compose_file_conforms_to_the_specification() -> None:
+    """It is valid by the published schema."""
     need("check-jsonschema")
-    told = subprocess.run(
+    done = subprocess.run(
         [str(find("check-jsonschema")), "--builtin-schema", "vendor.compose-spec", COMPOSE],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert told.returncode == 0, told.stdout
+    assert done.returncode == 0, done.stdout
 
 
-def composed(*arguments: str) -> Any:
-    """The compose file as compose itself understands it."""
+def compose_config(*arguments: str) -> Any:
+    """The compose file as compose resolves it."""
     need("docker-compose")
-    told = subprocess.run(
+    done = subprocess.run(
         [compose(), "-f", COMPOSE, *arguments, "config", "--format", "json"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert told.returncode == 0, told.stderr
-    return json.loads(told.stdout)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda words: words[-1] if words else "default")
-def test_compose_is_careful(profile: list[str]) -> None:
-    """Tags are pinned, no port is open to other machines, nothing gains privileges, and ours has none."""
-    services = composed(*profile)["services"]
+def test_compose_services_are_restricted(profile: list[str]) -> None:
+    """Tags are pinned, ports bind to localhost, nothing gains privileges, and our services have no capabilities."""
+    services = compose_config(*profile)["services"]
     assert {"kafka", "topics", "streamdetect", "generator", "viewer"} <= set(services)
     for name, service in services.items():
         assert re.fullmatch(r"\S+:(dev|v?[0-9]+\.[0-9]+\.[0-9]+)", service["image"]), name
@@ -171,19 +171,19 @@ def test_compose_is_careful(profile: list[str]) -> None:
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda words: words[-1] if words else "default")
 def test_compose_mounts_what_exists(profile: list[str]) -> None:
-    """An engine makes a directory of a file that is missing, and says nothing."""
-    for service in composed(*profile)["services"].values():
+    """The engine would silently create a directory in place of a missing file."""
+    for service in compose_config(*profile)["services"].values():
         for volume in service.get("volumes", []):
             assert volume["type"] == "volume" or Path(volume["source"]).exists(), volume["source"]
 
 
-def test_the_stand_in_has_the_name_of_the_real_image() -> None:
-    """The broker that tests use is the one that the compose file starts."""
-    assert composed()["services"]["kafka"]["image"] == KAFKA_IMAGE
+def test_the_substitute_has_the_name_of_the_real_image() -> None:
+    """The compose file uses the same Kafka version as the tests."""
+    assert compose_config()["services"]["kafka"]["image"] == KAFKA_IMAGE
 
 
 def test_the_configuration_is_valid() -> None:
-    """What compose mounts is enough for run."""
+    """The file that compose mounts has every setting that `run` requires."""
     settings = load_settings(DOCKER / "streamdetect.yaml", environ={}, required_for="run")
     assert str(settings.checkpoint.path).startswith("/var/lib/streamdetect/")
 
@@ -191,8 +191,8 @@ def test_the_configuration_is_valid() -> None:
 # -- the image
 
 
-def test_who_runs_and_what_it_may_write(engine: Engine) -> None:
-    """A user that is not root; of the whole file system it may write the volume and /tmp."""
+def test_user_and_writable_directories(engine: Engine) -> None:
+    """Not root; only the volume and /tmp are writable."""
     assert inspect(engine, IMAGE)["Config"]["User"] == "10001:10001"
     code = (
         "import os\n"
@@ -208,20 +208,20 @@ def test_who_runs_and_what_it_may_write(engine: Engine) -> None:
     assert python(engine, code).splitlines() == ["10001 10001", "/var/lib/streamdetect", "/tmp"]
 
 
-def test_what_the_image_says_of_itself(engine: Engine) -> None:
-    """Labels, the signal that stops it, the volume, the probe; none of them needs a shell."""
-    told = inspect(engine, IMAGE)["Config"]
-    assert told["Labels"]["org.opencontainers.image.version"] == streamdetect.__version__
-    assert told["Labels"]["org.opencontainers.image.revision"] == REVISION
-    assert told["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
-    assert told["StopSignal"] == "SIGTERM"
-    assert list(told["Volumes"]) == ["/var/lib/streamdetect"]
-    assert told["Entrypoint"] == ["streamdetect"]
-    assert told["Healthcheck"]["Test"][0] == "CMD"
+def test_image_metadata(engine: Engine) -> None:
+    """Labels, stop signal, volume and health check; none of them needs a shell."""
+    config = inspect(engine, IMAGE)["Config"]
+    assert config["Labels"]["org.opencontainers.image.version"] == streamdetect.__version__
+    assert config["Labels"]["org.opencontainers.image.revision"] == REVISION
+    assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert config["StopSignal"] == "SIGTERM"
+    assert list(config["Volumes"]) == ["/var/lib/streamdetect"]
+    assert config["Entrypoint"] == ["streamdetect"]
+    assert config["Healthcheck"]["Test"][0] == "CMD"
 
 
 def test_no_installer_is_left(engine: Engine) -> None:
-    """Only what runs: no pip, no build backend, and our packages are those of the lock."""
+    """No pip and no build backend; the installed packages are those of the lock."""
     code = (
         "import importlib.metadata as m\n"
         "print(*sorted(f'{d.name.lower().replace(\"_\", \"-\")}=={d.version}' for d in m.distributions()), sep='\\n')"
@@ -236,7 +236,7 @@ def test_help(engine: Engine) -> None:
 
 
 def test_replay_of_a_mounted_file(engine: Engine) -> None:
-    """Without network it gives what it gives here, byte for byte."""
+    """Without network, the output equals that of a local run, byte for byte."""
     options = ("-v", f"{SAMPLE}:/data/day.jsonl.zst:ro")
     inside = run(engine, "replay", "-q", "/data/day.jsonl.zst", options=options)
     here = subprocess.run(
@@ -246,10 +246,10 @@ def test_replay_of_a_mounted_file(engine: Engine) -> None:
     assert json.loads(inside.stdout.splitlines()[0])["event"]["action"] == "opened"
 
 
-def test_it_lives_finds_and_stops(
+def test_a_live_run_becomes_healthy_alerts_and_stops(
     engine: Engine, broker: Broker, make_topic: MakeTopic, tmp_path: Path
 ) -> None:
-    """Against a real broker: it becomes healthy, alerts on what `generate` writes, and ends with 0 on SIGTERM."""
+    """With a real broker: it becomes healthy, alerts on the output of `generate`, and exits with 0 on SIGTERM."""
     events, alerts = make_topic(partitions=2, retention_ms="-1"), make_topic(retention_ms="-1")
     config = tmp_path / "streamdetect.yaml"
     kafka = {"bootstrap_servers": [broker.bootstrap], "topics": [events], "group_id": uuid.uuid4().hex}
@@ -257,13 +257,13 @@ def test_it_lives_finds_and_stops(
     document = {"kafka": kafka, "alerts": {"topic": alerts}, "dead_letters": {"sink": "none"}}
     config.write_text(yaml.safe_dump(document))
     config.chmod(0o644)
-    mount = ("--network", "host", *LOCKED, "-v", f"{config}:/etc/streamdetect/streamdetect.yaml:ro")
+    mount = ("--network", "host", *RESTRICTED, "-v", f"{config}:/etc/streamdetect/streamdetect.yaml:ro")
     environment = ("-e", f"STREAMDETECT__HTTP__PORT={port}", "-e", "STREAMDETECT__HTTP__HOST=127.0.0.1")
     engine.docker("run", "-d", "--name", "live", "--health-interval=1s", *mount, *environment, IMAGE)
     try:
-        where = ["--topic", events, "--config", "/etc/streamdetect/streamdetect.yaml"]
+        destination = ["--topic", events, "--config", "/etc/streamdetect/streamdetect.yaml"]
         plan = ["--hosts", "5", "--hours", "6", "--beacon", "20s,2s"]
-        engine.docker("run", "--rm", *mount, IMAGE, "generate", *plan, *where)
+        engine.docker("run", "--rm", *mount, IMAGE, "generate", *plan, *destination)
         wait_for(
             lambda: count(broker, alerts) > 0, lambda: engine.tool("/usr/bin/docker", "logs", "live").stderr
         )
@@ -279,28 +279,28 @@ def test_it_lives_finds_and_stops(
 def count(broker: Broker, topic: str) -> int:
     consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap)
     try:
-        where = TopicPartition(topic, 0)
-        return int(consumer.end_offsets([where])[where])
+        partition = TopicPartition(topic, 0)
+        return int(consumer.end_offsets([partition])[partition])
     finally:
         consumer.close()
 
 
-def test_the_probe_tells_a_dead_run(engine: Engine) -> None:
-    """Nothing answers: it fails, in one line."""
+def test_the_health_check_fails_without_a_run(engine: Engine) -> None:
+    """One line when nothing answers on the port."""
     options = ("--entrypoint", "/opt/streamdetect/bin/python")
-    told = run(engine, "-I", "/opt/streamdetect/healthcheck.py", options=options, check=False)
-    assert told.returncode == 1
-    assert told.stderr.startswith("no answer on port 9464")
+    probe = run(engine, "-I", "/opt/streamdetect/healthcheck.py", options=options, check=False)
+    assert probe.returncode == 1
+    assert probe.stderr.startswith("no answer on port 9464")
 
 
 # -- the whole demonstration
 
 
 def test_compose_up_shows_an_alert(engine: Engine) -> None:
-    """The default profile, unchanged: broker, topics, events, detection, and the alert on the viewer's screen."""
+    """The default profile, unchanged: broker, topics, events, detection, and the alert in the viewer's log."""
     engine.make_kafka()
-    own = {"STREAMDETECT_IMAGE": IMAGE, "KAFKA_PORT": "19094", "STREAMDETECT_PORT": "19464"}
-    words = [*(f"{name}={value}" for name, value in own.items()), compose(), "-f", str(COMPOSE)]
+    variables = {"STREAMDETECT_IMAGE": IMAGE, "KAFKA_PORT": "19094", "STREAMDETECT_PORT": "19464"}
+    words = [*(f"{name}={value}" for name, value in variables.items()), compose(), "-f", str(COMPOSE)]
     started = time.monotonic()
     try:
         engine.tool("env", *words, "up", "-d", "--pull", "never", "--no-build", seconds=150)

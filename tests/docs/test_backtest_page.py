@@ -1,4 +1,4 @@
-"""docs/backtest.md is followed to the letter: its commands and Python run in order, and give what the page shows."""
+"""Follow docs/backtest.md: run its commands and Python in order and compare their output with the page's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PROGRESS = re.compile(r"^(?:\d+ %, )?[\d,]+ records, [\d,]+ a second\n", re.MUL
 
 
 class Block(NamedTuple):
-    """A piece of the page. `before` is the text that leads to it."""
+    """A code block of the page. `before` is the text between it and the previous block."""
 
     kind: Literal["sh", "python", "yaml", "text"]
     text: str
@@ -35,7 +35,7 @@ class Block(NamedTuple):
 
 
 def blocks() -> Iterator[Block]:
-    """What is typed, what is written to a file and what comes out, in the order of the page."""
+    """Shell, Python, YAML and output blocks, in the order of the page."""
     end = 0
     for found in _BLOCK.finditer(PAGE):
         before = PAGE[end : found.start()]
@@ -43,18 +43,18 @@ def blocks() -> Iterator[Block]:
         if found[3] is not None:
             yield Block("sh", re.sub("^ {4}", "", found[3], flags=re.MULTILINE), before)
             continue
-        assert found[1] in {"python", "yaml", "text"}, f"nobody checks a block of {found[1]}"
+        assert found[1] in {"python", "yaml", "text"}, f"no check for a block of {found[1]}"
         yield Block(found[1], found[2], before)  # type: ignore[arg-type] # as asserted
 
 
-def written_to(block: Block) -> str:
-    """The file of a block of YAML is the one that was named last before it."""
+def target_file(block: Block) -> str:
+    """The file that a YAML block is written to: the one named last before it."""
     names: list[str] = re.findall(r"`([\w./-]+\.ya?ml)`", block.before)
     return names[-1]
 
 
 def shell(script: str, programs: Path) -> str:
-    """Both outputs, as a terminal shows them."""
+    """Stdout and stderr, interleaved as in a terminal."""
     environ = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
         ["sh", "-c", script],
@@ -69,7 +69,7 @@ def shell(script: str, programs: Path) -> str:
 
 
 def pattern(shown: str) -> re.Pattern[str]:
-    """Of what a page shows: a line of three dots is any number of lines, at the end of a line they are its rest."""
+    """Regular expression of an output block: a line `...` matches any lines; ` ...` ends a line with any text."""
     parts = []
     for line in _VARYING.sub("_", shown).splitlines():
         if line.strip() == "...":
@@ -83,7 +83,7 @@ def pattern(shown: str) -> re.Pattern[str]:
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """A directory with the program of this Python, wherever that was installed."""
+    """A directory with a `streamdetect` program that runs this Python."""
     folder = tmp_path / "programs"
     folder.mkdir()
     program = folder / "streamdetect"
@@ -92,8 +92,10 @@ def programs(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_page_is_true(tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every block that is followed by output gives that output, apart from how long things took."""
+def test_blocks_give_the_output_shown(
+    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every output block matches the output of the block before it, apart from durations."""
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -101,7 +103,7 @@ def test_the_page_is_true(tmp_path: Path, programs: Path, monkeypatch: pytest.Mo
     output, compared = "", 0
     for block in blocks():
         if block.kind == "yaml":
-            path = work / written_to(block)
+            path = work / target_file(block)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text, encoding="utf-8")
         elif block.kind == "sh":
@@ -112,28 +114,30 @@ def test_the_page_is_true(tmp_path: Path, programs: Path, monkeypatch: pytest.Mo
                 exec(compile(block.text, "docs/backtest.md", "exec"), names)
             output = printed.getvalue()
         else:
-            came = _VARYING.sub("_", output)
-            assert pattern(block.text).fullmatch(came), f"the page shows:\n{block.text}\nit gives:\n{output}"
+            actual = _VARYING.sub("_", output)
+            assert pattern(block.text).fullmatch(actual), (
+                f"the page shows:\n{block.text}\nit gives:\n{output}"
+            )
             compared += 1
     assert compared >= 10
 
 
-def test_the_gate_in_ci_is_the_command_of_the_page() -> None:
-    """What the workflow runs is a command that was run above it."""
-    typed = {line for block in blocks() if block.kind == "sh" for line in block.text.splitlines()}
-    files = {written_to(block): block.text for block in blocks() if block.kind == "yaml"}
+def test_the_ci_gate_is_a_command_of_the_page() -> None:
+    """The workflow runs a command that the page ran above it."""
+    commands = {line for block in blocks() if block.kind == "sh" for line in block.text.splitlines()}
+    files = {target_file(block): block.text for block in blocks() if block.kind == "yaml"}
     workflow = next(text for name, text in files.items() if "workflows/" in name)
     steps = yaml.safe_load(workflow)["jobs"]["backtest"]["steps"]
     gates = [step["run"] for step in steps if "streamdetect backtest" in step.get("run", "")]
     assert gates
-    assert set(gates) <= typed
+    assert set(gates) <= commands
 
 
-def test_every_field_of_the_expectations_is_told() -> None:
-    """The two tables of the reference have the sections and the fields of the file, no more and no less."""
+def test_every_field_of_the_expectations_is_documented() -> None:
+    """The two tables of the reference contain exactly the sections and fields of the file."""
     reference = (DOCS / "reference.md").read_text(encoding="utf-8")
     text = reference.partition("\n#### Expectations\n")[2].partition("\n### ")[0]
-    told = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    documented = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
     fields = [field.alias or field.validation_alias or name for name, field in MustAlert.model_fields.items()]
-    assert sorted(told) == sorted([*Expectations.model_fields, *map(str, fields)])
-    assert set(KeyPattern.FIELDS) <= set(told)
+    assert sorted(documented) == sorted([*Expectations.model_fields, *map(str, fields)])
+    assert set(KeyPattern.FIELDS) <= set(documented)

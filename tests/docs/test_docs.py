@@ -1,4 +1,4 @@
-"""The documents against the program, in both directions: nothing that exists is missing, nothing named is invented."""
+"""Documentation and program agree in both directions: nothing is undocumented, and nothing documented is missing."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ _OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 
 
 def section(title: str) -> str:
-    """The text under a heading of the reference, up to the next one of its rank."""
+    """The text below a heading of the reference, up to the next heading of the same or a higher level."""
     rank = title.partition(" ")[0]
     assert f"\n{title}\n" in REFERENCE, f"the reference has no heading {title!r}"
-    begin = REFERENCE.index(f"\n{title}\n") + len(title) + 2
-    end = re.compile(rf"^#{{1,{len(rank)}}} ", re.MULTILINE).search(REFERENCE, begin)
-    return REFERENCE[begin : end.start() if end else None]
+    start = REFERENCE.index(f"\n{title}\n") + len(title) + 2
+    end = re.compile(rf"^#{{1,{len(rank)}}} ", re.MULTILINE).search(REFERENCE, start)
+    return REFERENCE[start : end.start() if end else None]
 
 
 def rows(text: str) -> Iterator[list[str]]:
-    """The rows of all tables in a text, without their heads."""
+    """The body rows of all tables in a text."""
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         for line in table.splitlines()[2:]:
             yield [cell.replace("\\|", "|").strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
@@ -86,37 +86,37 @@ def options(command: click.Command) -> set[str]:
 
 
 def shared_options() -> set[str]:
-    """The options that the reference tells once for all commands."""
+    """The options that the reference documents once for all commands."""
     everything = common_options(settings_options(config_option()(lambda **_: None)))
     return options(click.command()(everything)) | {"-h", "--help", "--version"}
 
 
-def test_every_command_and_option_is_told() -> None:
-    """Each command has its heading or stands under its group's, with a table of exactly its own options.
+def test_every_command_and_option_is_documented() -> None:
+    """Each command has its own heading or is listed under its group's, with a table of exactly its own options.
 
     In a group whose commands have options of their own, each has a heading below the group's.
     """
     before = section("## Commands").partition("\n### ")[0]
-    told = {option for row in rows(before) for option in _OPTION.findall(row[0])}
-    assert told | {"--version"} == shared_options()
+    documented = {option for row in rows(before) for option in _OPTION.findall(row[0])}
+    assert documented | {"--version"} == shared_options()
     for name, command in commands().items():
         own = f"#### `streamdetect {name}`"
         title = own if own in REFERENCE else f"### `streamdetect {name.split()[0]}`"
         text = section(title).partition("\n#### ")[0]
         assert title == own or f"streamdetect {name}" in text or " " not in name
-        told = {option for row in rows(text) for option in _OPTION.findall(row[0])}
-        assert told == options(command) - shared_options(), name
+        documented = {option for row in rows(text) for option in _OPTION.findall(row[0])}
+        assert documented == options(command) - shared_options(), name
 
 
 def test_every_heading_is_a_command() -> None:
-    """The reference tells no command that is not there."""
-    told = re.findall(r"^### `streamdetect (.+)`$", REFERENCE, re.MULTILINE)
-    assert told == [name for name in commands() if " " not in name]
+    """The reference documents no command that does not exist."""
+    documented = re.findall(r"^### `streamdetect (.+)`$", REFERENCE, re.MULTILINE)
+    assert documented == [name for name in commands() if " " not in name]
     assert set(re.findall(r"^#### `streamdetect (.+)`$", REFERENCE, re.MULTILINE)) <= commands().keys()
 
 
 def schema_settings() -> dict[str, dict[str, Any]]:
-    """Every setting of the schema by its path, the first entry standing for all of a list."""
+    """Every setting of the schema by its path; `.0` represents every entry of a list."""
     schema = json_schema()
     found: dict[str, dict[str, Any]] = {}
 
@@ -137,14 +137,14 @@ def setting_rows() -> dict[str, list[str]]:
     return {row[0].strip("`"): row for row in rows(section("## Settings"))}
 
 
-def test_every_setting_is_told() -> None:
-    """The tables hold the paths of the JSON Schema, no more and no less."""
+def test_every_setting_is_documented() -> None:
+    """The tables contain exactly the paths of the JSON Schema."""
     assert setting_rows().keys() == schema_settings().keys()
 
 
 @pytest.mark.parametrize("path", schema_settings())
-def test_defaults_and_ranges_are_the_schemas(path: str) -> None:
-    """What the tables say about a setting is what the program does."""
+def test_documented_defaults_and_ranges_match_the_schema(path: str) -> None:
+    """Default, range and allowed values of each setting in the tables."""
     given = schema_settings()[path]
     _, default, allowed, *_ = setting_rows()[path]
     if path == "rules.0.excluded_networks":
@@ -160,19 +160,19 @@ def test_defaults_and_ranges_are_the_schemas(path: str) -> None:
     assert not values or codes(allowed) == set(values)
 
 
-def test_every_exit_code_is_told() -> None:
-    """The table is the error tree, and 0, 130 and what click gives beside it."""
+def test_every_exit_code_is_documented() -> None:
+    """The table lists the codes of the error tree, plus 0, 130 and those of click."""
     tree = {
         kind.exit_code
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, errors.StreamdetectError)
     }
-    told = [int(row[0]) for row in rows(section("## Exit codes"))]
-    assert told == sorted(tree | {0, BUG, click.UsageError.exit_code, INTERRUPTED})
+    documented = [int(row[0]) for row in rows(section("## Exit codes"))]
+    assert documented == sorted(tree | {0, BUG, click.UsageError.exit_code, INTERRUPTED})
 
 
-def test_every_reason_and_number_is_told() -> None:
-    """Refusal reasons, filter reasons and the summary's numbers stand in their tables, and nothing else does."""
+def test_every_reason_and_summary_count_is_documented() -> None:
+    """The tables list exactly the dead-letter reasons, the filter reasons and the summary's counts."""
     headers_and_reasons = {row[0].strip("`") for row in rows(section("## Dead letter")) if "-" not in row[0]}
     assert headers_and_reasons - {"streamdetect.reason", "streamdetect.detail"} == set(REFUSAL_REASONS)
     numbers = {row[0].strip("`"): row[1] for row in rows(section("## Summary"))}
@@ -188,8 +188,8 @@ def leaves(node: dict[str, Any], outer: str = "") -> Iterator[str]:
             yield outer + name
 
 
-def test_every_alert_field_is_told() -> None:
-    """The sample day's alerts have the fields of the table, all but a domain that no sensor of the day reports."""
+def test_every_alert_field_is_documented() -> None:
+    """The sample day's alerts have the fields of the table, except the domain, which none of its sensors reports."""
     done = subprocess.run(
         [sys.executable, "-m", "streamdetect", "replay", "-q", str(SAMPLE)],
         capture_output=True,
@@ -197,20 +197,20 @@ def test_every_alert_field_is_told() -> None:
         timeout=120,
     )
     fields = {field for line in done.stdout.splitlines() for field in leaves(json.loads(line))}
-    told = {name for row in rows(section("## Alert")) for name in codes(row[0])}
-    assert told == fields | {"destination.domain"}
+    documented = {name for row in rows(section("## Alert")) for name in codes(row[0])}
+    assert documented == fields | {"destination.domain"}
 
 
 def typed_lines() -> list[str]:
-    """Every line of an indented or fenced block of the README and the reference that calls the program."""
+    """Every line of a code block of the README and the reference that calls the program."""
     text = (ROOT / "README.md").read_text(encoding="utf-8") + REFERENCE
     blocks = re.findall(r"(?:^ {4}.*\n)+|^```.*?^```", text, re.MULTILINE | re.DOTALL)
     return re.findall(r"^(?: {4})?(?:\S*/)?(streamdetect .*)$", "".join(blocks), re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", typed_lines())
-def test_example_lines_parse(line: str) -> None:
-    """What a reader copies is taken by the command line, and overrides only settings that there are."""
+def test_example_commands_parse(line: str) -> None:
+    """The command line accepts each example, and its overrides name existing settings."""
     words = shlex.split(line)[1:]
     words = words[: next((place for place, word in enumerate(words) if word in {">", "|"}), None)]
     command: click.Command = app
@@ -222,16 +222,16 @@ def test_example_lines_parse(line: str) -> None:
     load_settings(None, cast("tuple[str, ...]", ctx.params.get("sets", ())), environ={})
 
 
-def test_there_are_example_lines_of_every_command() -> None:
-    """Each command that does something stands in a block as one types it."""
+def test_every_command_has_an_example() -> None:
+    """Each command that is not a group occurs in a code block."""
     lines = typed_lines()
     for name, command in commands().items():
         if not isinstance(command, click.Group):
             assert any(f"{line} ".startswith(f"streamdetect {name} ") for line in lines), name
 
 
-def test_commands_named_in_passing_exist() -> None:
-    """Within sentences a command may stand without its arguments, but its name and options are real."""
+def test_commands_named_in_sentences_exist() -> None:
+    """A command in a sentence may omit its arguments, but its name and options exist."""
     for path in DOCUMENTS:
         for code in _CODE.findall(path.read_text(encoding="utf-8")):
             if not code.startswith("streamdetect ") or "..." in code:
@@ -252,8 +252,8 @@ def anchors(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(document: Path) -> None:
-    """Every relative link leads to a file that is there, and to a heading in it."""
+def test_relative_links_resolve(document: Path) -> None:
+    """Every relative link points to an existing file, and its anchor to a heading of that file."""
     for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
         if re.match(r"[a-z]+:", target):
             continue
@@ -270,30 +270,32 @@ OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 SOURCE = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "streamdetect").rglob("*.py"))
 
 
-def test_operations_tells_what_to_do_for_every_exit_code() -> None:
-    """Its table has the codes of the error tree, in order."""
-    begin = OPERATIONS.index("## Exit codes")
-    told = [int(row[0]) for row in rows(OPERATIONS[begin : OPERATIONS.index("## Kafka is unavailable")])]
+def test_operations_covers_every_exit_code() -> None:
+    """The table has the codes of the error tree, in order."""
+    start = OPERATIONS.index("## Exit codes")
+    documented = [
+        int(row[0]) for row in rows(OPERATIONS[start : OPERATIONS.index("## Kafka is unavailable")])
+    ]
     tree = {
         kind.exit_code
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, errors.StreamdetectError)
     }
-    assert told == sorted(tree | {0})
+    assert documented == sorted(tree | {0})
 
 
-def test_messages_that_operations_quotes_are_said() -> None:
-    """What stands in the first column of "the message says" is a piece of a message of the program."""
-    begin = OPERATIONS.index("| the message says")
+def test_messages_quoted_in_operations_exist() -> None:
+    """Each quote in the first column of the table "the message says" is part of a message in the source."""
+    start = OPERATIONS.index("| the message says")
     quoted = [
-        piece for row in rows(OPERATIONS[begin:]) for text in codes(row[0]) for piece in text.split(" ... ")
+        piece for row in rows(OPERATIONS[start:]) for text in codes(row[0]) for piece in text.split(" ... ")
     ]
     assert len(quoted) >= 8
-    said = re.sub(r'"\s*\n\s*f?"', "", SOURCE)
-    assert [piece for piece in quoted if piece not in said] == []
+    messages = re.sub(r'"\s*\n\s*f?"', "", SOURCE)
+    assert [piece for piece in quoted if piece not in messages] == []
 
 
-def test_the_protocol_is_the_same_list_in_docs_and_docstring() -> None:
+def test_docs_and_docstring_list_the_same_protocol_steps() -> None:
     """Five numbered steps, word for word."""
     from streamdetect.service.live import commit  # noqa: PLC0415
 
@@ -308,20 +310,20 @@ def test_the_protocol_is_the_same_list_in_docs_and_docstring() -> None:
     assert len(steps(design, "## The commit protocol")) == 5
 
 
-def test_every_metric_is_told_with_its_labels_and_kind() -> None:
-    """The table of metrics in operations.md is what a scrape gives, in both directions."""
+def test_every_metric_is_documented_with_labels_and_type() -> None:
+    """The table of metrics in operations.md lists exactly what a scrape returns."""
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    told = {
+    documented = {
         (name, frozenset(labels.split(",")) if labels else frozenset(), row[1])
         for row in rows(text)
         if (found := re.fullmatch(r"`(streamdetect_\w+)(?:\{(.+)\})?`", row[0])) is not None
         for name, labels in [(found[1], found[2])]
     }
-    assert told == set(scraped())
+    assert documented == set(scraped())
 
 
 def scraped() -> Iterator[tuple[str, frozenset[str], str]]:
-    """Name, labels and kind of every metric of a run that has read something."""
+    """Name, labels and type of every metric of a run that has read something."""
     partition = Partition("t", 0)
     status = RunStatus(load_settings(None))
     status.bounds = {partition: Bounds(0, 1)}
@@ -335,13 +337,13 @@ def scraped() -> Iterator[tuple[str, frozenset[str], str]]:
             yield family.name + ("_total" if family.type == "counter" else ""), labels, family.type
 
 
-def test_the_budget_is_what_the_benchmark_wrote() -> None:
-    """The stages in docs/performance.md are those of benchmarks/results.md, and so are README's bytes a key."""
+def test_documented_stage_costs_match_the_benchmark_results() -> None:
+    """The stages in docs/performance.md and README's bytes per key are those of benchmarks/results.md."""
     results = (ROOT / "benchmarks/results.md").read_text().splitlines()
     page = (ROOT / "docs/performance.md").read_text()
-    told = re.findall(r"^\| [a-z][^|]* \| -?[\d.]+x \| -?[\d,]+ \|$", page, re.MULTILINE)
-    assert len(told) == 2 * 10
-    assert set(told) <= set(results)
+    documented = re.findall(r"^\| [a-z][^|]* \| -?[\d.]+x \| -?[\d,]+ \|$", page, re.MULTILINE)
+    assert len(documented) == 2 * 10
+    assert set(documented) <= set(results)
     (one, many) = re.findall(
         r"takes (\d+) bytes at a million of them, (\d+) with 60,000", (ROOT / "README.md").read_text()
     )[0]

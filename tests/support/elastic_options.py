@@ -1,4 +1,4 @@
-"""Option names of programs that no registry has, copied from their documents (Elastic, versions 8.x and 9.x).
+"""Option names of programs that pip cannot install, copied from their documentation (Elastic, versions 8.x and 9.x).
 
 Sources: logstash-integration-kafka docs/input-kafka.asciidoc and output-kafka.asciidoc; logstash-output-elasticsearch
 docs/index.asciidoc; beats libbeat/outputs/kafka/docs, filebeat/docs/inputs/input-kafka.asciidoc and input-filestream,
@@ -22,8 +22,8 @@ ssl_truststore_password ssl_truststore_type
 """
 
 LOGSTASH = {
-    name: _names(told + " id enable_metric add_field tags type codec ecs_compatibility")
-    for name, told in {
+    name: _names(options + " id enable_metric add_field tags type codec ecs_compatibility")
+    for name, options in {
         "input kafka": _KAFKA
         + """
         auto_commit_interval_ms auto_create_topics auto_offset_reset check_crcs client_rack consumer_threads

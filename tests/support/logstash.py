@@ -1,6 +1,6 @@
-"""A strict reader of Logstash configurations, after the grammar in logstash-core's `grammar.treetop`.
+"""A strict parser of Logstash configurations, following the grammar in logstash-core's `grammar.treetop`.
 
-Conditions are read as text up to their brace: here they only need to be balanced and not empty.
+Conditions are taken as text up to their brace: here they only need to be balanced and not empty.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CONDITION = re.compile(r"[^{}#\"']+|\"[^\"]*\"|'[^']*'")
 
 
 class Plugin(NamedTuple):
-    """One plugin with its settings; `codec => json { ... }` is a plugin too."""
+    """One plugin with its settings; `codec => json { ... }` is a plugin as well."""
 
     kind: str
     name: str
@@ -25,17 +25,17 @@ class Plugin(NamedTuple):
     conditions: tuple[str, ...] = ()
 
 
-class Reader:
-    """Recursive descent over one text; a ValueError names the line."""
+class Parser:
+    """Recursive descent parser over one text; raises ValueError with the line number."""
 
     def __init__(self, text: str) -> None:
-        self._text, self._at = text, 0
+        self._text, self._position = text, 0
 
-    def read(self) -> list[Plugin]:
+    def parse(self) -> list[Plugin]:
         """All plugins of the file, in order."""
         found: list[Plugin] = []
-        self._blank()
-        while self._at < len(self._text):
+        self._skip_blank()
+        while self._position < len(self._text):
             kind = self._match(_NAME)
             if kind not in ("input", "filter", "output"):
                 self._fail("input, filter or output")
@@ -48,7 +48,7 @@ class Reader:
     def _block(self, kind: str, conditions: tuple[str, ...]) -> list[Plugin]:
         found: list[Plugin] = []
         previous = False
-        while not self._take("}"):
+        while not self._accept("}"):
             word = self._match(_NAME)
             if word == "if" or (word == "else" and previous):
                 found += self._block(kind, (*conditions, self._condition(word)))
@@ -59,30 +59,34 @@ class Reader:
         return found
 
     def _condition(self, word: str) -> str:
-        told = word
-        while (piece := _CONDITION.match(self._text, self._at)) is not None:
-            told += " " + piece.group().strip()
-            self._at = piece.end()
-        if told == "if" or told.count("[") != told.count("]") or told.count("(") != told.count(")"):
+        condition = word
+        while (piece := _CONDITION.match(self._text, self._position)) is not None:
+            condition += " " + piece.group().strip()
+            self._position = piece.end()
+        if (
+            condition == "if"
+            or condition.count("[") != condition.count("]")
+            or condition.count("(") != condition.count(")")
+        ):
             self._fail("a condition")
         self._brace()
-        return told
+        return condition
 
     def _settings(self) -> dict[str, Any]:
         self._brace()
         found: dict[str, Any] = {}
-        while not self._take("}"):
+        while not self._accept("}"):
             name = self._match(_NAME)
             if name in found:
                 self._fail(f"{name} only once")
-            self._need("=>")
+            self._expect("=>")
             found[name] = self._value()
         return found
 
     def _value(self) -> Any:
-        if self._take("["):
+        if self._accept("["):
             return self._array()
-        if self._take("{"):
+        if self._accept("{"):
             return self._hash()
         if (text := self._try(_STRING)) is not None:
             return text[1:-1]
@@ -93,50 +97,50 @@ class Reader:
 
     def _array(self) -> list[Any]:
         found: list[Any] = []
-        while not self._take("]"):
+        while not self._accept("]"):
             if found:
-                self._need(",")
+                self._expect(",")
             found.append(self._value())
         return found
 
     def _hash(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        while not self._take("}"):
+        while not self._accept("}"):
             key = self._value()
-            self._need("=>")
+            self._expect("=>")
             found[str(key)] = self._value()
         return found
 
     # -- the text
 
-    def _blank(self) -> None:
-        blank = _BLANK.match(self._text, self._at)
+    def _skip_blank(self) -> None:
+        blank = _BLANK.match(self._text, self._position)
         assert blank is not None
-        self._at = blank.end()
+        self._position = blank.end()
 
-    def _peek(self, mark: str) -> bool:
-        return self._text.startswith(mark, self._at)
+    def _peek(self, token: str) -> bool:
+        return self._text.startswith(token, self._position)
 
-    def _take(self, mark: str) -> bool:
-        if not self._peek(mark):
+    def _accept(self, token: str) -> bool:
+        if not self._peek(token):
             return False
-        self._at += len(mark)
-        self._blank()
+        self._position += len(token)
+        self._skip_blank()
         return True
 
-    def _need(self, mark: str) -> None:
-        if not self._take(mark):
-            self._fail(mark)
+    def _expect(self, token: str) -> None:
+        if not self._accept(token):
+            self._fail(token)
 
     def _brace(self) -> None:
-        self._need("{")
+        self._expect("{")
 
     def _try(self, pattern: re.Pattern[str]) -> str | None:
-        found = pattern.match(self._text, self._at)
+        found = pattern.match(self._text, self._position)
         if found is None:
             return None
-        self._at = found.end()
-        self._blank()
+        self._position = found.end()
+        self._skip_blank()
         return found.group()
 
     def _match(self, pattern: re.Pattern[str]) -> str:
@@ -146,5 +150,5 @@ class Reader:
         return found
 
     def _fail(self, expected: str) -> NoReturn:
-        line = self._text.count("\n", 0, self._at) + 1
+        line = self._text.count("\n", 0, self._position) + 1
         raise ValueError(f"line {line}: expected {expected}")

@@ -1,7 +1,7 @@
-"""A real Elasticsearch for tests, from the jars on Maven Central: mappings, data streams and `create` are its own.
+"""A real Elasticsearch for tests, built from the jars on Maven Central: mappings, data streams and `create` are real.
 
-It is the server without most of its modules: no security, no ingest pipelines, no x-pack types. The jars come through
-`jgo`, once, into the cache of the broker's; the launcher is compiled when it starts, so a JDK is needed.
+It is the server without most of its modules: no security, no ingest pipelines, no x-pack types. `jgo` downloads the
+jars once into the cache that the broker uses. The launcher is compiled at start, so a JDK is required.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from broker import cache_folder, free_ports, java, resolved_jars
-from tools import lack, need
+from tools import need, skip_or_fail
 
 VERSION = "8.19.21"
 SERVER = f"org.elasticsearch:elasticsearch:{VERSION}"
@@ -68,7 +68,7 @@ public class Launcher {
 
 
 def _jars() -> list[Path]:
-    """The server's jars, fetched if the cache has no complete set."""
+    """The server's jars; downloads them if the cache has no complete set."""
     folder = cache_folder() / SERVER.replace(":", "_")
     listing = folder / "jars.txt"
     cache_folder().mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def _jars() -> list[Path]:
 
 
 def _install_network(home: Path, jars: Sequence[Path]) -> None:
-    """Lay HTTP and transport out as the distribution does: a module's folder with its jars and its descriptor."""
+    """Install the HTTP and transport module as the distribution does: a folder with its jars and its descriptor."""
     folder = home / "modules" / "transport-netty4"
     folder.mkdir(parents=True)
     for jar in jars:
@@ -91,13 +91,13 @@ def _install_network(home: Path, jars: Sequence[Path]) -> None:
     (module,) = (jar for jar in jars if jar.name.startswith("transport-netty4-"))
     with zipfile.ZipFile(module) as opened:
         described = opened.read("META-INF/es-plugins/transport-netty4/plugin-descriptor.properties").decode()
-    # The server is on the class path here, so there are no Java modules to which this one could belong.
-    kept = [line for line in described.splitlines() if not line.startswith("modulename")]
-    (folder / "plugin-descriptor.properties").write_text("\n".join(kept))
+    # Here the server is on the class path, so this plugin cannot be loaded as a Java module.
+    lines = [line for line in described.splitlines() if not line.startswith("modulename")]
+    (folder / "plugin-descriptor.properties").write_text("\n".join(lines))
 
 
 class SearchServer:
-    """One node with data of its own; `with SearchServer() as server:` starts it and throws everything away after."""
+    """One node with its own data; `with SearchServer() as server:` starts it and deletes everything at the end."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="streamdetect-search-"))
@@ -122,26 +122,26 @@ class SearchServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        self._await_answer(self._process)
+        self._wait_until_ready(self._process)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._discard()
 
     def call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
-        """One request; the status and the decoded answer. A list is sent as lines, as `_bulk` wants them."""
+        """One request; returns the status and the decoded response. A list is sent as NDJSON, as `_bulk` requires."""
         lines = body if isinstance(body, list) else [body]
         data = None if body is None else "".join(json.dumps(line) + "\n" for line in lines).encode()
-        kind = "application/x-ndjson" if isinstance(body, list) else "application/json"
+        content_type = "application/x-ndjson" if isinstance(body, list) else "application/json"
         url = f"http://127.0.0.1:{self._ports[0]}{path}"
-        request = urllib.request.Request(url, data, {"Content-Type": kind}, method=method)
+        request = urllib.request.Request(url, data, {"Content-Type": content_type}, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, json.loads(answer.read())
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return response.status, json.loads(response.read())
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read())
 
-    def _await_answer(self, process: subprocess.Popen[bytes]) -> None:
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if process.poll() is not None:
@@ -150,8 +150,8 @@ class SearchServer:
                 if self.call("GET", "/_cluster/health?wait_for_status=yellow&timeout=10s")[0] == 200:
                     return
             time.sleep(0.1)
-        said = (self.folder / "server.log").read_text(errors="replace")
-        raise RuntimeError(f"Elasticsearch did not start:\n{said[-6000:]}")
+        output = (self.folder / "server.log").read_text(errors="replace")
+        raise RuntimeError(f"Elasticsearch did not start:\n{output[-6000:]}")
 
     def _discard(self) -> None:
         if self._process is not None:
@@ -163,9 +163,9 @@ class SearchServer:
 
 
 def started() -> Iterator[SearchServer]:
-    """For a fixture: skips where the launcher cannot be compiled."""
+    """The generator of a fixture; skips the test where the launcher cannot be compiled."""
     need("java", "javac")
     if java() != shutil.which("java"):
-        lack("the installed Java is older than 17")
+        skip_or_fail("the installed Java is older than 17")
     with SearchServer() as server:
         yield server
