@@ -1,6 +1,4 @@
-"""Failures that a run must survive, or end from with the right exit code and nothing lost: real broker, real file
-system.
-"""
+"""Failures that a run survives, or that end it with the right exit code and no loss. Real broker and file system."""
 
 from __future__ import annotations
 
@@ -15,171 +13,169 @@ from subprocess import TimeoutExpired
 
 import chaos
 import pytest
-from chaos import Process, Results, Shards, Stage, committed, running
+from chaos import Results, RunProcess, Sandbox, Shards, committed, running
 
 from broker import Broker
 
 OUTAGE_SECONDS = 60.0
-"""What the page asks for. Nothing here waits for the clock but this outage."""
+"""The outage that docs/operations.md says is tested. No other test here waits for a fixed time."""
 
-MakeStage = Callable[..., Stage]
+MakeSandbox = Callable[..., Sandbox]
 
 
 @pytest.fixture(scope="module")
 def shards() -> Shards:
-    return chaos.made_up(seed=21, hours=6, hosts=8)
+    return chaos.synthetic_shards(seed=21, hours=6, hosts=8)
 
 
 @pytest.fixture(scope="module")
 def own_broker() -> Iterator[Broker]:
-    """A broker that these tests may stop."""
+    """A broker that only these tests use, so they may stop it."""
     with Broker() as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def expected(own_broker: Broker, shards: Shards, tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return chaos.undisturbed(Stage(own_broker, tmp_path_factory.mktemp("calm")), shards)
+    return chaos.undisturbed(Sandbox(own_broker, tmp_path_factory.mktemp("undisturbed")), shards)
 
 
 @pytest.fixture
-def make_stage(own_broker: Broker, tmp_path: Path) -> MakeStage:
-    return lambda **chosen: Stage(own_broker, tmp_path / "stage", **chosen)
+def make_sandbox(own_broker: Broker, tmp_path: Path) -> MakeSandbox:
+    return lambda **chosen: Sandbox(own_broker, tmp_path / "sandbox", **chosen)
 
 
 # -- the broker
 
 
-def test_an_outage_of_a_minute_in_mid_stream(
-    make_stage: MakeStage, own_broker: Broker, shards: Shards, expected: Results
+def test_an_outage_of_a_minute(
+    make_sandbox: MakeSandbox, own_broker: Broker, shards: Shards, expected: Results
 ) -> None:
-    """The broker is killed while alerts are on their way, and is back after 60 s: the run goes on by itself."""
-    stage = make_stage()
+    """The broker is killed while alerts are published and restarts after 60 s: the run continues by itself."""
+    sandbox = make_sandbox()
     first, second = chaos.slices(shards, 2)
-    stage.write(first)
-    with running(stage) as process:
-        process.wait_for("reading ")
+    sandbox.write(first)
+    with running(sandbox) as process:
+        process.wait_for_log("reading ")
         own_broker.kill()
         try:
             with pytest.raises(TimeoutExpired):
                 process.process.wait(OUTAGE_SECONDS)
         finally:
             own_broker.start()
-        stage.write(second)
+        sandbox.write(second)
         process.finish()
-    assert stage.results().difference(expected) == ""
+    assert sandbox.results().difference(expected) == ""
 
 
-def test_restarts_of_the_broker_in_mid_stream(
-    make_stage: MakeStage, own_broker: Broker, shards: Shards, expected: Results
+def test_restarts_of_the_broker(
+    make_sandbox: MakeSandbox, own_broker: Broker, shards: Shards, expected: Results
 ) -> None:
-    """In order and by SIGKILL, while records are read and transactions are under way."""
-    stage = make_stage()
-    with running(stage) as process:
+    """Clean restarts and SIGKILL, while records are read and transactions are open."""
+    sandbox = make_sandbox()
+    with running(sandbox) as process:
         for number, piece in enumerate(chaos.slices(shards, 4)):
-            stage.write(piece)
-            process.wait_for("reading ")
+            sandbox.write(piece)
+            process.wait_for_log("reading ")
             if number % 2:
                 own_broker.kill()
             own_broker.restart()
         process.finish()
-    assert stage.results().difference(expected) == ""
+    assert sandbox.results().difference(expected) == ""
 
 
-def test_a_stop_while_the_broker_is_away_saves_everything(
-    make_stage: MakeStage, own_broker: Broker, shards: Shards, expected: Results
+def test_a_stop_during_an_outage_saves_everything(
+    make_sandbox: MakeSandbox, own_broker: Broker, shards: Shards, expected: Results
 ) -> None:
-    """SIGTERM in an outage: exit 4 within bounded time, since not all could be published; the next start does it."""
-    stage = make_stage()
-    stage.write(shards)
-    with running(stage) as process:
-        process.wait_for("reading ")
+    """SIGTERM in an outage: exit code 4 within bounded time; the next start publishes the pending outputs."""
+    sandbox = make_sandbox()
+    sandbox.write(shards)
+    with running(sandbox) as process:
+        process.wait_for_log("reading ")
         own_broker.kill()
         try:
             process.signal(signal.SIGTERM)
-            assert "goes out at the next start" in process.end(expected=4)
+            assert "published at the next start" in process.wait_for_exit(expected=4)
         finally:
             own_broker.start()
-    with running(stage) as process:
+    with running(sandbox) as process:
         process.finish()
-    assert stage.results().difference(expected) == ""
+    assert sandbox.results().difference(expected) == ""
 
 
 # -- the file system
 
 
-def with_file_limit(stage: Stage, limit: int) -> Process:
-    """A run that can make no file longer than `limit` bytes: the file system refuses, as a full one does."""
+def with_file_limit(sandbox: Sandbox, limit: int) -> RunProcess:
+    """A run that cannot write beyond `limit` bytes of a file: the system refuses, as a full disk does."""
 
-    def confine() -> None:
+    def set_limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    return Process(stage, before=confine)
+    return RunProcess(sandbox, before=set_limit)
 
 
 @pytest.mark.parametrize("kilobytes", [1, 60, 400])
 @pytest.mark.parametrize("sink", ["kafka", "file"])
 def test_a_full_disk_ends_the_run_and_loses_nothing(
-    make_stage: MakeStage, shards: Shards, expected: Results, sink: str, kilobytes: int
+    make_sandbox: MakeSandbox, shards: Shards, expected: Results, sink: str, kilobytes: int
 ) -> None:
-    """No room at the first write, or at a later one: exit 9 for the state, 8 for the alert file; with room it goes
-    on.
-    """
-    stage = make_stage(alerts=sink)
-    stage.write(shards)
-    process = with_file_limit(stage, kilobytes * 1024)
+    """Full at the first or a later write: exit code 9 for the state, 8 for the alert file; with space it continues."""
+    sandbox = make_sandbox(alerts=sink)
+    sandbox.write(shards)
+    process = with_file_limit(sandbox, kilobytes * 1024)
     try:
         code = process.process.wait(chaos.WAIT_SECONDS)
     finally:
         process.kill()
-    said = process.said()
-    assert code in ((9, 8) if sink == "file" else (9,)), said
-    assert "Traceback" not in said
-    assert "writable" in said
-    with running(stage) as again:
+    output = process.output()
+    assert code in ((9, 8) if sink == "file" else (9,)), output
+    assert "Traceback" not in output
+    assert "writable" in output
+    with running(sandbox) as again:
         again.finish()
-    found = stage.results()
+    found = sandbox.results()
     assert found.alerts == expected.alerts
     assert [one[:3] for one in found.dead_letters] == [one[:3] for one in expected.dead_letters]
 
 
-def test_a_directory_that_is_read_only_is_9(make_stage: MakeStage, tmp_path: Path) -> None:
-    """At the start, before anything is read; the message names the directory."""
+def test_a_read_only_directory_is_9(make_sandbox: MakeSandbox, tmp_path: Path) -> None:
+    """The start fails before anything is read; the message names the directory."""
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o555)
     if os.geteuid() == 0:
-        # Modes say nothing to root, but in /sys nobody can make a directory.
+        # Modes do not restrict root, but /sys does not allow new directories.
         folder = Path("/sys/streamdetect")
-    with running(make_stage(), "--set", f"checkpoint.path={folder / 'state'}") as process:
-        assert str(folder) in process.end(expected=9)
+    with running(make_sandbox(), "--set", f"checkpoint.path={folder / 'state'}") as process:
+        assert str(folder) in process.wait_for_exit(expected=9)
 
 
 # -- records
 
 
-def test_records_of_a_mebibyte(make_stage: MakeStage, own_broker: Broker) -> None:
-    """Exactly limits.max_record_bytes counts; one byte more is a dead letter, whole, if the topic takes it."""
-    stage = make_stage()
-    for topic in (stage.topic, stage.dead_letter_topic):
+def test_records_at_the_size_limit(make_sandbox: MakeSandbox, own_broker: Broker) -> None:
+    """limits.max_record_bytes is accepted; one byte more is a dead letter, whole if its topic allows it."""
+    sandbox = make_sandbox()
+    for topic in (sandbox.topic, sandbox.dead_letter_topic):
         own_broker.configure(topic, max_message_bytes="4000000")
     document = {"@timestamp": chaos.START_MS, "process": {"name": "other.exe"}, "padding": ""}
     room = (1 << 20) - len(json.dumps(document))
     fits = json.dumps(document | {"padding": "x" * room}).encode()
     too_long = json.dumps(document | {"padding": "x" * (room + 1)}).encode()
     assert (len(fits), len(too_long)) == (1 << 20, (1 << 20) + 1)
-    stage.write([[(fits, chaos.START_MS)], [(too_long, chaos.START_MS)], [(fits, chaos.START_MS)] * 3])
-    with running(stage) as process:
-        said = process.finish()
-    (dead_letter,) = committed(own_broker, stage.dead_letter_topic)
+    sandbox.write([[(fits, chaos.START_MS)], [(too_long, chaos.START_MS)], [(fits, chaos.START_MS)] * 3])
+    with running(sandbox) as process:
+        output = process.finish()
+    (dead_letter,) = committed(own_broker, sandbox.dead_letter_topic)
     assert dead_letter.value == too_long
     assert dict(dead_letter.headers)["streamdetect.reason"] == b"too_large"
-    assert "5 records" in said
+    assert "5 records" in output
 
 
-def test_a_poison_record_at_every_position_of_a_batch(make_stage: MakeStage) -> None:
-    """Whatever is around it is counted: 40 batches of 5 records, one in each broken, at each position 8 times."""
-    stage = make_stage()
+def test_a_poison_record_at_every_position_of_a_batch(make_sandbox: MakeSandbox) -> None:
+    """The records around it are processed: 40 batches of 5, one record in each broken, at each position 8 times."""
+    sandbox = make_sandbox()
     poison = [b"", b"{", b"null", b"\xff\xfe", b'{"@timestamp": {}}', b"[1]", b'{"a":' * 5_000, b"x" * 100]
     good = json.dumps({"@timestamp": chaos.START_MS, "process": {"name": "other.exe"}}).encode()
     shards: Shards = [[], [], []]
@@ -187,98 +183,98 @@ def test_a_poison_record_at_every_position_of_a_batch(make_stage: MakeStage) -> 
         batch = [(good, chaos.START_MS)] * 5
         batch[position] = (kind, chaos.START_MS)
         shards[index % 3] += batch
-    stage.write(shards)
-    with running(stage) as process:
-        said = process.finish()
-    assert "200 records" in said
-    assert len(stage.results().dead_letters) == 40
+    sandbox.write(shards)
+    with running(sandbox) as process:
+        output = process.finish()
+    assert "200 records" in output
+    assert len(sandbox.results().dead_letters) == 40
 
 
 # -- topics
 
 
-def test_a_topic_made_anew(make_stage: MakeStage, own_broker: Broker, shards: Shards) -> None:
-    """Deleted and created while the run was down: 7 by default; with on_lost_offsets the new one is read, state
-    kept.
-    """
-    stage = make_stage()
-    stage.write(chaos.slices(shards, 2)[0])
-    with running(stage) as process:
+def test_a_recreated_topic(make_sandbox: MakeSandbox, own_broker: Broker, shards: Shards) -> None:
+    """Deleted and created during downtime: exit code 7; with on_lost_offsets it is read, and the state is kept."""
+    sandbox = make_sandbox()
+    sandbox.write(chaos.slices(shards, 2)[0])
+    with running(sandbox) as process:
         process.finish()
-    before = len(stage.results().alerts)
-    own_broker.delete_topic(stage.topic)
-    wait_until(lambda: stage.topic not in own_broker.admin.list_topics())
-    own_broker.make_topic(stage.topic, partitions=chaos.PARTITIONS, retention_ms="-1")
-    stage.written = 0
-    stage.write(chaos.slices(shards, 2)[1])
-    with running(stage) as process:
-        assert "recreated" in process.end(expected=7)
-    with running(stage, "--set", "kafka.on_lost_offsets=earliest") as process:
+    before = len(sandbox.results().alerts)
+    own_broker.delete_topic(sandbox.topic)
+    wait_until(lambda: sandbox.topic not in own_broker.admin.list_topics())
+    own_broker.make_topic(sandbox.topic, partitions=chaos.PARTITIONS, retention_ms="-1")
+    sandbox.written = 0
+    sandbox.write(chaos.slices(shards, 2)[1])
+    with running(sandbox) as process:
+        assert "recreated" in process.wait_for_exit(expected=7)
+    with running(sandbox, "--set", "kafka.on_lost_offsets=earliest") as process:
         process.finish()
-    assert len(stage.results().alerts) > before
+    assert len(sandbox.results().alerts) > before
 
 
-def test_retention_overtook_us(make_stage: MakeStage, own_broker: Broker, shards: Shards) -> None:
-    """7 by default, with the offsets; with `earliest` it goes on with what is left."""
-    stage = make_stage()
+def test_retention_deleted_unread_records(
+    make_sandbox: MakeSandbox, own_broker: Broker, shards: Shards
+) -> None:
+    """Exit code 7 by default, with the offsets; with `earliest` it continues at the oldest record."""
+    sandbox = make_sandbox()
     first, second = chaos.slices(shards, 2)
-    stage.write(first)
-    with running(stage) as process:
+    sandbox.write(first)
+    with running(sandbox) as process:
         process.finish()
-    stage.write(second)
-    own_broker.delete_records(stage.topic, 0, len(first[0]) + 5)
-    with running(stage) as process:
-        assert f"should continue at offset {len(first[0])}" in process.end(expected=7)
-    with running(stage, "--set", "kafka.on_lost_offsets=earliest") as process:
+    sandbox.write(second)
+    own_broker.delete_records(sandbox.topic, 0, len(first[0]) + 5)
+    with running(sandbox) as process:
+        assert f"should continue at offset {len(first[0])}" in process.wait_for_exit(expected=7)
+    with running(sandbox, "--set", "kafka.on_lost_offsets=earliest") as process:
         process.finish()
 
 
-def test_partitions_added_while_running(make_stage: MakeStage, own_broker: Broker, shards: Shards) -> None:
-    """Records in a partition that came up later are read from its beginning, and its position survives a restart."""
-    stage = make_stage(more={"time": {"idle_timeout": "1s"}})
-    stage.write(chaos.slices(shards, 2)[0])
+def test_partitions_added_while_running(
+    make_sandbox: MakeSandbox, own_broker: Broker, shards: Shards
+) -> None:
+    """A new partition is read from its beginning, and its position survives a restart."""
+    sandbox = make_sandbox(more={"time": {"idle_timeout": "1s"}})
+    sandbox.write(chaos.slices(shards, 2)[0])
     extra = [(b"no event in a new partition", chaos.START_MS)]
-    with running(stage) as process:
-        process.wait_for("reading ")
-        own_broker.add_partitions(stage.topic, chaos.PARTITIONS + 1)
-        stage.write([[], [], [], extra])
-        process.wait_for("new partitions")
+    with running(sandbox) as process:
+        process.wait_for_log("reading ")
+        own_broker.add_partitions(sandbox.topic, chaos.PARTITIONS + 1)
+        sandbox.write([[], [], [], extra])
+        process.wait_for_log("new partitions")
         wait_until(
-            lambda: any("new partition" in str(dead_letter) for dead_letter in stage.results().dead_letters)
+            lambda: any("new partition" in str(dead_letter) for dead_letter in sandbox.results().dead_letters)
         )
         process.signal(signal.SIGTERM)
-        process.end()
-    with running(stage) as process:
-        process.wait_for("reading ")
+        process.wait_for_exit()
+    with running(sandbox) as process:
+        process.wait_for_log("reading ")
         process.signal(signal.SIGTERM)
-        process.end()
+        process.wait_for_exit()
     dead_letters = [
-        dead_letter for dead_letter in stage.results().dead_letters if "new partition" in dead_letter[3]
+        dead_letter for dead_letter in sandbox.results().dead_letters if "new partition" in dead_letter[3]
     ]
     assert dead_letters == [("3", "0", "not_json", repr(extra[0][0]))]
 
 
 def test_a_flipped_byte_in_a_log_segment_is_4(
-    make_stage: MakeStage, own_broker: Broker, shards: Shards
+    make_sandbox: MakeSandbox, own_broker: Broker, shards: Shards
 ) -> None:
-    """The client must not spin: the run ends and names the partition; with the byte back it goes on and loses
-    nothing.
-    """
-    stage = make_stage()
-    stage.write(shards)
+    """The run ends and names the partition, it does not spin; with the byte restored it continues without loss."""
+    sandbox = make_sandbox()
+    sandbox.write(shards)
     own_broker.stop()
-    segment = own_broker.segment(stage.topic, 1)
+    segment = own_broker.segment(sandbox.topic, 1)
     whole = segment.read_bytes()
     damaged = bytearray(whole)
     damaged[len(whole) // 2] ^= 0x10
     segment.write_bytes(damaged)
     own_broker.start()
-    with running(stage) as process:
-        assert f"{stage.topic} partition 1" in process.end(expected=4)
+    with running(sandbox) as process:
+        assert f"{sandbox.topic} partition 1" in process.wait_for_exit(expected=4)
     own_broker.stop()
     segment.write_bytes(whole)
     own_broker.start()
-    with running(stage) as process:
+    with running(sandbox) as process:
         process.finish()
 
 

@@ -1,8 +1,7 @@
-"""Real processes that are killed, again and again, and what must come out of them.
+"""Runs `streamdetect run` in processes that are killed repeatedly, and compares the results with an undisturbed run.
 
-`scripts/run_chaos.py` (`make chaos`) and tests/test_chaos.py run it. A stage is a broker, topics and a group of
-their own; records come slice by slice, as live ones do; what the alert and dead-letter topics hold in the end, read
-committed, is compared with a run that nobody disturbed.
+Used by `scripts/run_chaos.py` (`make chaos`) and tests/end_to_end. A sandbox has its own topics and consumer group;
+records are written slice by slice, as in live operation. Results are the alerts and dead letters, read committed.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ Shards = list[list[tuple[bytes, int]]]
 """Records (value, timestamp in ms) by partition."""
 
 
-def made_up(seed: int, hours: int = 8, hosts: int = 12) -> Shards:
-    """A mixed estate with two beacons; every hundredth record is no event, and a mover of time ends each partition."""
+def synthetic_shards(seed: int, hours: int = 8, hosts: int = 12) -> Shards:
+    """Synthetic data with two beacons and 1 % records that are no events. A late event ends each partition."""
     beacons = (Beacon(20_000, 4_000), Beacon(25_000, 2_000))
     plan = Scenario(hosts=hosts, hours=hours, start_ms=START_MS, beacons=beacons, shape="mixed", seed=seed)
     decoder, rng, newest_ms = Decoder("resilient", 1 << 20), Random(seed), START_MS
@@ -54,16 +53,16 @@ def made_up(seed: int, hours: int = 8, hosts: int = 12) -> Shards:
         rng.choice(shards).append((line.rstrip(b"\n"), event.time_ms))
         if rng.random() < 0.01:
             rng.choice(shards).append((b"no event %d" % rng.getrandbits(64), event.time_ms))
-    # Moves each partition's watermark past every tick before it, counts for nothing, and is within the believable jump.
+    # Moves each partition's watermark past all earlier ticks. No rule counts it, and it is no suspect leap.
     end_ms = newest_ms + 2 * LATENESS_MS
-    mover = json.dumps({"@timestamp": end_ms, "process": {"name": "idle.exe"}}).encode()
+    last_event = json.dumps({"@timestamp": end_ms, "process": {"name": "idle.exe"}}).encode()
     for shard in shards:
-        shard.append((mover, end_ms))
+        shard.append((last_event, end_ms))
     return shards
 
 
 def slices(shards: Shards, count: int) -> list[Shards]:
-    """The records in `count` pieces by time; a late one comes with those before it, so that no order changes."""
+    """Split the records by time into `count` pieces, in unchanged order: a late one stays behind those before it."""
     times = [at for shard in shards for _, at in shard]
     first, last = min(times), max(times)
     pieces: list[Shards] = [[[] for _ in shards] for _ in range(count)]
@@ -77,31 +76,32 @@ def slices(shards: Shards, count: int) -> list[Shards]:
 
 @dataclass
 class Results:
-    """What came out: alerts in order, where dead letters came from in any order."""
+    """The outputs: alerts in order, and sorted dead letters (partition, offset, reason, and value from Kafka)."""
 
     alerts: list[bytes]
     dead_letters: list[tuple[str, ...]]
 
     def difference(self, other: Results) -> str:
-        """Empty if they are the same bytes."""
+        """Describes the difference; empty if there is none."""
         if self == other:
             return ""
         ids = [json.loads(body)["event"]["id"] for body in self.alerts]
         wanted = [json.loads(body)["event"]["id"] for body in other.alerts]
-        lost, others = len(set(wanted) - set(ids)), len(set(ids) - set(wanted))
-        doubled = len(ids) - len(set(ids))
-        more = set(self.dead_letters) - set(other.dead_letters)
-        less = set(other.dead_letters) - set(self.dead_letters)
+        lost, unexpected = len(set(wanted) - set(ids)), len(set(ids) - set(wanted))
+        duplicates = len(ids) - len(set(ids))
+        extra = set(self.dead_letters) - set(other.dead_letters)
+        missing = set(other.dead_letters) - set(self.dead_letters)
         return (
-            f"alerts: {len(ids)}, expected {len(wanted)}, lost {lost}, doubled {doubled}, others {others}; "
+            f"alerts: {len(ids)}, expected {len(wanted)}, lost {lost}, duplicates {duplicates}, "
+            f"unexpected {unexpected}; "
             f"dead letters: {len(self.dead_letters)}, expected {len(other.dead_letters)}, "
-            f"too many {sorted(more)}, missing {sorted(less)}"
+            f"unexpected {sorted(extra)}, missing {sorted(missing)}"
         )
 
 
 @dataclass
-class Stage:
-    """Topics, a group and a folder for one run; `alerts` and `dead_letters` say which sink each goes to."""
+class Sandbox:
+    """Topics, a consumer group and a folder for one run; `alerts` and `dead_letters` name their sink."""
 
     broker: Broker
     folder: Path
@@ -134,7 +134,7 @@ class Stage:
                 "path": str(self.folder / "letters"),
             },
             "checkpoint": {"path": str(self.folder / state), "interval": "1s"},
-            # Events of a partition that was idle may count from a later tick: the one thing that depends on time.
+            # Events of an idle partition may count from a later tick: only this depends on the wall clock.
             "time": {"idle_timeout": "1d"},
             **self.more,
         }
@@ -143,14 +143,14 @@ class Stage:
         return str(path)
 
     def other_directory(self) -> str:
-        """A configuration that differs in the checkpoint directory only."""
+        """A configuration that differs only in the checkpoint directory."""
         return self._configured("other-state")
 
     def write(self, piece: Shards) -> None:
         producer = Producer(
             {
                 "bootstrap.servers": self.broker.bootstrap,
-                # It may outlive a broker, and what it says on stderr would be taken for what a later test says.
+                # It may outlive a broker; its messages on stderr would be taken for those of a later test.
                 "log_level": 0,
                 "enable.idempotence": True,
                 "message.max.bytes": 8_000_000,
@@ -178,27 +178,27 @@ class Stage:
 
 
 def _origin(record: Record) -> tuple[str, ...]:
-    told = {name: value.decode() for name, value in record.headers}
+    fields = {name: value.decode() for name, value in record.headers}
     names = ("origin-partition", "origin-offset", "reason")
-    return (*(told[f"streamdetect.{name}"] for name in names), repr(record.value))
+    return (*(fields[f"streamdetect.{name}"] for name in names), repr(record.value))
 
 
 def _origin_of_line(line: bytes) -> tuple[str, ...]:
-    told = json.loads(line)
+    fields = json.loads(line)
     return tuple(
-        str(told[f"streamdetect.{name}"]) for name in ("origin-partition", "origin-offset", "reason")
+        str(fields[f"streamdetect.{name}"]) for name in ("origin-partition", "origin-offset", "reason")
     )
 
 
 def committed(broker: Broker, topic: str) -> list[Record]:
-    """All committed records of a topic."""
+    """Every committed record of a topic."""
     settings = KafkaSettings.model_validate({"bootstrap_servers": [broker.bootstrap]})
     source = KafkaRange(settings, [topic])
     found: list[Record] = []
     deadline = time.monotonic() + WAIT_SECONDS
     try:
         while len(source.at_end()) < len(source.partitions()):
-            assert time.monotonic() < deadline, f"{topic} cannot be read to its end"
+            assert time.monotonic() < deadline, f"{topic} was not read to its end in time"
             for batch in source.poll((), 200):
                 found += [batch.record(index) for index in range(len(batch))]
     finally:
@@ -206,21 +206,21 @@ def committed(broker: Broker, topic: str) -> list[Record]:
     return found
 
 
-class Process:
-    """A `run` in a process of its own, with its log in a file."""
+class RunProcess:
+    """`streamdetect run` in a process, with its log in a file."""
 
     def __init__(
         self,
-        stage: Stage,
+        sandbox: Sandbox,
         *arguments: str,
         config: str | None = None,
         driver: Sequence[str] = (),
         before: Callable[[], None] | None = None,
     ) -> None:
-        """`driver` is a script to run in place of the command; `before` runs in the child before it."""
-        self._stage = stage
-        self.log = stage.folder / f"run-{uuid.uuid4().hex[:6]}.log"
-        config = config or stage.config
+        """`driver` is a script to run instead of the command; `before` runs in the child process before it."""
+        self._sandbox = sandbox
+        self.log = sandbox.folder / f"run-{uuid.uuid4().hex[:6]}.log"
+        config = config or sandbox.config
         command = ["-m", "streamdetect", "run", "--config", config, *arguments]
         program = [*driver, config] if driver else command
         with self.log.open("wb") as stream:
@@ -229,107 +229,109 @@ class Process:
                 stdout=subprocess.DEVNULL,
                 stderr=stream,
                 env=environment(),
-                preexec_fn=before,  # noqa: PLW1509 - the child of a test that has no threads of its own
+                preexec_fn=before,  # noqa: PLW1509 - the test has no threads
             )
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text()
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """SIGKILL, and gone."""
+        """Send SIGKILL and wait for the exit."""
         self.process.kill()
         self.process.wait()
 
-    def end(self, expected: int = 0, seconds: float = WAIT_SECONDS) -> str:
-        """Wait for the end; what it said."""
+    def wait_for_exit(self, expected: int = 0, seconds: float = WAIT_SECONDS) -> str:
+        """Wait for the exit and check its code. Returns the log."""
         code = self.process.wait(seconds)
-        said = self.said()
-        assert code == expected, f"exit code {code}:\n{said}"
-        assert "Traceback" not in said, said
-        return said
+        output = self.output()
+        assert code == expected, f"exit code {code}:\n{output}"
+        assert "Traceback" not in output, output
+        return output
 
-    def wait_for(self, text: str, seconds: float = WAIT_SECONDS) -> None:
-        """Until the log holds a text."""
+    def wait_for_log(self, text: str, seconds: float = WAIT_SECONDS) -> None:
+        """Wait until the log contains a text."""
         deadline = time.monotonic() + seconds
-        while text not in self.said():
-            assert self.process.poll() is None, self.said()
-            assert time.monotonic() < deadline, f"never said {text!r}:\n{self.said()}"
+        while text not in self.output():
+            assert self.process.poll() is None, self.output()
+            assert time.monotonic() < deadline, f"not logged: {text!r}:\n{self.output()}"
             time.sleep(0.05)
 
     def skip_if_the_broker_failed(self) -> None:
-        """Kafka 4.4.0 can lose the markers of a committed transaction when it is killed; then nothing can go on."""
-        if "kafka-transactions.sh find-hanging" in self.said():
+        """Kafka 4.4.0 can lose the markers of a committed transaction when it is killed; then all reads stall."""
+        if "kafka-transactions.sh find-hanging" in self.output():
             self.kill()
             pytest.skip("the broker has lost the markers of a committed transaction")
 
-    def until_done(self, seconds: float = WAIT_SECONDS) -> None:
-        """Until the group's committed positions are at the end of every partition."""
+    def wait_until_caught_up(self, seconds: float = WAIT_SECONDS) -> None:
+        """Wait until the committed positions of the group are at the end of every partition."""
         deadline = time.monotonic() + seconds
-        while positions(self._stage) < self._stage.written:
+        while positions(self._sandbox) < self._sandbox.written:
             self.skip_if_the_broker_failed()
-            assert self.process.poll() is None, self.said()
-            assert time.monotonic() < deadline, f"not done in {seconds:g} s:\n{self.said()}"
+            assert self.process.poll() is None, self.output()
+            assert time.monotonic() < deadline, f"not caught up in {seconds:g} s:\n{self.output()}"
             time.sleep(0.1)
 
     def finish(self) -> str:
-        """Let it read everything and stop it in order; what it said."""
-        self.wait_for("reading ")
-        self.until_done()
+        """Wait until it has read everything, then stop it with SIGTERM. Returns the log."""
+        self.wait_for_log("reading ")
+        self.wait_until_caught_up()
         self.signal(signal.SIGTERM)
-        return self.end()
+        return self.wait_for_exit()
 
 
-def positions(stage: Stage) -> int:
-    """Records before the committed positions, over all partitions."""
+def positions(sandbox: Sandbox) -> int:
+    """How many records are before the committed positions, over all partitions."""
     from streamdetect.broker.groups import ConsumerGroupOffsets  # noqa: PLC0415
 
-    asked = [Partition(stage.topic, number) for number in range(PARTITIONS)]
+    partitions = [Partition(sandbox.topic, number) for number in range(PARTITIONS)]
     settings = KafkaSettings.model_validate(
-        {"bootstrap_servers": [stage.broker.bootstrap], "group_id": stage.name}
+        {"bootstrap_servers": [sandbox.broker.bootstrap], "group_id": sandbox.name}
     )
     group = ConsumerGroupOffsets(settings, stable=False)
     try:
-        return sum(position.offset for position in group.read(asked, timeout_ms=10_000).values())
+        return sum(position.offset for position in group.read(partitions, timeout_ms=10_000).values())
     finally:
         group.close()
 
 
 @contextmanager
-def running(stage: Stage, *arguments: str, config: str | None = None) -> Iterator[Process]:
-    """A process that does not outlive a failing test."""
-    process = Process(stage, *arguments, config=config)
+def running(sandbox: Sandbox, *arguments: str, config: str | None = None) -> Iterator[RunProcess]:
+    """A process that is killed at the end of the block."""
+    process = RunProcess(sandbox, *arguments, config=config)
     try:
         yield process
     finally:
         process.kill()
 
 
-def undisturbed(stage: Stage, shards: Shards) -> Results:
-    """The answer of a run that nobody disturbs."""
-    stage.write(shards)
-    with running(stage) as process:
+def undisturbed(sandbox: Sandbox, shards: Shards) -> Results:
+    """The results of a run without interruption."""
+    sandbox.write(shards)
+    with running(sandbox) as process:
         process.finish()
-    return stage.results()
+    return sandbox.results()
 
 
-def killed_at_random(stage: Stage, shards: Shards, kills: int, rng: Random, tell: Any = None) -> Results:
-    """`kills` lives that end at a random moment, each with a further slice of the records; then one to the end."""
+def run_with_random_kills(
+    sandbox: Sandbox, shards: Shards, kills: int, rng: Random, on_kill: Any = None
+) -> Results:
+    """Kill `kills` processes at random moments, each with another slice of the records; then run one to the end."""
     for number, piece in enumerate(slices(shards, kills)):
-        stage.write(piece)
-        with running(stage) as process:
-            # From the first import to a while after all of the slice was read.
+        sandbox.write(piece)
+        with running(sandbox) as process:
+            # From the first import until some time after the slice is read.
             seconds = rng.choice([rng.uniform(0.0, 1.5), rng.uniform(1.0, 2.0), rng.uniform(1.5, 4.0)])
             try:
                 code = process.process.wait(seconds)
             except subprocess.TimeoutExpired:
                 process.kill()
             else:
-                raise AssertionError(f"ended by itself with {code}:\n{process.said()}")
-            if tell is not None:
-                tell(number + 1, seconds)
-    with running(stage) as process:
+                raise AssertionError(f"exited without a kill, code {code}:\n{process.output()}")
+            if on_kill is not None:
+                on_kill(number + 1, seconds)
+    with running(sandbox) as process:
         process.finish()
-    return stage.results()
+    return sandbox.results()
