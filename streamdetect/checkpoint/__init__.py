@@ -1,9 +1,9 @@
-"""Where the state is kept: one contract, SQLite in a directory, and memory for tests.
+"""Checkpoint stores: the contract, one store in SQLite, and one in memory for tests.
 
-Belongs here: writing changes so that all of a checkpoint is there or nothing of it, finding damage when it is opened,
-formats, and who may write. Does not belong here: what the state means (detect), or when it is saved (service).
+Belongs here: saving changes atomically, detecting damage on opening, file formats, and fencing earlier owners. Does not
+belong here: the meaning of the state (detect), or when it is saved (service).
 
-The door of sqlite3.
+The only package that imports sqlite3.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What has changed since the checkpoint before, `number` - 1.
+    """The changes since the previous checkpoint, `number` - 1.
 
-    `keys` are `key` and `forgotten` rows, each key once; `waiting` are new `waiting` rows; those of ticks up to
-    `done_ms` that were saved before are dropped. `partitions`, `pending` and `file_offsets` are whole each time: positions
-    and clocks, what was decided but is not yet known to be published, and how long each output file was before that.
-    What is iterable may be iterated again, should a save have failed.
+    `keys` are `key` and `forgotten` rows, each key once. `waiting` are new `waiting` rows; stored ones of ticks up to
+    `done_ms` are deleted. `partitions` (positions and clocks), `pending` (outputs that are decided and possibly not yet
+    published) and `file_offsets` (the length of each output file before those outputs) replace the stored ones.
+    Iterables must be iterable again, because a failed save is retried.
     """
 
     number: int
@@ -40,10 +40,10 @@ class Checkpoint:
 
 @dataclass(slots=True)
 class Stored:
-    """All that a store holds: the last checkpoint, added up. `rows()` gives it in the order that an import takes.
+    """The whole state as of the last checkpoint.
 
-    `keys` and `waiting` are read while they are iterated, once, and raise CheckpointError for damage. `settings` are
-    those it was made with.
+    `keys` and `waiting` can be iterated once, are read from the store meanwhile, and raise CheckpointError for damage.
+    `settings` are those that the checkpoint was made with.
     """
 
     number: int
@@ -56,6 +56,7 @@ class Stored:
     settings: Row = field(default_factory=dict)
 
     def rows(self) -> Iterator[Row]:
+        """The rows of the detector's state, in the order that its import requires."""
         yield self.progress
         yield from self.partitions
         yield from self.keys
@@ -63,35 +64,36 @@ class Stored:
 
 
 class CheckpointStore(Protocol):
-    """Keeps the last checkpoint. One thread at a time calls it."""
+    """Keeps the last checkpoint. Not thread-safe."""
 
     @property
     def state(self) -> str:
-        """The name of this state, made up when the store was made: another directory has another one."""
+        """A random id that the store got when it was created."""
         ...
 
     def claim(self, owner: str) -> None:
-        """From now on only this owner's saves are taken. Raises StateError if that cannot be written."""
+        """Fence earlier owners: from now on only saves of `owner` succeed. Raises StateError if that fails."""
         ...
 
     def load(self) -> Stored | None:
-        """The last checkpoint, None if there never was one.
+        """The last checkpoint, None if none was ever saved.
 
-        Raises CheckpointError for anything that is there and cannot be used: never a silent fresh start.
+        Raises CheckpointError if the store has content that cannot be used: never a silent fresh start.
         """
         ...
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Add a checkpoint to what is stored: all of it or nothing.
+        """Apply a checkpoint atomically.
 
-        Raises StateError, then nothing has changed; FencedError if somebody else has claimed the store since.
+        Raises StateError when it fails, and FencedError when another owner has claimed the store; the last checkpoint
+        is intact then.
         """
         ...
 
     def size_bytes(self) -> int:
-        """What is stored takes this much."""
+        """The size of the stored data."""
         ...
 
     def close(self) -> None:
-        """Give back what is held open; a second call does nothing."""
+        """Release resources. Idempotent."""
         ...

@@ -1,4 +1,4 @@
-"""The contract in memory, for tests: rows go through JSON text, so that nothing is shared with the engine."""
+"""A checkpoint store in memory, for tests. Rows are kept as JSON text, so no object is shared with the detector."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from streamdetect.errors import StateError
 
 
 @dataclass(slots=True)
-class _Medium:
-    """What would be on the disk."""
+class _Disk:
+    """What a file would contain."""
 
     state: str = field(default_factory=lambda: uuid.uuid4().hex)
     owner: str | None = None
     number: int | None = None
-    whole: str = "{}"
+    replaced: str = "{}"
     keys: dict[str, str] = field(default_factory=dict)
     waiting: list[tuple[int, str]] = field(default_factory=list)
 
 
 class MemoryStore:
-    """A store that is gone with the process. The next `fail_next` saves fail, as on a full disk."""
+    """A store that ends with the process. The next `fail_next` saves raise StateError, as on a full disk."""
 
     def __init__(self) -> None:
         self.fail_next = 0
         self.saves = 0
-        self._medium = _Medium()
+        self._medium = _Disk()
         self._owner: str | None = None
 
     def opened_again(self) -> MemoryStore:
-        """The same store as another process would open it."""
+        """The same store, opened as by another process."""
         other = MemoryStore()
         other._medium = self._medium
         return other
@@ -53,7 +53,7 @@ class MemoryStore:
             number=medium.number,
             keys=[json.loads(line) for line in medium.keys.values()],
             waiting=[json.loads(line) for _, line in medium.waiting],
-            **json.loads(medium.whole),
+            **json.loads(medium.replaced),
         )
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -62,7 +62,7 @@ class MemoryStore:
         keys, waiting = list(checkpoint.keys), list(checkpoint.waiting)
         if self.fail_next:
             self.fail_next -= 1
-            raise StateError("the store was told to fail here")
+            raise StateError("this save fails because of fail_next")
         for row in keys:
             name = key_name(row)
             if row["kind"] == "forgotten":
@@ -73,20 +73,20 @@ class MemoryStore:
         new = [(row["tick_ms"], text(row)) for row in waiting if not is_done(row["tick_ms"], done_ms)]
         medium.waiting = kept + new
         medium.number = checkpoint.number
-        medium.whole = text(_whole(checkpoint))
+        medium.replaced = text(_replaced(checkpoint))
         self.saves += 1
 
     def size_bytes(self) -> int:
         medium = self._medium
-        texts = (*medium.keys.values(), *(line for _, line in medium.waiting), medium.whole)
+        texts = (*medium.keys.values(), *(line for _, line in medium.waiting), medium.replaced)
         return sum(map(len, texts))
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""
 
 
-def _whole(checkpoint: Checkpoint) -> Row:
-    """What is replaced each time."""
+def _replaced(checkpoint: Checkpoint) -> Row:
+    """The parts that each checkpoint replaces."""
     return {
         "progress": checkpoint.progress,
         "partitions": list(checkpoint.partitions),

@@ -1,4 +1,4 @@
-"""The file of the SQLite store: making it, opening it, finding out what is wrong with it, taking it away."""
+"""The file of the SQLite store: create, open, check and delete it."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ CREATE INDEX waiting_tick ON waiting (tick);
 CREATE TABLE facts (id BLOB PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE pending (seq INTEGER PRIMARY KEY, body BLOB NOT NULL, crc INTEGER NOT NULL);
 """
-_WAY_ON: Final = (
-    "Restore it from a backup, rebuild it from Kafka with --rebuild, or start over with --reset-state: what the "
-    "window held is lost then."
+_OPTIONS: Final = (
+    "Restore it from a backup, rebuild it from Kafka with --rebuild, or start over with --reset-state, which "
+    "discards the state."
 )
-_MAKE_ROOM: Final = "Free disk space there, or make it writable"
+_FREE_SPACE: Final = "Free disk space there, or make it writable"
 
 
-def made(directory: str) -> Path:
-    """The directory, made if it is not there."""
+def create_directory(directory: str) -> Path:
+    """Create the directory if it is missing."""
     path = Path(directory)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StateError(
-            f"{directory} cannot be made ({error.strerror}). Choose checkpoint.path anew."
+            f"{directory} cannot be created ({error.strerror}). Choose another checkpoint.path."
         ) from None
     return path
 
 
 def open_to_write(directory: str) -> sqlite3.Connection:
-    """The file, made if it is not there. Raises CheckpointError for what is there and is not ours or damaged."""
-    path = made(directory) / FILE
+    """Open the file, creating it if it is missing. Raises CheckpointError for a damaged or foreign file."""
+    path = create_directory(directory) / FILE
     if not path.exists():
         _create(path)
     with reading(path):
@@ -68,14 +68,14 @@ def open_to_write(directory: str) -> sqlite3.Connection:
 
 
 def open_to_read(directory: str) -> sqlite3.Connection:
-    """The file as it is, which a running process may be writing. Raises CheckpointError."""
+    """Open the file read-only, possibly while a process writes it. Raises CheckpointError."""
     path = Path(directory) / FILE
     if not path.is_file():
         raise CheckpointError(
             f"{directory} holds no checkpoint: there is no {FILE}. Name the directory of checkpoint.path."
         )
     with reading(path):
-        # A log that is read needs files beside it; where nothing may be made there, it must not be asked for.
+        # Reading a write-ahead log creates files next to it. In a read-only directory without a log, avoid that.
         logged = path.with_name(FILE + "-wal").exists()
         frozen = not logged and not os.access(directory, os.W_OK)
         uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if frozen else ''}"
@@ -85,13 +85,13 @@ def open_to_read(directory: str) -> sqlite3.Connection:
 
 
 def reset(directory: str) -> None:
-    """Take a checkpoint away, whatever its condition. Raises StateError if that is not possible."""
+    """Delete a checkpoint in any condition. Raises StateError if that fails."""
     for suffix in ("", "-wal", "-shm"):
         path = Path(directory) / (FILE + suffix)
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise StateError(f"{path} cannot be removed ({error.strerror}). Remove it by hand.") from None
+            raise StateError(f"{path} cannot be removed ({error.strerror}). Remove it manually.") from None
 
 
 def meta_row(name: str, value: Any) -> tuple[str, bytes, int]:
@@ -100,41 +100,43 @@ def meta_row(name: str, value: Any) -> tuple[str, bytes, int]:
     return name, body, zlib.crc32(body, zlib.crc32(name.encode()))
 
 
-def checked(name: bytes, body: bytes, crc: int) -> Any:
-    """A row's content. ValueError if it is not what was written."""
+def decode_row(name: bytes, body: bytes, crc: int) -> Any:
+    """The content of a row. Raises ValueError when the checksum does not match."""
     if zlib.crc32(body, zlib.crc32(name)) != crc:
-        raise ValueError("a row's checksum does not fit")
+        raise ValueError("a row's checksum does not match")
     return orjson.loads(body)
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Whatever is wrong with what is there makes a checkpoint unusable."""
+    """Raise CheckpointError for any error of a read, StateError if the file is locked."""
     try:
         yield
     except sqlite3.OperationalError as error:
-        # Without a code it is the module's own: a damaged row holds a text that is none.
+        # An error of the sqlite3 module itself has no code: invalid UTF-8 in a damaged row.
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise StateError(f"{path} is locked by another process. End that one, or wait for it.") from None
-        raise CheckpointError(f"{path} cannot be used: {error}. {_WAY_ON}") from None
+            raise StateError(
+                f"{path} is locked by another process. Stop that process, or wait until it ends."
+            ) from None
+        raise CheckpointError(f"{path} cannot be used: {error}. {_OPTIONS}") from None
     except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be used: {error}. {_WAY_ON}") from None
+        raise CheckpointError(f"{path} cannot be used: {error}. {_OPTIONS}") from None
 
 
 @contextmanager
 def saving(path: Path) -> Iterator[None]:
-    """Whatever goes wrong leaves the last checkpoint as it was."""
+    """Raise StateError for any error of a write. The last checkpoint is intact then."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise StateError(
-            f"the state could not be saved to {path}: {why}. {_MAKE_ROOM}; the last checkpoint is intact."
+            f"the state could not be saved to {path}: {why}. {_FREE_SPACE}; the last checkpoint is intact."
         ) from None
 
 
 def _create(path: Path) -> None:
-    """Make the file under another name first: one that is there and empty is damage, not a beginning."""
+    """Create the file under another name, then rename it, so that an empty file is always damage."""
     draft = path.with_name(FILE + ".new")
     with saving(path):
         draft.unlink(missing_ok=True)
@@ -168,8 +170,8 @@ def _check_format(path: Path, connection: sqlite3.Connection) -> None:
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     if application != APPLICATION:
         raise CheckpointError(
-            f"{path} is no checkpoint of streamdetect, or a damaged one. If it is something else, choose another "
-            f"checkpoint.path. {_WAY_ON}"
+            f"{path} is no checkpoint of streamdetect, or a damaged one. If it is another file, choose another "
+            f"checkpoint.path. {_OPTIONS}"
         )
     if found != FORMAT:
         raise CheckpointError(
@@ -178,4 +180,4 @@ def _check_format(path: Path, connection: sqlite3.Connection) -> None:
         )
     problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if problem != "ok":
-        raise CheckpointError(f"{path} is damaged: {problem}. {_WAY_ON}")
+        raise CheckpointError(f"{path} is damaged: {problem}. {_OPTIONS}")

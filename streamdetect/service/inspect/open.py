@@ -1,56 +1,48 @@
-"""A checkpoint looked into from outside: nothing in it is changed, and a `run` may be writing it meanwhile."""
+"""Read-only access to a checkpoint directory, which a `run` may be writing meanwhile."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 from streamdetect.checkpoint import CheckpointStore, Stored
 from streamdetect.checkpoint.decoding import decoding_rows
+from streamdetect.checkpoint.rows import first_difference
 from streamdetect.config import Settings
 from streamdetect.errors import CheckpointError
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
-def of_last(store: CheckpointStore, look: Callable[[Stored], Found]) -> Found:
-    """What `look` makes of the last checkpoint: a store that is read only gives one, whatever is saved meanwhile.
+def read_checkpoint(store: CheckpointStore, read: Callable[[Stored], Result]) -> Result:
+    """The result of `read` for the last checkpoint. All its rows are of one checkpoint, whatever is saved meanwhile.
 
-    Raises CheckpointError for damage, and where there is no checkpoint at all.
+    Raises CheckpointError for damage, and if there is no checkpoint.
     """
     stored = store.load()
     if stored is None:
         raise CheckpointError(
-            "There is no checkpoint yet: the run that made this directory has not saved one. Let it run for "
+            "There is no checkpoint yet: the run that created this directory has not saved one. Let it run for "
             "checkpoint.interval."
         )
     with decoding_rows():
-        return look(stored)
+        return read(stored)
 
 
-def settings_of(stored: Stored, others: Settings | None = None) -> Settings:
-    """The settings that a checkpoint was made with; those that decide nothing are taken from `others`."""
+def settings_of(stored: Stored, runtime: Settings | None = None) -> Settings:
+    """The detection settings that a checkpoint was made with; all others from `runtime`, or defaults."""
     with decoding_rows():
         found = Settings.from_detection(stored.settings)
-    if others is None:
+    if runtime is None:
         return found
-    return others.model_copy(update={"profile": found.profile, "time": found.time, "rules": found.rules})
+    return runtime.model_copy(update={"profile": found.profile, "time": found.time, "rules": found.rules})
 
 
 def check_settings(stored: Stored, wanted: Settings) -> None:
-    """CheckpointError by the name of the first setting that was another when the checkpoint was made."""
-    before, now = dict(_leaves(stored.settings)), dict(_leaves(wanted.detection()))
-    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    if changed:
+    """Raises CheckpointError that names the first detection setting with another value in the checkpoint."""
+    name = first_difference(stored.settings, wanted.detection())
+    if name is not None:
         raise CheckpointError(
-            f"The checkpoint was made with another value of {changed[0]}, which changes what is detected. Set it back, "
-            "or leave out --config to look into it with the settings that it was made with."
+            f"The checkpoint was made with another value of {name}, which changes what is detected. Set it back, "
+            "or omit --config to use the settings that the checkpoint was made with."
         )
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if not isinstance(value, Mapping):
-        yield path, value
-        return
-    for name, item in value.items():
-        yield from _leaves(item, f"{path}.{name}" if path else name)
