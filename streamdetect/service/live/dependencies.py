@@ -31,9 +31,9 @@ class Dependencies:
     """`reset_store` deletes the store; it is called only by the owner of the consumer group.
 
     `open_window(start_ms, ends)` reads the same topics from a Kafka timestamp up to the positions `ends`.
-    `published_alerts(since_ms)` are the alerts published since a tick, in order; `published_dead_letters(since_ms)` are
-    the origins of the dead letters written since a time. Both are empty for a sink that cannot be read back (standard
-    output).
+    `published_alerts(since_ms)` are the alerts published since a tick, in any order; `published_dead_letters(since_ms)`
+    are the origins of the dead letters written since a time. Both are empty for a sink that cannot be read back
+    (standard output).
     """
 
     source: LiveSource

@@ -116,15 +116,17 @@ def _advance(pipeline: Pipeline, watermark_ms: int | None, evaluated_ms: int | N
 def restore_episodes(detector: Detector, published: Iterable[bytes]) -> int:
     """Step 3: an episode is open if its last alert is not `resolved`. Returns the number of open episodes.
 
-    `published` are alerts in the order of publishing. Alerts of other rules, profiles and programs are ignored: their
-    ids do not match.
+    `published` may be in any order: the tick of an alert orders those of a key, since episodes of one key are in
+    different partitions of the alert topic. Alerts of other rules, profiles and programs are ignored: their ids do not
+    match.
     """
     last: dict[tuple[str, Key], tuple[str, EpisodeState]] = {}
     for body in published:
         found = _episode_of(detector, body)
         if found is not None:
             identity, action, episode = found
-            last[identity] = (action, episode)
+            if identity not in last or episode.alerted_ms > last[identity][1].alerted_ms:
+                last[identity] = (action, episode)
     open_episodes = {
         identity: episode for identity, (action, episode) in last.items() if action != "resolved"
     }
