@@ -1,7 +1,7 @@
 """`RecordFetcher` by confluent-kafka (librdkafka): `kafka.reader: confluent`.
 
 Only this module and `confluent_buffer.py` import that package. Its threads prefetch into one queue for all partitions,
-in which end-of-log events and errors stand between the records in order. Three things differ because of that:
+in which end-of-log events and errors are in order between the records. Three things differ because of that:
 
 * A held partition is not paused at once, because pausing discards what was prefetched: its records are buffered here,
   and it is paused only when too many are.
@@ -156,7 +156,7 @@ class ConfluentFetcher:
             buffer.paused = False
 
     def _fetched(self, seconds: float) -> list[Message]:
-        """Messages in the queue. Does not ask for more than there are: `consume` would wait for its whole timeout."""
+        """Messages in the queue. `consume` waits for its whole timeout if there are fewer than requested."""
         messages = self._consumer.consume(MAX_BATCH, 0)
         if messages or not seconds:
             return messages

@@ -208,8 +208,8 @@ class PartitionConsumer:
     def caught_up(self) -> dict[Partition, int]:
         """Positions of the partitions read up to the last known end.
 
-        The client's position also passes transaction markers and compacted records. Asking for it costs more the
-        more partitions there are, so it is asked only for partitions that may be at their end.
+        The client's position also passes transaction markers and compacted records. Reading it is slow with many
+        partitions, so it is read only for partitions that may be at their end.
         """
         found = {}
         for partition, offset in self._next_offsets.items():

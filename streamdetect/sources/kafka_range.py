@@ -74,8 +74,8 @@ class KafkaRange:
     def _newly_ended(self, batches: Sequence[Batch]) -> frozenset[Partition]:
         """Partitions whose position has reached the end.
 
-        The last offsets may be transaction markers or compacted away, so only the client's position tells. Asking for
-        it is slow with many partitions, so that is left to polls without records.
+        The last offsets may be transaction markers or compacted away, so only the client's position reaches the end.
+        Reading it is slow with many partitions, so it is read only after a poll without records.
         """
         if batches:
             positions = {batch.partition: self._consumer.next_offset(batch.partition) for batch in batches}
