@@ -1,4 +1,4 @@
-"""A real detector on partitions in memory, saved into a real SQLite store as `run` saves it."""
+"""A detector on partitions in memory that is saved into a SQLite store as `run` saves it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Line = bytes | tuple[bytes, int]
 """A record's value, in Kafka with its timestamp."""
 
 
-class Work:
-    """A detector at work on partitions in memory, which saves as a run does: what has changed, again and again."""
+class SavedRun:
+    """A detector that reads partitions in memory and saves checkpoints as a run does: only changes after the first."""
 
     def __init__(self, folder: Path, settings: Settings, records: Sequence[Sequence[Line]]) -> None:
         self.folder = folder
@@ -41,7 +41,7 @@ class Work:
             self.detector.processor(partition)
 
     def read(self, number: int, count: int) -> None:
-        """The next records of a partition."""
+        """Read the next records of a partition."""
         for record in self.records[number][self.offsets[number] : self.offsets[number] + count]:
             value, at = record if isinstance(record, tuple) else (record, None)
             event = self._decoder.decode(value)
@@ -52,8 +52,8 @@ class Work:
     def left(self, number: int) -> int:
         return len(self.records[number]) - self.offsets[number]
 
-    def read_side_by_side(self, share: float) -> None:
-        """All partitions up to a share of each."""
+    def read_in_parallel(self, share: float) -> None:
+        """Read all partitions at the same pace, up to this share of each."""
         while behind := [n for n, at in enumerate(self.offsets) if at < int(share * len(self.records[n]))]:
             self.read(min(behind, key=lambda n: self.offsets[n] / len(self.records[n])), 20)
             self.advance()
@@ -93,7 +93,7 @@ class Work:
         )
 
     def at_random(self, rng: Random) -> None:
-        """Read, evaluate and save in any order, up to any place; partitions that were read to their end are idle."""
+        """Read, evaluate and save in random order up to a random place; partitions read to their end are idle."""
         stop = rng.randrange(sum(map(len, self.records)) + 1)
         while sum(self.offsets) < stop:
             number = rng.choice([n for n in range(len(self.records)) if self.left(n)])
@@ -116,19 +116,19 @@ class Work:
         return paths
 
     def source(self) -> MemorySource:
-        """The records up to where they were read."""
+        """The records that have been read."""
         source = MemorySource(self.partitions)
         for partition, records in zip(self.partitions, self.records, strict=True):
             source.add(partition, *records)
         return source.between(dict(zip(self.partitions, self.offsets, strict=True)))
 
     def stored(self) -> Stored:
-        found = self.store.load()
-        assert found is not None
-        return found
+        stored = self.store.load()
+        assert stored is not None
+        return stored
 
     def save_changed(self, change: Callable[[list[Row]], None]) -> None:
-        """The same state once more, but for a change to its rows: what a bug in a detector would save."""
+        """Save the same state again with a change to its rows, as a bug in a detector would."""
         rows: list[Row] = json.loads(json.dumps(list(self.stored().rows())))
         change(rows)
         kinds = ("partition", "key", "waiting")

@@ -1,4 +1,4 @@
-"""Read-only views: what a checkpoint holds, whether it matches its records, and why one key alerts or does not.
+"""Read-only views: the content of a checkpoint, whether it matches its records, and why one key alerts or does not.
 
-Nothing here changes a checkpoint; a `run` may be writing it meanwhile.
+Nothing here changes a checkpoint, which a `run` may be writing meanwhile.
 """

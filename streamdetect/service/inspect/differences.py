@@ -1,4 +1,4 @@
-"""What a comparison of two states comes to, and how it is told."""
+"""The result of comparing a checkpoint with the state derived from its records, and its text."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final, NamedTuple
 from streamdetect.errors import CheckpointError
 
 SHOWN: Final = 20
-"""Most differences that are listed."""
+"""How many differences are listed at most."""
 
 
 class Difference(NamedTuple):
-    """What is not the same: on the side of the checkpoint, and in what the records give."""
+    """One value that differs: in the checkpoint (`stored`) and derived from the records."""
 
     where: str
     what: str
@@ -25,7 +25,7 @@ class Difference(NamedTuple):
 
 @dataclass(slots=True)
 class Comparison:
-    """How much was compared, and what is not the same. `late` is what live arrival explains (`comparing`)."""
+    """How much was compared, and what differs. `late` are differences explained by late events (`compare`)."""
 
     keys: int = 0
     events: int = 0
@@ -35,36 +35,36 @@ class Comparison:
     evicting: bool = False
 
     def verdict(self) -> str:
-        """What was compared. Raises CheckpointError where something differs that nothing explains."""
-        compared = f"{self.keys:,} keys and {self.events:,} events (or waiting ones) of {self.partitions:,} partitions"
+        """The result as text. Raises CheckpointError for differences that late events do not explain."""
+        events = f"{self.events:,} events (including waiting ones)"
+        compared = f"{self.keys:,} keys and {events} of {self.partitions:,} partitions"
         if self.differences:
             raise CheckpointError(
-                f"The checkpoint is not what its records give, in {_listed(self.differences)}"
-                f"{self._late_text()}\nCompared: {compared}. {self._ways_on()}"
+                f"The checkpoint differs from the state that its records give in {_listed(self.differences)}"
+                f"{self._late_text()}\nCompared: {compared}. {self._advice()}"
             )
         if self.late:
-            return f"Its records give the same but for events that came late: {compared}.{self._late_text()}"
-        return f"Its records give the same: {compared}."
+            return f"Its records give the same state except for late events: {compared}.{self._late_text()}"
+        return f"Its records give the same state: {compared}."
 
     def _late_text(self) -> str:
         if not self.late:
             return ""
         return (
-            "\nEvents of partitions that were idle came, live, after their ticks. They count from the next tick on, "
-            "so they wait in the checkpoint; afterwards both are the same. This is no damage, in "
-            f"{_listed(self.late)}"
+            "\nIn the live run, events of idle partitions arrived after their ticks. They count from the next tick on, "
+            "so they wait in the checkpoint; after that tick both states are the same. This is not damage. "
+            f"It concerns {_listed(self.late)}"
         )
 
-    def _ways_on(self) -> str:
+    def _advice(self) -> str:
         evicting = (
-            "Keys were given up on one of the sides (limits.max_keys), which alone may be the cause. "
+            "Keys were evicted in one of the two states (limits.max_keys), which alone may be the cause. "
             if self.evicting
             else ""
         )
         return (
-            f"{evicting}If the records are those that the run has read (none deleted since, none before the place "
-            "where it began), and no late event has moved an episode, the state is wrong: build it anew with run "
-            "--rebuild."
+            f"{evicting}If these are the records that the run has read (none deleted since, none from before its "
+            "start) and no late event has moved an episode, the state is wrong: rebuild it with run --rebuild."
         )
 
 

@@ -32,7 +32,7 @@ from streamdetect.findings.timeline import (
 from streamdetect.model import address_key_of
 from streamdetect.report.words import conditions
 from streamdetect.service.bounded.variant_replay import ReplayOptions, run_backtest
-from streamdetect.service.inspect.open import check_settings, of_last, settings_of
+from streamdetect.service.inspect.open import check_settings, read_checkpoint, settings_of
 from streamdetect.sources import Source
 
 _ALL = 1_000_000  # keys: one for each rule and sensor with this destination and process
@@ -128,7 +128,7 @@ def explain_checkpoint(*, store: CheckpointStore, settings: Settings | None, que
     `settings` None: those the checkpoint was made with. Raises CheckpointError for a damaged checkpoint or one made
     with other settings, UsageError for a time before the last evaluated tick: that window is gone.
     """
-    return of_last(store, lambda stored: _explain_stored(stored, settings, query))
+    return read_checkpoint(store, lambda stored: _explain_stored(stored, settings, query))
 
 
 def _explain_stored(stored: Stored, settings: Settings | None, query: ExplainQuery) -> str:

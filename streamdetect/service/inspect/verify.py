@@ -1,8 +1,8 @@
-"""Whether a checkpoint is what its records give: they are read and evaluated again, and the two states compared.
+"""Verifies a checkpoint against its records: derives the state from them again, and compares the two states.
 
-1. read each partition up to the offset of the checkpoint: files from their beginning, Kafka from where the window of
-   the last evaluated tick E may begin (`rebuild`), and evaluate the ticks up to E, and none beyond,
-2. compare (`comparing`).
+1. read each partition up to the offset of the checkpoint: files from their start, Kafka from where the window of the
+   last evaluated tick E may start (`rebuild`); evaluate the ticks up to E, and none after,
+2. compare (`compare`).
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ from streamdetect.detect import Detector
 from streamdetect.detect.ticks import NEVER
 from streamdetect.errors import UsageError
 from streamdetect.model import Batch, Partition
-from streamdetect.service.gc import collecting_rarely
+from streamdetect.service.gc import infrequent_gc
 from streamdetect.service.inspect.compare import compare, partition_text
-from streamdetect.service.inspect.describe import VerifiedCheckpoint
 from streamdetect.service.inspect.differences import Comparison, Difference
-from streamdetect.service.live.rebuild import Continued, read_window, window_start_ms
+from streamdetect.service.inspect.integrity import VerifiedCheckpoint
+from streamdetect.service.live.rebuild import MidPartitionSource, read_window, window_start_ms
 from streamdetect.service.pipeline import Pipeline
 from streamdetect.sinks.files import NullSink
 from streamdetect.sources import Source
 
 
-def kafka_start_ms(examined: VerifiedCheckpoint) -> int | None:
-    """The Kafka timestamp to read from; None for the beginning, where no tick was evaluated yet."""
-    if examined.evaluated_ms is None:
+def kafka_start_ms(verified: VerifiedCheckpoint) -> int | None:
+    """The Kafka timestamp to read from; None for the beginning, if no tick has been evaluated yet."""
+    if verified.evaluated_ms is None:
         return None
-    return max(0, window_start_ms(examined.settings, examined.evaluated_ms))
+    return max(0, window_start_ms(verified.settings, verified.evaluated_ms))
 
 
 class FilePartitions:
-    """Files in the place of a checkpoint's partitions, each up to the offset that was reached there.
+    """Files as the partitions of a checkpoint, each read up to the offset of the checkpoint.
 
     The n-th file is the n-th partition, sorted by topic and number, and its record k the record at offset k.
     """
 
     def __init__(self, files: Source, offsets: Mapping[Partition, int]) -> None:
-        """UsageError where there are not as many files as partitions."""
+        """Raises UsageError if there are not as many files as partitions."""
         given, wanted = files.partitions(), sorted(offsets)
         if len(given) != len(wanted):
             files.close()
             raise UsageError(
-                f"the checkpoint has {len(wanted)} partitions and there are {len(given)} files. Name one file for "
+                f"the checkpoint has {len(wanted)} partitions, but there are {len(given)} files. Name one file for "
                 f"each: {', '.join(map(partition_text, wanted))}."
             )
         self._files = files
@@ -58,9 +58,9 @@ class FilePartitions:
         batches = self._files.poll(
             [given for given, partition in self._partitions.items() if partition in held], timeout_ms
         )
-        return [self._cut(batch) for batch in batches]
+        return [self._truncate(batch) for batch in batches]
 
-    def _cut(self, batch: Batch) -> Batch:
+    def _truncate(self, batch: Batch) -> Batch:
         partition = self._partitions[batch.partition]
         count = min(len(batch), self._ends[partition] - self.read[partition])
         self.read[partition] += count
@@ -78,7 +78,7 @@ class FilePartitions:
         self._files.close()
 
     def differences(self) -> list[Difference]:
-        """Files that are shorter than what was read."""
+        """Files with fewer records than the run has read."""
         return [
             Difference(partition_text(partition), "records", f"{end:,} were read", f"the file holds {read:,}")
             for (partition, read) in self.read.items()
@@ -87,34 +87,34 @@ class FilePartitions:
 
 
 def rederive(
-    examined: VerifiedCheckpoint,
+    verified: VerifiedCheckpoint,
     source: Source,
     *,
     start_ms: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Comparison:
-    """Both steps. `start_ms` is the Kafka timestamp that `source` begins at, None for the beginning of everything.
+    """Both steps. `start_ms` is the Kafka timestamp at which `source` starts, None if it starts with the first record.
 
-    `source` ends where the checkpoint does. `progress` is told how many records were read. Raises what the source
-    raises.
+    `source` ends at the offsets of the checkpoint. `progress` is called with the records read so far. Raises what the
+    source raises.
     """
-    detector = Detector(examined.settings)
-    pipeline = Pipeline(examined.settings, NullSink(), NullSink(), detector=detector)
+    detector = Detector(verified.settings)
+    pipeline = Pipeline(verified.settings, NullSink(), NullSink(), detector=detector)
 
-    def told() -> bool:
+    def report_progress() -> bool:
         progress(pipeline.consumed)
         return False
 
-    evaluated_ms = NEVER if examined.evaluated_ms is None else examined.evaluated_ms
-    with collecting_rarely():
+    evaluated_ms = NEVER if verified.evaluated_ms is None else verified.evaluated_ms
+    with infrequent_gc():
         read_window(
             pipeline,
-            source if start_ms is None else Continued(source, detector, start_ms),
+            source if start_ms is None else MidPartitionSource(source, detector, start_ms),
             evaluated_ms,
-            told,
+            report_progress,
         )
-    whole_ms = NEVER if start_ms is None else start_ms + examined.settings.time.max_future_skew_ms
-    comparison = compare(examined, detector, whole_ms)
+    complete_ms = NEVER if start_ms is None else start_ms + verified.settings.time.max_future_skew_ms
+    comparison = compare(verified, detector, complete_ms)
     if isinstance(source, FilePartitions):
         comparison.differences[:0] = source.differences()
     return comparison
