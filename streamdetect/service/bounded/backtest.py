@@ -9,7 +9,7 @@ from streamdetect.config import Expectations, NamedSettings, Settings, format_du
 from streamdetect.errors import InputError
 from streamdetect.findings.diff import diff
 from streamdetect.findings.episodes import Episode, Episodes, NotAnAlertError
-from streamdetect.findings.expectations import judge
+from streamdetect.findings.expectations import check_expectations
 from streamdetect.findings.outcome import Outcome, Variant
 from streamdetect.service.bounded.parallel_replay import jobs_for
 from streamdetect.service.bounded.variant_replay import ReplayOptions, run_backtest
@@ -71,7 +71,7 @@ def backtest(
     _compare(outcome, against, before)
     if expectations is not None:
         for variant in (outcome.base, *outcome.variants):
-            variant.verdicts = judge(expectations, variant.episodes, stopped=outcome.stopped)
+            variant.verdicts = check_expectations(expectations, variant.episodes, stopped=outcome.stopped)
         outcome.verdicts = outcome.base.verdicts
     outcome.remarks += _remarks(outcome)
     if before is not None:
