@@ -195,16 +195,16 @@ def test_the_replay_loop_gives_the_oracles_alerts_in_any_batch_size(
 ) -> None:
     """With any holding and batching the alerts are the oracle's bytes, and the counts add up."""
     expected = replay(data_set.partitions, data_set.settings)
-    sink, dead_letters = MemoryAlertSink(), MemoryDeadLetterSink()
+    sink, dead_letter_sink = MemoryAlertSink(), MemoryDeadLetterSink()
     summary = run_replay(
         settings=settings_from(data_set.settings),
         source=filled(data_set, batch_records),
         alert_sink=sink,
-        dead_letter_sink=dead_letters,
+        dead_letter_sink=dead_letter_sink,
     )
     assert sink.lines() == [to_line(alert) for alert in expected.alerts]
     refused = sum(summary.dead_lettered.values())
-    assert refused == len(dead_letters.dead_letters)
+    assert refused == len(dead_letter_sink.dead_letters)
     assert summary.consumed == summary.counted + sum(summary.filtered.values()) + summary.late + refused
     assert (summary.consumed, summary.ticks) == (expected.consumed, expected.ticks)
 

@@ -224,14 +224,8 @@ class Committer:
                 self._listener.save_failed(error)
                 if attempt == SAVE_ATTEMPTS:
                     raise
-                log.warning(
-                    "checkpoint %d could not be saved (attempt %d of %d, next in %g s): %s",
-                    checkpoint.number,
-                    attempt,
-                    SAVE_ATTEMPTS,
-                    SAVE_PAUSE_SECONDS,
-                    error,
-                )
+                attempts = f"attempt {attempt} of {SAVE_ATTEMPTS}, next in {SAVE_PAUSE_SECONDS:g} s"
+                log.warning("checkpoint %d could not be saved (%s): %s", checkpoint.number, attempts, error)
                 self._closing.wait(SAVE_PAUSE_SECONDS)
             else:
                 self._listener.saved(checkpoint.number, self._clock() - started, self._store.size_bytes())

@@ -122,6 +122,7 @@ class Startup:
         """`stack` closes what was opened. Raises StoppedError, and the errors of the dependencies."""
         self._settings = settings
         self._dependencies = dependencies
+        self._source = dependencies.source
         self._choice = choice
         self._stop = stop
         self._owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -156,13 +157,13 @@ class Startup:
     def _become_owner(
         self, takeover_seconds: float, clock: Callable[[], float], wait: Callable[[float], None]
     ) -> tuple[Ownership, CommitMetadata, dict[Partition, int]]:
-        """Claim the group and commit first metadata. If another standby commits first, stand by again."""
+        """Become the owner and commit its first metadata. If another standby commits first, stand by again."""
         while True:
             ownership = become_owner(
                 sink=self._dependencies.sink,
                 lock=self._dependencies.lock,
                 own_state=self._stores.state,
-                partitions=self._dependencies.source.partitions(),
+                partitions=self._source.partitions(),
                 refuse_reason=self._why_no_standby(),
                 takeover_seconds=takeover_seconds,
                 stop=self._stop,
@@ -197,11 +198,10 @@ class Startup:
             metadata = replace(
                 previous, epoch=previous.epoch + 1, owner=self._owner, heartbeat=0, released=False
             )
-        first = min(positions or self._dependencies.source.partitions())
+        first = min(positions or self._source.partitions())
         positions.setdefault(first, 0)
-        self._dependencies.sink.commit(
-            Outputs(), {first: positions[first]}, metadata, lambda: not self._stop()
-        )
+        first_position = {first: positions[first]}
+        self._dependencies.sink.commit(Outputs(), first_position, metadata, lambda: not self._stop())
         return metadata, positions
 
     def _restore_state(self, stored: Stored | None, start: StartPlan, ownership: Ownership) -> None:
@@ -211,7 +211,7 @@ class Startup:
             self._rebuild(ownership)
         else:
             self.detector.track_changes()
-            self._dependencies.source.begin()
+            self._source.begin()
 
     def _load(self, ownership: Ownership) -> tuple[Stored | None, StartPlan]:
         """A standby whose own directory does not hold the latest state rebuilds it; no operator has to choose."""
@@ -241,7 +241,7 @@ class Startup:
         )
 
     def _resume(self, stored: Stored, start: StartPlan) -> None:
-        partitions = set(self._dependencies.source.partitions())
+        partitions = set(self._source.partitions())
         rows = {Partition(row["topic"], row["number"]): row for row in stored.partitions}
         gone = sorted(rows.keys() - partitions)
         if gone:
@@ -254,9 +254,7 @@ class Startup:
         self.detector.track_changes()
         self.number = stored.number
         positions = {partition: row["offset"] for partition, row in rows.items() if partition in partitions}
-        self._dependencies.source.begin(
-            positions, {row["topic"]: row["topic_id"] for row in stored.partitions}
-        )
+        self._source.begin(positions, {row["topic"]: row["topic_id"] for row in stored.partitions})
         log.info("continuing from checkpoint %d with %d keys", stored.number, self.detector.keys)
         if start.pending != "published":
             self._publish(stored, pending, start)
@@ -279,27 +277,18 @@ class Startup:
             heartbeat=0,
             evaluated_ms=stored.progress["evaluated_ms"],
         )
-        log.info(
-            "publishing the pending outputs of checkpoint %d: %d alerts, %d dead letters",
-            stored.number,
-            len(pending.alerts),
-            len(pending.dead_letters),
-        )
+        log.info("publishing %d pending outputs of checkpoint %d", len(pending), stored.number)
         self.committer.submit(Cut(None, pending, positions, metadata))
         while self.committer.busy_after(1.0):
             self._stop()  # reports progress; a stop waits until these outputs are published
 
     def _unpublished(self, pending: Outputs) -> Outputs:
         since_ms = min((alert.tick_ms for alert in pending.alerts), default=0) - _READBACK_MARGIN_MS
-        alert_ids = (
-            {_alert_id(body) for body in self._dependencies.published_alerts(since_ms)}
-            if pending.alerts
-            else set()
-        )
+        alerts = self._dependencies.published_alerts(since_ms) if pending.alerts else ()
+        alert_ids = {_alert_id(body) for body in alerts}
         stamps = [dead_letter.record.timestamp_ms or 0 for dead_letter in pending.dead_letters]
-        origins = (
-            self._dependencies.published_dead_letters(min(stamps) - _READBACK_MARGIN_MS) if stamps else ()
-        )
+        since_ms = min(stamps, default=0) - _READBACK_MARGIN_MS
+        origins = self._dependencies.published_dead_letters(since_ms) if stamps else ()
         return Outputs(
             [alert for alert in pending.alerts if alert.id not in alert_ids],
             [
@@ -325,7 +314,7 @@ class Startup:
             published = self._dependencies.published_alerts(alerts_start_ms(self._settings, evaluated_ms))
             episodes = restore_episodes(self.detector, published)
             log.info("state rebuilt: %d keys, %d open episodes", self.detector.keys, episodes)
-        self._dependencies.source.begin(positions)
+        self._source.begin(positions)
 
     def _stoppable(self, rows: Iterable[Row]) -> Iterator[Row]:
         """The rows. Raises StoppedError in between: restoring many keys takes a while."""
