@@ -68,11 +68,11 @@ class _Collector:
 
     def _records(self) -> Iterator[Metric]:
         snapshot, counters = self._status.snapshot, self._status.counters
-        partitions = [] if snapshot is None else list(snapshot.partitions)
+        consumed = {} if snapshot is None else dict(snapshot.consumed)
         yield _counter(
             "records_consumed",
-            "Records read.",
-            [(_labels(partition), counters.consumed[partition]) for partition in partitions],
+            "Records read.",  # as of the summary's moment, so that the verdicts below add up in each scrape
+            [(_labels(partition), count) for partition, count in consumed.items()],
             _PARTITION,
         )
         counted, late = (0, 0) if snapshot is None else (snapshot.summary.counted, snapshot.summary.late)

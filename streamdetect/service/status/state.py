@@ -56,6 +56,7 @@ class StatusSnapshot:
 
     wall_seconds: float
     summary: Summary
+    consumed: Mapping[Partition, int]
     partitions: Mapping[Partition, PartitionStatus]
     watermark_ms: int | None
     evaluated_ms: int | None
@@ -232,6 +233,7 @@ class RunStatus(RunListener):
         self.snapshot = StatusSnapshot(
             wall_seconds=self._wall(),
             summary=self.parts.summary(),
+            consumed={partition: self.counters.consumed[partition] for partition in partitions},
             partitions=partitions,
             watermark_ms=detector.watermark_ms(),
             evaluated_ms=detector.evaluated_ms if detector.ticks else None,

@@ -68,6 +68,7 @@ class World:
 
     def __init__(self, **sections: Any) -> None:
         self.clock = ManualClock()
+        self.turn_seconds = 1.5
         self.settings = settings(**sections)
         self.source = MemorySource([ONE, TWO])
         self.status = RunStatus(self.settings, self.clock, lambda: START / 1000 + self.clock())
@@ -83,7 +84,7 @@ class World:
                 return False
             if not rest:
                 return True
-            self.clock.move(1.5)
+            self.clock.move(self.turn_seconds)
             rest.pop(0)()
             return False
 
@@ -178,6 +179,33 @@ def test_metrics_agree_with_the_run() -> None:
     consumed = sum(number for name, number in found.items() if name.startswith("records_consumed_total"))
     parts = ("records_counted_total", "records_filtered_total", "records_late_total", "dead_letters_total")
     assert consumed == sum(number for name, number in found.items() if name.startswith(parts))
+
+
+def sums(found: dict[str, float]) -> tuple[float, float]:
+    """Records consumed, and the sum of their verdicts."""
+    verdicts = ("records_counted_total", "records_filtered_total", "records_late_total", "dead_letters_total")
+    consumed = sum(number for name, number in found.items() if name.startswith("records_consumed_total"))
+    return consumed, sum(number for name, number in found.items() if name.startswith(verdicts))
+
+
+def test_verdicts_add_up_in_each_scrape() -> None:
+    """A scrape between two snapshots, a second apart, shows one moment: consumed equals the sum of the verdicts."""
+    world = World()
+    world.turn_seconds = 0.3  # several turns for each snapshot
+    found: list[dict[str, float]] = []
+
+    def add_and_scrape() -> None:
+        world.source.add(
+            ONE, event(START + len(found) * 60_000), b"no json", event(START, process={"name": "x"})
+        )
+        found.append(world.metrics())
+
+    world.run(*[add_and_scrape] * 16)
+    assert [sums(one)[0] for one in found] == sorted(sums(one)[0] for one in found)
+    assert sums(found[-1])[0] > 0
+    for one in found:
+        consumed, verdicts = sums(one)
+        assert consumed == verdicts
 
 
 def test_every_metric_exists_from_the_start() -> None:
