@@ -126,8 +126,8 @@ MANY = Many()
 
 
 AddressKey = NewType("AddressKey", object)
-"""A key's address in memory, made by `address_key_of` only: a canonical IPv4 address as an integer, which takes half the
-memory of its text; any other text unchanged; None. Equal exactly where the addresses are equal."""
+"""A key's address in memory, made by `address_key_of` only: a canonical IPv4 address as an integer, which takes half
+the memory of its text; any other text unchanged; None. Equal exactly where the addresses are equal."""
 
 
 def address_key_of(address: str | None) -> AddressKey:

@@ -329,7 +329,7 @@ def scraped() -> Iterator[tuple[str, frozenset[str], str]]:
     status.bounds = {partition: Bounds(0, 1)}
     status.last_checkpoint = LastCheckpoint(1, 0.0, {partition: 1})
     one = PartitionStatus(position=1, lag=0, clock_ms=0, watermark_ms=0, idle=False, held=False)
-    status.snapshot = StatusSnapshot(0.0, Summary(), {partition: one}, 0, 0, 0, {})
+    status.snapshot = StatusSnapshot(0.0, Summary(), {partition: 1}, {partition: one}, 0, 0, 0, {})
     body = Endpoints(status).get("/metrics").body.decode()
     for family in text_string_to_metric_families(body):
         if family.name.startswith("streamdetect_"):

@@ -179,7 +179,9 @@ def test_what_a_pipeline_adds_is_not_kept() -> None:
 def test_what_is_missing_is_named(path: str) -> None:
     """Everything that an episode is made of; a refused document leaves no trace."""
     gathered = Episodes(keep_panes=True)
-    with pytest.raises(NotAnAlertError, match=rf"^is not an alert of streamdetect: {path}(\.\w+)? is missing$"):
+    with pytest.raises(
+        NotAnAlertError, match=rf"^is not an alert of streamdetect: {path}(\.\w+)? is missing$"
+    ):
         gathered.take(changed(ALERTS[0], *path.split(".")))
     assert gathered == Episodes(keep_panes=True)
 

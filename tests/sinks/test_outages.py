@@ -270,7 +270,7 @@ def test_a_look_that_does_not_return(scene: Scene, monkeypatch: pytest.MonkeyPat
     """Is a KafkaError like every other silence: a standby waits on, and does not end with a bug."""
     sink, never = scene.fenced(), threading.Event()
     monkeypatch.setattr(kafka_sink, "ANSWER_SECONDS", -1.5)  # and the watchdog's 2 s
-    monkeypatch.setattr(sink._onlooker, "read", lambda *_arguments: never.wait())
+    monkeypatch.setattr(sink._unstable_offsets, "read", lambda *_arguments: never.wait())
     with pytest.raises(KafkaError, match=f"what the group {scene.group} has committed: no answer in"):
         sink.fetch_committed([scene.source])
     never.set()

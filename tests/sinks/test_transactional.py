@@ -545,7 +545,7 @@ def test_beats_that_went_with_a_topic(kafka: KafkaHouse) -> None:
     sink.commit(Outputs(), {gone: 1}, commit_metadata(1, heartbeat=1))
     kafka.broker.delete_topic(gone.topic)
     wait_until(lambda: gone not in sink.fetch_committed(kafka.source).positions)
-    sink._drop()  # as after any failure
+    sink._drop_producer()  # as after any failure
     sink.commit(Outputs([alert(2)]), dict.fromkeys(kafka.source[:2], 2), commit_metadata(2))
     assert kafka.published() == [1, 2]
 

@@ -124,10 +124,10 @@ def test_a_course_is_right_at_every_tick(data: DataSet, choice: int) -> None:
             expected = slow.figures(tick_ms, rule, course.key)
             figures = course.figures_at(tick_ms)
             assert figures == as_told(expected, course), iso(tick_ms)
-            why_not = oracle.why_not(expected, data.settings["rules"][rule])
-            assert failed_condition(figures, course.rule.limits) == why_not
+            failed = oracle.failed_condition(expected, data.settings["rules"][rule])
+            assert failed_condition(figures, course.rule.limits) == failed
             last = [point for point in course.points if point.tick_ms <= tick_ms]
-            assert not last or last[-1].failed == why_not
+            assert not last or last[-1].failed == failed
 
 
 @SOME
