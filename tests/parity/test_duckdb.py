@@ -226,7 +226,7 @@ def test_open_episodes_are_the_rows_of_the_hunt(name: str, tmp_path: Path) -> No
     plan, settings, partitions, true_ticks = CASES[name]
     logs = spread(plan, partitions, tmp_path / "records.jsonl")
     product = run(logs, settings, Random(plan.seed))
-    assert (product.dead, product.detector.suspect_leaps) == ({}, 0)
+    assert (product.dead_lettered, product.detector.suspect_leaps) == ({}, 0)
     alerts = [(tick_of(alert), alert) for alert in map(json.loads, product.lines)]
 
     with load(tmp_path / "records.jsonl", settings) as connection:

@@ -38,7 +38,7 @@ def compare(
         expected.filtered_total,
         expected.late,
     )
-    assert found.dead == expected.dead_lettered
+    assert found.dead_lettered == expected.dead_lettered
     assert (found.detector.ticks, found.detector.suspect_leaps) == (expected.ticks, expected.suspect_leaps)
 
 

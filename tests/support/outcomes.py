@@ -1,4 +1,4 @@
-"""Outcomes made by hand, as a backtest would fill them in; every text in them can be replaced by a hostile one."""
+"""Handmade outcomes as a backtest returns them; every text in them can be replaced by a hostile one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DAY_MS = 24 * HOUR_MS
 
 @dataclass(frozen=True)
 class Texts:
-    """Every text that comes from events, files or people."""
+    """Every text that comes from events, files or users."""
 
     address: str = "45.83.64.1"
     process: str = "chrome.exe"
@@ -66,7 +66,7 @@ HARMLESS = Texts()
 
 @dataclass
 class Beacon:
-    """Events of one key: every `period_ms` for `hours`, more or less."""
+    """Event times of one key: about every `period_ms` for about `hours`."""
 
     period_ms: int = 27_500
     hours: float = 9.0
@@ -82,27 +82,27 @@ class Beacon:
 
 
 def figures_at(times: Sequence[int], tick_ms: int, lookback_ms: int, hosts: int = 1) -> Figures:
-    within = [ms for ms in times if tick_ms - lookback_ms <= ms < tick_ms]
-    if not within:
+    in_window = [ms for ms in times if tick_ms - lookback_ms <= ms < tick_ms]
+    if not in_window:
         return Figures(0, 0, 0, 0, 0)
-    return Figures(len(within), within[0], within[-1], hosts, 1)
+    return Figures(len(in_window), in_window[0], in_window[-1], hosts, 1)
 
 
-def track_of(
+def tracked_key_of(
     rule: Rule, key: Key, times: Sequence[int], end_ms: int, texts: Texts, *, hosts: int = 1
 ) -> TrackedKey:
-    """The course of a key that these events make."""
+    """The tracked key of these event times."""
     limits = rule.limits
     points = []
     for tick_ms in range(times[0] - times[0] % PANE_MS + PANE_MS, end_ms + 1, PANE_MS):
         figures = figures_at(times, tick_ms, limits.lookback_ms, hosts)
         points.append(Point(tick_ms, figures, failed_condition(figures, limits)))
-    nearest = max(points, key=lambda one: one.figures.events)
+    closest = max(points, key=lambda one: one.figures.events)
     return TrackedKey(
         rule=rule,
         key=key,
-        closest=nearest,
-        closeness=Closeness(min(1.0, nearest.figures.connections_per_hour / 120), 0.9, 1.0 / hosts, 1.0),
+        closest=closest,
+        closeness=Closeness(min(1.0, closest.figures.connections_per_hour / 120), 0.9, 1.0 / hosts, 1.0),
         context=event_context(texts),
         points=points,
         panes=dict(Counter(ms - ms % PANE_MS for ms in times)),
@@ -139,7 +139,7 @@ def episode_of(
     resolved_ms: int | None = None,
     opened_ms: int | None = None,
 ) -> Episode:
-    """The episode of a track: opened at its first true tick."""
+    """The episode of a tracked key, by default opened at the first tick at which its condition is true."""
     first = next(one for one in tracked.points if one.failed is None)
     opened = first.tick_ms if opened_ms is None else opened_ms
     last = tracked.points[-1] if resolved_ms is None else first
@@ -191,7 +191,7 @@ def plain_figures(figures: Figures) -> dict[str, int]:
 
 
 def summary(episodes: int, **more: Any) -> dict[str, Any]:
-    """Counts that fit together: consumed = counted + filtered + late + dead_lettered."""
+    """Consistent counts: consumed = counted + filtered + late + dead_lettered."""
     plain: dict[str, Any] = {
         "counted": 41_352,
         "filtered": {"process.name": 310_220, "network.direction": 22_118, "destination.ip": 9_004},
@@ -224,7 +224,7 @@ def outcome(
     stopped: bool = False,
     plain: bool = False,
 ) -> Outcome:
-    """A backtest over a day. `plain` leaves out what a run without comparison and expectations has not."""
+    """The outcome of a backtest over a day; with `plain`, one without comparison and expectations."""
     settings = Settings.model_validate(
         {
             "rules": [
@@ -252,14 +252,14 @@ def outcome(
             beacon = Beacon(
                 hours=9 + index % 5, start_ms=START_MS + (30 + 7 * index % 300) * 60_000, seed=index
             )
-            tracked = track_of(rule, key, beacon.times, end_ms, texts)
+            tracked = tracked_key_of(rule, key, beacon.times, end_ms, texts)
         resolved = None if index % 3 == 2 else end_ms - (index % 40) * PANE_MS
         episode = episode_of(rule, key, tracked, texts, resolved_ms=resolved)
         found.append(episode)
         if index % 7 != 6:
             tracked_keys[episode.key] = tracked
-    nearby = [
-        track_of(
+    near_misses = [
+        tracked_key_of(
             rule,
             Key(f"{texts.address}0{index}", texts.process, texts.sensor if index % 2 else None),
             Beacon(period_ms=34_000 + 2_000 * index, hours=5 - index % 3, seed=100 + index).times,
@@ -302,7 +302,7 @@ def outcome(
         ),
         base=base,
         variants=[_variant(index, texts, settings, found, verdicts) for index in range(variants)],
-        near=nearby,
+        near=near_misses,
         tracked_keys=tracked_keys,
         first_tick_ms=START_MS + PANE_MS,
         last_tick_ms=max(end_ms, START_MS + hours * HOUR_MS),
@@ -316,7 +316,7 @@ def outcome(
 
 
 def settable(text: str) -> str:
-    """As a setting can hold it: not empty, and UTF-8."""
+    """The text as a valid value of a setting: not empty, and UTF-8."""
     return text.encode("utf-8", "ignore").decode() or "x"
 
 

@@ -1,4 +1,4 @@
-"""The product on a data set of tests/strategies.py, in memory: batches in any interleaving, any saving in between."""
+"""The product on a data set of `strategies`, in memory: records in any interleaving, with saves in between."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Json = dict[str, Any]
 
 
 def event(time_ms: int, **more: Any) -> bytes:
-    """A record that the default rule counts."""
+    """A record that counts for the default rule."""
     document = {
         "@timestamp": time_ms,
         "event": {"category": ["network"]},
@@ -29,7 +29,7 @@ def event(time_ms: int, **more: Any) -> bytes:
 
 
 def settings_from(plain: Json) -> Settings:
-    """Product settings from the oracle's plain ones, which have the same names with times in ms."""
+    """Settings from those of the oracle, which have the same names with times in ms."""
     text = {name.removesuffix("_ms"): f"{ms}ms" for name, ms in plain.items() if name.endswith("_ms")}
     rules = [
         {key: value for key, value in rule.items() if key != "renotify_ms"}
@@ -39,8 +39,8 @@ def settings_from(plain: Json) -> Settings:
     return Settings.model_validate({"profile": plain["profile"], "time": text, "rules": rules})
 
 
-class Saved:
-    """The plainest checkpoint: rows by what they are of, brought up to date by changes."""
+class SavedRows:
+    """A minimal checkpoint: rows in dicts and lists, updated by changes."""
 
     def __init__(self) -> None:
         self.progress: Json = {}
@@ -56,29 +56,31 @@ class Saved:
                 self.keys.pop(name, None)
             else:
                 self.keys[name] = row
-        done_ms = changes.progress["evaluated_ms"]
-        self.waiting = [row for row in (*self.waiting, *changes.waiting_rows()) if not_done(row, done_ms)]
+        evaluated_ms = changes.progress["evaluated_ms"]
+        self.waiting = [
+            row for row in (*self.waiting, *changes.waiting_rows()) if is_waiting(row, evaluated_ms)
+        ]
 
     def rows(self) -> list[Json]:
         rows = [self.progress, *self.partitions, *self.keys.values(), *self.waiting]
         return [json.loads(json.dumps(row)) for row in rows]
 
 
-def not_done(row: Json, done_ms: int | None) -> bool:
-    return done_ms is None or int(row["tick_ms"]) > done_ms
+def is_waiting(row: Json, evaluated_ms: int | None) -> bool:
+    return evaluated_ms is None or int(row["tick_ms"]) > evaluated_ms
 
 
 class Run:
-    """Feeds records one by one; counts verdicts as a summary would."""
+    """Feeds records one by one and counts verdicts as a summary does."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.decoder = Decoder(settings.profile, settings.limits.max_record_bytes)
         self.detector = Detector(settings)
         self.counted = self.late = self.filtered = 0
-        self.dead: dict[str, int] = {}
+        self.dead_lettered: dict[str, int] = {}
         self.lines: list[str] = []
-        self.saved = Saved()
+        self.saved = SavedRows()
         self.detector.track_changes()
 
     def processor(self, number: int) -> PartitionProcessor:
@@ -90,11 +92,11 @@ class Run:
         raw = document.encode() if isinstance(document, str) else json.dumps(document).encode()
         event = self.decoder.decode(raw)
         if isinstance(event, Refusal):
-            self.dead[event.reason] = self.dead.get(event.reason, 0) + 1
+            self.dead_lettered[event.reason] = self.dead_lettered.get(event.reason, 0) + 1
             return
         verdict = self.processor(number).accept(event, timestamp_ms)
         if verdict == FUTURE:
-            self.dead[FUTURE] = self.dead.get(FUTURE, 0) + 1
+            self.dead_lettered[FUTURE] = self.dead_lettered.get(FUTURE, 0) + 1
         self.counted += verdict == COUNTED
         self.late += verdict == LATE
         self.filtered += verdict not in (COUNTED, LATE, FUTURE)
@@ -103,7 +105,7 @@ class Run:
         self.lines += [alert.body.decode() for alert in self.detector.advance()]
 
     def step(self) -> None:
-        """One slice of a tick, with whatever comes next between it and the following one."""
+        """Evaluate one slice of a tick; records may be fed before the next slice."""
         self.lines += [alert.body.decode() for alert in self.detector.step()[0]]
 
     def end_tick(self) -> None:
@@ -114,7 +116,7 @@ class Run:
         self.lines += [alert.body.decode() for alert in self.detector.finish()]
 
     def checkpoint(self, *, restore: bool) -> None:
-        """Once no tick is under way, write what has changed; then go on with a new detector made from all of it."""
+        """Finish the current tick and save the changes; `restore` continues with a detector from the saved rows."""
         self.end_tick()
         self.saved.apply(self.detector.take_changes())
         if restore:
@@ -123,7 +125,7 @@ class Run:
             self.detector.track_changes()
 
     def save_and_restore(self) -> None:
-        """Go through the exported state, as text, into a new detector."""
+        """Continue with a new detector that imports the exported state after a round trip through JSON."""
         self.end_tick()
         rows = [json.loads(json.dumps(row)) for row in self.detector.export_state()]
         self.detector = Detector(self.settings)
@@ -140,25 +142,25 @@ def run(
 ) -> Run:
     """Run all partitions: one after the other, or interleaved by `rng`.
 
-    Then a record may have a save before it, and a tick may be cut into slices with records in between.
+    With `rng`, the state may be saved before a record, and a tick may be split into slices with records in between.
     """
     product = Run(settings_from(plain))
     for number in range(len(partitions)):
         product.processor(number)
-    ahead = [list(partition) for partition in partitions]
-    while any(ahead):
-        open_ones = [number for number, records in enumerate(ahead) if records]
-        number = open_ones[0] if rng is None else rng.choice(open_ones)
+    unread = [list(partition) for partition in partitions]
+    while any(unread):
+        with_records = [number for number, records in enumerate(unread) if records]
+        number = with_records[0] if rng is None else rng.choice(with_records)
         for _ in range(1 if rng is None else rng.choice([1, 1, 3, 20])):
-            if ahead[number]:
+            if unread[number]:
                 if rng is not None and rng.random() < saves:
                     product.save_and_restore()
                 if rng is not None and rng.random() < checkpoints:
                     product.checkpoint(restore=rng.random() < 0.5)
-                product.feed(number, ahead[number].pop(0))
-        for index, records in enumerate(ahead):
+                product.feed(number, unread[number].pop(0))
+        for index, records in enumerate(unread):
             product.processor(index).idle = not records
-        if any(ahead) and (rng is None or rng.random() < 0.7):
+        if any(unread) and (rng is None or rng.random() < 0.7):
             if rng is not None and rng.random() < slices:
                 product.step()
             else:
