@@ -67,10 +67,10 @@ class CountingSink(MemoryTransactionalSink):
         self,
         outputs: Outputs,
         positions: Mapping[Partition, int],
-        note: CommitMetadata,
+        metadata: CommitMetadata,
         patience: Callable[[], bool] = lambda: True,
     ) -> None:
-        super().commit(outputs, positions, note, patience)
+        super().commit(outputs, positions, metadata, patience)
         self.committed_alerts += len(self.alerts)
         self.alerts.clear()
 
