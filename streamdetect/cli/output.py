@@ -54,7 +54,7 @@ class Meter:
         self._bar = _bar(self._console) if self._console.is_terminal and not quiet else None
         self._seconds = BAR_SECONDS if self._bar is not None else LINE_SECONDS
         self._quiet = quiet
-        self._started = self._told = clock()
+        self._started = self._last_shown = clock()
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -68,9 +68,9 @@ class Meter:
     def tell(self, records: int, done: float, total: float | None) -> None:
         """Report `records` so far, and `done` of `total` in any unit (None: the total is unknown)."""
         now = self._clock()
-        if self._quiet or now - self._told < self._seconds:
+        if self._quiet or now - self._last_shown < self._seconds:
             return
-        self._told = now
+        self._last_shown = now
         rate = records / max(now - self._started, 0.001)
         text = f"{records:,} records, {rate:,.0f} a second"
         if self._bar is not None:

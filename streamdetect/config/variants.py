@@ -126,19 +126,19 @@ def _parted(text: str) -> list[str]:
     one.
     """
     parts, depth, quote = [""], 0, ""
-    for dead_letter in text:
+    for character in text:
         if quote:
-            quote = "" if dead_letter == quote else quote
-        elif dead_letter in "'\"" and (depth or not parts[-1].strip()):
-            quote = dead_letter
-        elif dead_letter in _OPENING:
+            quote = "" if character == quote else quote
+        elif character in "'\"" and (depth or not parts[-1].strip()):
+            quote = character
+        elif character in _OPENING:
             depth += 1
-        elif dead_letter in _CLOSING:
+        elif character in _CLOSING:
             depth -= 1
-        if dead_letter == "," and depth == 0 and not quote:
+        if character == "," and depth == 0 and not quote:
             parts.append("")
         else:
-            parts[-1] += dead_letter
+            parts[-1] += character
     if quote or depth:
         what = f"the quote {quote}" if quote else "a bracket"
         raise UsageError(f"--vary …={text}: {what} is not closed. Close it, or quote the whole value.")
