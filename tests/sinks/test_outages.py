@@ -1,4 +1,4 @@
-"""The ledger while the broker dies, comes back, falls silent or loses its answers: every commit takes place, once."""
+"""The Kafka sink when the broker is killed, restarts, hangs or loses responses: each commit happens exactly once."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from proxy import (
 from transactional_process import (
     Child,
     alert,
-    beside,
     commit_metadata,
+    in_background,
     is_open,
     kafka_settings,
     make_topic,
@@ -52,11 +52,11 @@ from streamdetect.sinks.transactional import Committed
 from streamdetect.sinks.watchdog import HungError, within
 
 RANDOM_SECONDS = float(os.environ.get("STREAMDETECT_OUTAGE_SECONDS", "30"))
-"""How long the broker is killed at random moments; more for a night."""
+"""Duration of the test that kills the broker at random moments."""
 
 
-class Scene:
-    """A broker behind a proxy, a group with topics of its own, and the ledgers that a test opens."""
+class ProxiedKafka:
+    """A broker behind a proxy, a consumer group with its own topics, and the sinks that a test opens."""
 
     def __init__(self, broker: Broker, proxy: Proxy) -> None:
         self.broker, self.proxy = broker, proxy
@@ -66,7 +66,7 @@ class Scene:
         self._opened: list[KafkaTransactionalSink] = []
 
     def fenced(self, takeover: str = "3s", **client: Any) -> KafkaTransactionalSink:
-        """The watchdog waits two thirds of `takeover`."""
+        """A sink that has fenced earlier owners. The watchdog's timeout is two thirds of `takeover`."""
         settings = kafka_settings(self.proxy.address, self.group, takeover, **client)
         self._opened.append(KafkaTransactionalSink(settings, self.alerts, self.alerts))
         self._opened[-1].fence([self.source])
@@ -92,8 +92,8 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def proxied() -> Iterator[tuple[Broker, Proxy]]:
-    """A broker whose clients come through a proxy. It ends transactions that run out of time soon."""
+def proxied_broker() -> Iterator[tuple[Broker, Proxy]]:
+    """A broker whose clients connect through a proxy. It aborts transactions within 100 ms of their timeout."""
     soon = {"transaction.abort.timed.out.transaction.cleanup.interval.ms": "100"}
     broker = Broker(properties=soon)
     with Proxy(broker) as proxy, broker:
@@ -101,9 +101,9 @@ def proxied() -> Iterator[tuple[Broker, Proxy]]:
 
 
 @pytest.fixture
-def scene(proxied: tuple[Broker, Proxy]) -> Iterator[Scene]:
-    with closing(Scene(*proxied)) as made:
-        yield made
+def kafka(proxied_broker: tuple[Broker, Proxy]) -> Iterator[ProxiedKafka]:
+    with closing(ProxiedKafka(*proxied_broker)) as created:
+        yield created
 
 
 # -- outages at a chosen step
@@ -119,28 +119,28 @@ STEPS = {
 
 
 @pytest.mark.parametrize("moment", ["request", "answer"])
-def test_an_outage_at_each_step(scene: Scene, moment: Moment) -> None:
-    """Whichever request or answer of a transaction is the last before an outage, the commit returns when the broker is
-    back, and took place once.
+def test_an_outage_at_each_step(kafka: ProxiedKafka, moment: Moment) -> None:
+    """Whichever request or response of a transaction is the last before an outage, the commit returns when the broker
+    is back, and has happened once.
     """
-    sink = scene.fenced()
-    scene.commit(sink, 1)
+    sink = kafka.fenced()
+    kafka.commit(sink, 1)
     for number, step in enumerate(STEPS.values(), start=2):
-        scene.proxy.down_at(step, moment, seconds=1)
-        begun = time.monotonic()
-        scene.commit(sink, number)
-        assert time.monotonic() - begun < 15
+        kafka.proxy.down_at(step, moment, seconds=1)
+        started = time.monotonic()
+        kafka.commit(sink, number)
+        assert time.monotonic() - started < 15
     last = 1 + len(STEPS)
-    assert scene.published() == list(range(1, last + 1))
-    assert scene.fenced().fetch_committed([scene.source]) == Committed(
-        {scene.source: last}, commit_metadata(last)
+    assert kafka.published() == list(range(1, last + 1))
+    assert kafka.fenced().fetch_committed([kafka.source]) == Committed(
+        {kafka.source: last}, commit_metadata(last)
     )
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_lost_connection_at_each_step(scene: Scene, step: str) -> None:
-    """A connection that breaks, with the broker still there, costs a moment."""
-    sink = scene.fenced()
+def test_a_lost_connection_at_each_step(kafka: ProxiedKafka, step: str) -> None:
+    """The sink recovers from a closed connection to a running broker."""
+    sink = kafka.fenced()
     lost: list[int] = []
 
     def lose_once(key: int) -> bool:
@@ -149,54 +149,54 @@ def test_a_lost_connection_at_each_step(scene: Scene, step: str) -> None:
         lost.append(key)
         return False
 
-    scene.proxy.on_answer = lose_once
-    scene.commit(sink, 1)
+    kafka.proxy.on_answer = lose_once
+    kafka.commit(sink, 1)
     assert lost
-    assert scene.published() == [1]
+    assert kafka.published() == [1]
 
 
-def test_a_commit_whose_answer_is_lost(scene: Scene) -> None:
-    """Committed, and the broker gone before it could say so: found out by the note, and not a record is sent again."""
-    sink = scene.fenced()
-    scene.commit(sink, 1)
-    scene.proxy.seen.clear()
-    # For less than the watchdog's 2 s the client asks again itself.
-    scene.proxy.down_at(END_TXN, "answer", seconds=3)
-    scene.commit(sink, 2)
-    assert scene.proxy.seen[PRODUCE] == 1
-    assert scene.published() == [1, 2]
+def test_a_commit_whose_response_is_lost(kafka: ProxiedKafka) -> None:
+    """The commit metadata shows that the transaction was committed, so no record is sent again."""
+    sink = kafka.fenced()
+    kafka.commit(sink, 1)
+    kafka.proxy.seen.clear()
+    # In an outage shorter than the watchdog's 2 s the client retries by itself.
+    kafka.proxy.down_at(END_TXN, "answer", seconds=3)
+    kafka.commit(sink, 2)
+    assert kafka.proxy.seen[PRODUCE] == 1
+    assert kafka.published() == [1, 2]
 
 
-def test_silence(scene: Scene) -> None:
-    """A network that swallows everything for a while, connections and all, is survived like a broker that died."""
-    sink = scene.fenced()
-    scene.commit(sink, 1)
+def test_a_silent_network(kafka: ProxiedKafka) -> None:
+    """A network that drops all traffic for a while has the same effect as a broker that was killed."""
+    sink = kafka.fenced()
+    kafka.commit(sink, 1)
     for number in (2, 3):
-        scene.proxy.passing.clear()
-        back = threading.Timer(4.0, scene.proxy.passing.set)
+        kafka.proxy.passing.clear()
+        back = threading.Timer(4.0, kafka.proxy.passing.set)
         back.start()
-        scene.commit(sink, number)
-    assert scene.published() == [1, 2, 3]
+        kafka.commit(sink, number)
+    assert kafka.published() == [1, 2, 3]
 
 
-def test_a_large_record_on_a_slow_line(scene: Scene) -> None:
-    """What needs longer than the watchdog's time gets it, by its size: else it would be begun again for ever."""
-    sink = scene.fenced()
-    scene.proxy.bytes_per_second = 2_000_000
-    scene.proxy.seen.clear()
+def test_a_large_record_over_a_slow_connection(kafka: ProxiedKafka) -> None:
+    """The watchdog's timeout grows with the size of the transaction; otherwise it would be restarted for ever."""
+    sink = kafka.fenced()
+    kafka.proxy.bytes_per_second = 2_000_000
+    kafka.proxy.seen.clear()
     record = Record(Partition("source"), 1, 0, None, b"x" * 6_000_000)
     outputs = Outputs(dead_letters=[DeadLetter(record, "too_large", "6 MB")])
-    begun = time.monotonic()
-    sink.commit(outputs, {scene.source: 1}, commit_metadata(1), patience_for(15))
-    assert time.monotonic() - begun > 2, "6 MB at 2 MB/s take 3 s, the watchdog alone gives 2 s"
-    assert scene.proxy.seen[PRODUCE] == 1
-    assert [len(record.value or b"") for record in stored(scene.broker, scene.alerts)] == [6_000_000]
+    started = time.monotonic()
+    sink.commit(outputs, {kafka.source: 1}, commit_metadata(1), patience_for(15))
+    assert time.monotonic() - started > 2, "6 MB at 2 MB/s take 3 s, the watchdog alone gives 2 s"
+    assert kafka.proxy.seen[PRODUCE] == 1
+    assert [len(record.value or b"") for record in stored(kafka.broker, kafka.alerts)] == [6_000_000]
 
 
-def test_a_transaction_that_runs_out_of_time(scene: Scene) -> None:
-    """The broker ends a transaction that takes too long, which looks like fencing; it is committed again, once."""
-    sink = scene.fenced("60s", transaction_timeout_ms=1_000)
-    scene.commit(sink, 1)
+def test_a_transaction_timeout(kafka: ProxiedKafka) -> None:
+    """The broker aborts the transaction, which looks like fencing; the sink commits it again, once."""
+    sink = kafka.fenced("60s", transaction_timeout_ms=1_000)
+    kafka.commit(sink, 1)
     send = sink._send_positions
     held: list[object] = []
 
@@ -204,55 +204,55 @@ def test_a_transaction_that_runs_out_of_time(scene: Scene) -> None:
         send(*arguments)
         if not held:
             held.append(arguments)
-            wait_until(lambda: not is_open(scene.broker, scene.alerts))
+            wait_until(lambda: not is_open(kafka.broker, kafka.alerts))
 
     sink._send_positions = hold_once  # type: ignore[method-assign,assignment]
-    scene.commit(sink, 2)
+    kafka.commit(sink, 2)
     assert held
-    assert scene.published() == [1, 2]
+    assert kafka.published() == [1, 2]
 
 
-def test_many_partitions_are_one_question(scene: Scene) -> None:
-    """A look at 300 partitions asks once: one by one would be seconds on a long line."""
-    topic = make_topic(scene.broker, partitions=300)
+def test_offsets_of_many_partitions_are_one_request(kafka: ProxiedKafka) -> None:
+    """Offsets of 300 partitions are fetched with one request; one each would take seconds over a slow connection."""
+    topic = make_topic(kafka.broker, partitions=300)
     source = [Partition(topic, number) for number in range(300)]
-    sink, positions = scene.fenced(), {partition: partition.number for partition in source}
+    sink, positions = kafka.fenced(), {partition: partition.number for partition in source}
     sink.commit(Outputs(), positions, commit_metadata(1))
     wait_until(lambda: sink.fetch_committed(source).metadata == commit_metadata(1))
-    scene.proxy.seen.clear()
+    kafka.proxy.seen.clear()
     assert sink.fetch_committed(source) == Committed(positions, commit_metadata(1))
-    assert scene.proxy.seen[OFFSET_FETCH] == 1
+    assert kafka.proxy.seen[OFFSET_FETCH] == 1
 
 
 # -- calls that never return
 
 
-def test_the_hang_of_the_client(scene: Scene) -> None:
-    """The reason for the watchdog: a call of a transaction that is made while the broker is away never returns, though
-    the broker is back long since.
+def test_a_hanging_call_of_the_client(kafka: ProxiedKafka) -> None:
+    """The reason for the watchdog: a transaction call made during an outage never returns, even when the broker is
+    back.
     """
     # The client takes the request from its queue, fails to connect, and forgets the request.
-    producer = KafkaProducer(bootstrap_servers=scene.proxy.address, transactional_id=scene.group)
+    producer = KafkaProducer(bootstrap_servers=kafka.proxy.address, transactional_id=kafka.group)
     producer.init_transactions()
     producer.begin_transaction()
-    producer.send(scene.alerts, b'{"number":1}').get(10)
-    scene.proxy.down()
-    threading.Timer(1.0, scene.proxy.up).start()
-    offsets = {TopicPartition(*scene.source): OffsetAndMetadata(1, "", -1)}
-    # On a busy machine the client may notice the loss before the call; then it does not hang this time.
+    producer.send(kafka.alerts, b'{"number":1}').get(10)
+    kafka.proxy.down()
+    threading.Timer(1.0, kafka.proxy.up).start()
+    offsets = {TopicPartition(*kafka.source): OffsetAndMetadata(1, "", -1)}
+    # On a busy machine the client may detect the outage before the call; then the call does not hang.
     with contextlib.suppress(HungError):
         within(6.0, lambda: producer.send_offsets_to_transaction(offsets, ConsumerGroupMetadata("g")))
     kafka_sink.abandon(producer)
-    sink = scene.fenced()
-    scene.proxy.down_at(ADD_OFFSETS_TO_TXN, "request", seconds=1)
-    begun = time.monotonic()
-    scene.commit(sink, 2)
-    assert time.monotonic() - begun < 30
-    assert scene.published() == [2]
+    sink = kafka.fenced()
+    kafka.proxy.down_at(ADD_OFFSETS_TO_TXN, "request", seconds=1)
+    started = time.monotonic()
+    kafka.commit(sink, 2)
+    assert time.monotonic() - started < 30
+    assert kafka.published() == [2]
 
 
-def test_within_gives_up_on_a_call_that_does_not_return() -> None:
-    """What returns or raises in time is passed on, a time-out of its own too; the rest is HungError."""
+def test_within_raises_after_the_timeout() -> None:
+    """Returns or raises what the call does, also its own TimeoutError; raises HungError after the timeout."""
     never = threading.Event()
 
     def fail(error: Exception) -> None:
@@ -266,62 +266,64 @@ def test_within_gives_up_on_a_call_that_does_not_return() -> None:
     never.set()
 
 
-def test_a_look_that_does_not_return(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is a KafkaError like every other silence: a standby waits on, and does not end with a bug."""
-    sink, never = scene.fenced(), threading.Event()
-    monkeypatch.setattr(kafka_sink, "ANSWER_SECONDS", -1.5)  # and the watchdog's 2 s
+def test_fetching_offsets_that_hangs(kafka: ProxiedKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raises KafkaError, as for any broker without a response, so that a standby keeps waiting."""
+    sink, never = kafka.fenced(), threading.Event()
+    monkeypatch.setattr(kafka_sink, "ANSWER_SECONDS", -1.5)  # plus the watchdog's 2 s
     monkeypatch.setattr(sink._unstable_offsets, "read", lambda *_arguments: never.wait())
-    with pytest.raises(KafkaError, match=f"what the group {scene.group} has committed: no answer in"):
-        sink.fetch_committed([scene.source])
+    with pytest.raises(KafkaError, match=f"committed offsets of {kafka.group}: no answer in"):
+        sink.fetch_committed([kafka.source])
     never.set()
 
 
-def test_a_transaction_that_nobody_ends(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Positions of the group in an open transaction of another id, such as brokers leave behind that forgot to
-    write its end: the claim says what it is and what to do, and goes well once that is done.
+def test_a_hanging_transaction(kafka: ProxiedKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An open transaction of another id contains positions of the group, as after brokers have lost track of one:
+    `fence` raises an error with the cause and the remedy, and succeeds after the transaction is aborted.
     """
     monkeypatch.setattr(kafka_sink, "ANSWER_SECONDS", 1.0)
     producer = KafkaProducer(
-        bootstrap_servers=scene.broker.bootstrap, transactional_id=f"{scene.group}-other"
+        bootstrap_servers=kafka.broker.bootstrap, transactional_id=f"{kafka.group}-other"
     )
     producer.init_transactions()
     producer.begin_transaction()
-    offsets = {TopicPartition(*scene.source): OffsetAndMetadata(1, "", -1)}
-    producer.send_offsets_to_transaction(offsets, scene.group)
+    offsets = {TopicPartition(*kafka.source): OffsetAndMetadata(1, "", -1)}
+    producer.send_offsets_to_transaction(offsets, kafka.group)
     with pytest.raises(KafkaError, match=r"does not end, .* kafka-transactions.sh find-hanging"):
-        scene.fenced()
+        kafka.fenced()
     producer.abort_transaction()
     producer.close()
-    scene.fenced()
+    kafka.fenced()
 
 
-def test_nothing_is_left_behind(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A producer given up with records on their way ends its threads though the broker is away, and when its memory is
-    taken back it says nothing on standard error.
+def test_an_abandoned_producer_leaves_nothing_behind(
+    kafka: ProxiedKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A producer abandoned with records in flight ends its threads during an outage, and its finalizer prints nothing
+    to standard error.
     """
-    told: list[object] = []
-    monkeypatch.setattr(sys, "unraisablehook", told.append)
-    sink = scene.fenced()
-    scene.proxy.down_at(PRODUCE, "request", seconds=600)
+    unraisable: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    sink = kafka.fenced()
+    kafka.proxy.down_at(PRODUCE, "request", seconds=600)
     with suppress(KafkaError):
-        scene.commit(sink, 1, patience=lambda: False)
+        kafka.commit(sink, 1, patience=lambda: False)
     wait_until(lambda: _sender_threads() == 0)
     gc.collect()
-    assert told == []
+    assert unraisable == []
 
 
 def _sender_threads() -> int:
     return sum(thread.name == "streamdetect-network-thread" for thread in threading.enumerate())
 
 
-def test_a_process_ends_though_a_call_hangs(scene: Scene) -> None:
-    """When main has returned, neither a thread in a call that never returns nor a producer with records on their way
-    (kafka-python has exit handlers) keeps the process alive.
+def test_a_process_exits_though_a_call_hangs(kafka: ProxiedKafka) -> None:
+    """After main has returned, neither a thread in a hanging call nor a producer with records in flight (kafka-python
+    has exit handlers) keeps the process alive.
     """
-    child = Child("hung", scene.proxy.address, scene.group, scene.alerts, scene.source.topic)
+    child = Child("hung", kafka.proxy.address, kafka.group, kafka.alerts, kafka.source.topic)
     child.await_line("ready")
-    scene.proxy.down_at(ADD_OFFSETS_TO_TXN, "request", seconds=600)
-    child.go_on()
+    kafka.proxy.down_at(ADD_OFFSETS_TO_TXN, "request", seconds=600)
+    child.resume()
     child.await_line("main returns")
     assert child.end(seconds=6.0) == 0
 
@@ -330,48 +332,48 @@ def test_a_process_ends_though_a_call_hangs(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("outage", ["down", "silent"])
-def test_patience_that_has_run_out(scene: Scene, outage: str) -> None:
-    """A stop does not wait for ever: a KafkaError (exit 4) says that it is saved and goes out at the next start, as it
-    does, whether or not the ledger gave up in the middle.
+def test_patience_that_has_run_out(kafka: ProxiedKafka, outage: str) -> None:
+    """Raises KafkaError (exit 4): the outputs are saved and will be published at the next start. The next start
+    publishes them, whether or not the sink gave up in the middle of a transaction.
     """
-    sink = scene.fenced()
-    scene.commit(sink, 1)
+    sink = kafka.fenced()
+    kafka.commit(sink, 1)
     if outage == "down":
-        scene.proxy.down()
+        kafka.proxy.down()
     else:
-        scene.proxy.passing.clear()
+        kafka.proxy.passing.clear()
     for _ in range(2):
-        begun = time.monotonic()
-        with pytest.raises(KafkaError, match=r"\. It is saved in the checkpoint, and goes out") as told:
-            scene.commit(sink, 2, patience=lambda: False)
-        assert told.value.exit_code == 4
-        assert time.monotonic() - begun < 15
-    begun = time.monotonic()
+        started = time.monotonic()
+        with pytest.raises(KafkaError, match=r"\. They are saved in the checkpoint and will be") as raised:
+            kafka.commit(sink, 2, patience=lambda: False)
+        assert raised.value.exit_code == 4
+        assert time.monotonic() - started < 15
+    started = time.monotonic()
     sink.close()
-    assert time.monotonic() - begun < 5
-    scene.proxy.calm()
-    next_start = scene.fenced()
-    assert next_start.fetch_committed([scene.source]).metadata == commit_metadata(1)
-    scene.commit(next_start, 2, epoch=2)
-    assert scene.published() == [1, 2]
+    assert time.monotonic() - started < 5
+    kafka.proxy.calm()
+    next_start = kafka.fenced()
+    assert next_start.fetch_committed([kafka.source]).metadata == commit_metadata(1)
+    kafka.commit(next_start, 2, epoch=2)
+    assert kafka.published() == [1, 2]
 
 
-def test_waiting_is_told_now_and_then(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
-    """One warning when a transaction is not taken, with what to look at; not one for each attempt."""
-    sink = scene.fenced()
-    scene.proxy.passing.clear()
-    threading.Timer(6.0, scene.proxy.passing.set).start()
+def test_retries_are_logged_at_intervals(kafka: ProxiedKafka, caplog: pytest.LogCaptureFixture) -> None:
+    """One warning with advice while a transaction is retried, not one for each attempt."""
+    sink = kafka.fenced()
+    kafka.proxy.passing.clear()
+    threading.Timer(6.0, kafka.proxy.passing.set).start()
     with caplog.at_level(logging.WARNING, "streamdetect"):
-        scene.commit(sink, 1)
-    (told,) = [record.getMessage() for record in caplog.records if record.name.startswith("streamdetect")]
-    assert "retrying until it does: no answer in 2 s. The brokers did not confirm in time: check" in told
+        kafka.commit(sink, 1)
+    (message,) = [record.getMessage() for record in caplog.records if record.name.startswith("streamdetect")]
+    assert "retrying until it does: no answer in 2 s. The brokers did not confirm in time: check" in message
 
 
 # -- outages at any moment
 
 
-class Unbroken:
-    """Commits one after the other, until told to stop, or until the broker has lost one."""
+class ContinuousCommits:
+    """Commits continuously until `finished`, or until the broker has lost a transaction."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -396,7 +398,7 @@ class Unbroken:
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """At the end of the block the last commit arrives, unless there is no hope for it."""
+        """Wait for the last commit at the end of the block, unless the broker has lost a transaction."""
         try:
             yield
         except BaseException:
@@ -407,7 +409,7 @@ class Unbroken:
             self.finished.set()
 
     def check(self) -> None:
-        """All that was committed is there, once and in order. If the broker lost one, up to that one."""
+        """Everything committed is visible, once and in order; if the broker lost a transaction, up to that one."""
         if self.broker_lost_one:
             there, last = numbers(visible(self._broker, self.topic)), self.done - 1
         else:
@@ -421,14 +423,17 @@ class Unbroken:
     def _patience(self) -> bool:
         return not self.gave_up
 
-    def go_on(self) -> None:
-        """Wait for a commit that began after this call, or for the end."""
+    def wait_for_progress(self) -> None:
+        """Wait for a commit that started after this call, or for a lost transaction."""
         enough, is_early = self.done + 2, patience_for(15)
-        wait_until(lambda: self.done >= enough or (not is_early() and self._hangs()), seconds=120)
+        wait_until(
+            lambda: self.done >= enough or (not is_early() and self._transaction_was_lost()), seconds=120
+        )
 
-    def _hangs(self) -> bool:
-        """Kafka 4.4.0 forgets a decided transaction if its partitions have no leader at that moment, as right after the
-        restart of a broker that is alone: it takes them for deleted. It is decided then, and open for ever.
+    def _transaction_was_lost(self) -> bool:
+        """Whether the broker has lost a transaction. Kafka 4.4.0 does so when the partitions of a decided transaction
+        have no leader, as right after the restart of a single broker: it takes them for deleted. The transaction then
+        stays open for ever.
         """
         before, still_open = self._state(), is_open(self._broker, self.topic)
         is_over = before == self._state() and before[0] == "EMPTY"
@@ -437,23 +442,23 @@ class Unbroken:
         return self.broker_lost_one
 
     def _state(self) -> tuple[str, int]:
-        told = self._broker.admin.describe_transactions(["group"])["group"]
-        return told.state.name, told.producer_epoch
+        transaction = self._broker.admin.describe_transactions(["group"])["group"]
+        return transaction.state.name, transaction.producer_epoch
 
 
 @pytest.mark.timeout(RANDOM_SECONDS + 300)
 def test_a_broker_killed_at_random_moments() -> None:
-    """Killed again and again while one commit follows the other: none is lost, none doubled, all are in order."""
+    """The broker is killed repeatedly during continuous commits: none is lost or duplicated, all are in order."""
     random, deadline = Random(20260302), time.monotonic() + RANDOM_SECONDS
     while time.monotonic() < deadline:
         with Broker() as broker:
-            commits = Unbroken(broker)
-            with beside(commits.run), commits.ending():
+            commits = ContinuousCommits(broker)
+            with in_background(commits.run), commits.ending():
                 while time.monotonic() < deadline and not commits.broker_lost_one:
-                    time.sleep(random.uniform(0, 0.5))  # the moment is what is varied
+                    time.sleep(random.uniform(0, 0.5))  # the moment of the kill varies
                     broker.kill()
-                    time.sleep(random.uniform(0, 2))  # so is how long it is away
+                    time.sleep(random.uniform(0, 2))  # the duration of the outage varies
                     broker.start()
-                    commits.go_on()
+                    commits.wait_for_progress()
             commits.check()
             commits.sink.close()

@@ -1,4 +1,4 @@
-"""Ledgers: one contract, held by Kafka (a real broker) and by the fake; and what records look like in Kafka."""
+"""Transactional sinks: one contract for Kafka (a real broker) and the fake; the records in Kafka; errors."""
 
 from __future__ import annotations
 
@@ -56,20 +56,20 @@ def new_group() -> str:
 # -- the contract
 
 
-class House(Protocol):
-    """One group and its topics; every `open` is what another process would open."""
+class Environment(Protocol):
+    """One consumer group and its topics. Each `open` opens the sink as another process would."""
 
     source: tuple[Partition, ...]
 
     def open(self) -> TransactionalSink: ...
 
     def published(self) -> list[int]:
-        """The alerts that are there for everybody, in order."""
+        """The committed alerts, in order."""
         ...
 
 
-class MemoryHouse:
-    """The fake."""
+class MemoryEnvironment:
+    """The fake sink."""
 
     def __init__(self) -> None:
         self.source: tuple[Partition, ...] = (Partition("a", 0), Partition("a", 1), Partition("b", 0))
@@ -82,8 +82,8 @@ class MemoryHouse:
         return [published.tick_ms - alert(0).tick_ms for published in self._first.alerts]
 
 
-class KafkaHouse:
-    """Also used by tests of Kafka alone, with the topics and client settings they need."""
+class KafkaEnvironment:
+    """A real broker. Tests of Kafka alone change the topics and client settings."""
 
     def __init__(self, broker: Broker, **client: Any) -> None:
         self.broker = broker
@@ -108,7 +108,7 @@ class KafkaHouse:
         return numbers(stored(self.broker, self.alerts))
 
     def refused(self) -> list[Record]:
-        """The dead letters that are there for everybody."""
+        """The committed dead letters."""
         return stored(self.broker, self.dead_letters)
 
     def close(self) -> None:
@@ -117,63 +117,67 @@ class KafkaHouse:
 
 
 @pytest.fixture(params=["memory", "kafka"])
-def house(request: pytest.FixtureRequest) -> Iterator[House]:
-    """Every implementation of a ledger."""
+def environment(request: pytest.FixtureRequest) -> Iterator[Environment]:
+    """Each implementation of a transactional sink."""
     if request.param == "memory":
-        yield MemoryHouse()
+        yield MemoryEnvironment()
         return
-    with closing(KafkaHouse(request.getfixturevalue("broker"))) as made:
-        yield made
+    with closing(KafkaEnvironment(request.getfixturevalue("broker"))) as created:
+        yield created
 
 
 @pytest.fixture
-def kafka(broker: Broker) -> Iterator[KafkaHouse]:
-    """Kafka alone."""
-    with closing(KafkaHouse(broker)) as made:
-        yield made
+def kafka(broker: Broker) -> Iterator[KafkaEnvironment]:
+    """Only Kafka."""
+    with closing(KafkaEnvironment(broker)) as created:
+        yield created
 
 
-def test_nothing_is_committed_at_first(house: House) -> None:
-    """A group that nobody ever owned has no positions and no note, whether one looks or claims."""
-    sink = house.open()
-    assert sink.fetch_committed(house.source) == Committed({}, None)
-    assert sink.fence(house.source) == Committed({}, None)
-    assert house.published() == []
+def test_nothing_is_committed_at_first(environment: Environment) -> None:
+    """A consumer group without an owner has no positions and no commit metadata, before and after `fence`."""
+    sink = environment.open()
+    assert sink.fetch_committed(environment.source) == Committed({}, None)
+    assert sink.fence(environment.source) == Committed({}, None)
+    assert environment.published() == []
 
 
-def test_all_of_a_commit_is_there_for_others(house: House) -> None:
-    """Outputs in their order, positions of several partitions, the note: seen by whoever looks or claims next."""
-    owner, other = house.open(), house.open()
-    owner.fence(house.source)
-    positions = dict(zip(house.source, (3, 5, 7), strict=True))
+def test_a_commit_is_visible_to_others(environment: Environment) -> None:
+    """Outputs in order, positions of several partitions, and the commit metadata are visible to another sink."""
+    owner, other = environment.open(), environment.open()
+    owner.fence(environment.source)
+    positions = dict(zip(environment.source, (3, 5, 7), strict=True))
     owner.commit(Outputs([alert(2), alert(1)]), positions, commit_metadata(1))
-    wait_until(lambda: other.fetch_committed(house.source) == Committed(positions, commit_metadata(1)))
-    assert other.fence(house.source) == Committed(positions, commit_metadata(1))
-    assert house.published() == [2, 1]
+    wait_until(lambda: other.fetch_committed(environment.source) == Committed(positions, commit_metadata(1)))
+    assert other.fence(environment.source) == Committed(positions, commit_metadata(1))
+    assert environment.published() == [2, 1]
 
 
-def test_a_commit_of_some_partitions_leaves_the_others(house: House) -> None:
-    """A beat commits one partition: its note is the newest, and the others keep the positions that they had."""
-    owner = house.open()
-    owner.fence(house.source)
-    positions = dict(zip(house.source, (3, 5, 7), strict=True))
+def test_a_commit_of_some_partitions_keeps_the_others(environment: Environment) -> None:
+    """A heartbeat commits one partition: its commit metadata is the newest; the others keep their positions."""
+    owner = environment.open()
+    owner.fence(environment.source)
+    positions = dict(zip(environment.source, (3, 5, 7), strict=True))
     owner.commit(Outputs(), positions, commit_metadata(1))
-    for heartbeat, partition in enumerate(house.source, start=1):
+    for heartbeat, partition in enumerate(environment.source, start=1):
         owner.commit(Outputs(), {partition: positions[partition]}, commit_metadata(1, heartbeat=heartbeat))
-    assert house.open().fence(house.source) == Committed(positions, commit_metadata(1, heartbeat=3))
+    assert environment.open().fence(environment.source) == Committed(
+        positions, commit_metadata(1, heartbeat=3)
+    )
 
 
-def test_positions_may_go_back(house: House) -> None:
-    """A start from anew reads again what was read: the positions are those of the last commit, not the highest."""
-    owner = house.open()
-    owner.fence(house.source)
+def test_positions_may_go_back(environment: Environment) -> None:
+    """A fresh start reads records again: the positions are those of the last commit, not the highest."""
+    owner = environment.open()
+    owner.fence(environment.source)
     for number, offset in ((1, 900), (2, 0)):
-        owner.commit(Outputs(), dict.fromkeys(house.source, offset), commit_metadata(number))
-    assert house.open().fence(house.source) == Committed(dict.fromkeys(house.source, 0), commit_metadata(2))
+        owner.commit(Outputs(), dict.fromkeys(environment.source, offset), commit_metadata(number))
+    assert environment.open().fence(environment.source) == Committed(
+        dict.fromkeys(environment.source, 0), commit_metadata(2)
+    )
 
 
 @pytest.mark.parametrize(
-    "told",
+    "metadata",
     [
         CommitMetadata(1, "host-1-ab", "state", 0),
         CommitMetadata(
@@ -182,84 +186,90 @@ def test_positions_may_go_back(house: House) -> None:
         CommitMetadata(1, "h" * 255, "s" * 255, 1, evaluated_ms=-62_135_596_800_000),
     ],
 )
-def test_a_note_comes_back_as_it_was(house: House, told: CommitMetadata) -> None:
-    """Every field of a note survives, whatever its texts hold and however large its numbers are."""
-    owner = house.open()
-    owner.fence(house.source)
-    owner.commit(Outputs(), {house.source[0]: 1}, told)
-    assert house.open().fence(house.source).metadata == told
+def test_commit_metadata_round_trip(environment: Environment, metadata: CommitMetadata) -> None:
+    """Every field is read back unchanged: any text, any number."""
+    owner = environment.open()
+    owner.fence(environment.source)
+    owner.commit(Outputs(), {environment.source[0]: 1}, metadata)
+    assert environment.open().fence(environment.source).metadata == metadata
 
 
-def test_a_newer_owner_fences_the_older(house: House) -> None:
-    """Once another has claimed and said so, every commit of the older fails (exit 6), and nothing of it is seen."""
-    older, newer = house.open(), house.open()
-    older.fence(house.source)
-    older.commit(Outputs([alert(1)]), {house.source[0]: 1}, commit_metadata(1))
-    found = newer.fence(house.source)
-    assert found == Committed({house.source[0]: 1}, commit_metadata(1))
-    newer.commit(Outputs(), found.positions, commit_metadata(1, epoch=2, owner="second"))
+def test_a_newer_owner_fences_the_older(environment: Environment) -> None:
+    """After `fence` and a commit of a newer owner, each commit of the older fails (exit 6) and has no effect."""
+    older, newer = environment.open(), environment.open()
+    older.fence(environment.source)
+    older.commit(Outputs([alert(1)]), {environment.source[0]: 1}, commit_metadata(1))
+    committed = newer.fence(environment.source)
+    assert committed == Committed({environment.source[0]: 1}, commit_metadata(1))
+    newer.commit(Outputs(), committed.positions, commit_metadata(1, epoch=2, owner="second"))
     for _ in range(2):
-        with pytest.raises(FencedError) as told:
-            older.commit(Outputs([alert(2)]), {house.source[0]: 2}, commit_metadata(2))
-        assert told.value.exit_code == 6
-    newer.commit(Outputs([alert(3)]), {house.source[0]: 3}, commit_metadata(2, epoch=2, owner="second"))
-    assert house.published() == [1, 3]
-    expected = Committed({house.source[0]: 3}, commit_metadata(2, epoch=2, owner="second"))
-    assert house.open().fence(house.source) == expected
+        with pytest.raises(FencedError) as raised:
+            older.commit(Outputs([alert(2)]), {environment.source[0]: 2}, commit_metadata(2))
+        assert raised.value.exit_code == 6
+    newer.commit(Outputs([alert(3)]), {environment.source[0]: 3}, commit_metadata(2, epoch=2, owner="second"))
+    assert environment.published() == [1, 3]
+    expected = Committed({environment.source[0]: 3}, commit_metadata(2, epoch=2, owner="second"))
+    assert environment.open().fence(environment.source) == expected
 
 
-def test_the_beat_of_an_older_owner_is_fenced(house: House) -> None:
-    """A beat has no outputs, and still the older owner learns by it that another has come."""
-    older, newer = house.open(), house.open()
-    older.fence(house.source)
-    older.commit(Outputs(), {house.source[0]: 1}, commit_metadata(1))
-    newer.fence(house.source)
-    newer.commit(Outputs(), {house.source[0]: 1}, commit_metadata(1, epoch=2, owner="second"))
+def test_the_heartbeat_of_an_older_owner_is_fenced(environment: Environment) -> None:
+    """A heartbeat has no outputs, but it also fails after another owner has taken over."""
+    older, newer = environment.open(), environment.open()
+    older.fence(environment.source)
+    older.commit(Outputs(), {environment.source[0]: 1}, commit_metadata(1))
+    newer.fence(environment.source)
+    newer.commit(Outputs(), {environment.source[0]: 1}, commit_metadata(1, epoch=2, owner="second"))
     with pytest.raises(FencedError):
-        older.commit(Outputs(), {house.source[0]: 1}, commit_metadata(1, heartbeat=1))
+        older.commit(Outputs(), {environment.source[0]: 1}, commit_metadata(1, heartbeat=1))
     wait_until(
-        lambda: older.fetch_committed(house.source).metadata == commit_metadata(1, epoch=2, owner="second")
+        lambda: (
+            older.fetch_committed(environment.source).metadata == commit_metadata(1, epoch=2, owner="second")
+        )
     )
 
 
-def test_a_claim_of_our_own_goes_on(house: House) -> None:
-    """Whoever claims again is not fenced by itself."""
-    owner = house.open()
+def test_an_owner_does_not_fence_itself(environment: Environment) -> None:
+    """A second `fence` of the same owner does not fence it."""
+    owner = environment.open()
     for number in (1, 2):
-        owner.fence(house.source)
-        owner.commit(Outputs([alert(number)]), {house.source[0]: number}, commit_metadata(number))
-    assert house.published() == [1, 2]
+        owner.fence(environment.source)
+        owner.commit(Outputs([alert(number)]), {environment.source[0]: number}, commit_metadata(number))
+    assert environment.published() == [1, 2]
 
 
-def test_a_released_note_is_seen_by_the_next(house: House) -> None:
-    """The last commit of an owner that ends says so, and the next one goes on from it."""
-    first = house.open()
-    first.fence(house.source)
-    first.commit(Outputs([alert(1)]), {house.source[0]: 1}, replace(commit_metadata(1), released=True))
+def test_a_release_is_visible_to_the_next_owner(environment: Environment) -> None:
+    """The last commit of a clean shutdown is marked as released, and the next owner continues from it."""
+    first = environment.open()
+    first.fence(environment.source)
+    first.commit(Outputs([alert(1)]), {environment.source[0]: 1}, replace(commit_metadata(1), released=True))
     first.close()
-    second = house.open()
+    second = environment.open()
     wait_until(
-        lambda: second.fetch_committed(house.source).metadata == replace(commit_metadata(1), released=True)
+        lambda: (
+            second.fetch_committed(environment.source).metadata == replace(commit_metadata(1), released=True)
+        )
     )
-    assert second.fence(house.source) == Committed(
-        {house.source[0]: 1}, replace(commit_metadata(1), released=True)
+    assert second.fence(environment.source) == Committed(
+        {environment.source[0]: 1}, replace(commit_metadata(1), released=True)
     )
-    second.commit(Outputs([alert(2)]), {house.source[0]: 2}, commit_metadata(2, epoch=2, owner="second"))
-    assert house.published() == [1, 2]
+    second.commit(
+        Outputs([alert(2)]), {environment.source[0]: 2}, commit_metadata(2, epoch=2, owner="second")
+    )
+    assert environment.published() == [1, 2]
 
 
 # -- fencing in Kafka
 
 
-def test_between_a_claim_and_its_first_note(kafka: KafkaHouse) -> None:
-    """An owner that lives may win the group back as long as the newer has not said who it is. One of them ends,
-    and nothing is lost or doubled.
+def test_between_a_fence_and_the_first_commit(kafka: KafkaEnvironment) -> None:
+    """A live owner may win the group back until the newer owner has committed. One of them ends; nothing is lost or
+    duplicated.
     """
     older, newer = kafka.fenced(), kafka.open()
     older.commit(Outputs([alert(1)]), dict.fromkeys(kafka.source, 1), commit_metadata(1))
     newer.fence(kafka.source)
     older.commit(Outputs([alert(2)]), dict.fromkeys(kafka.source, 2), commit_metadata(2))
-    with pytest.raises(FencedError, match="Somebody else has committed"):
+    with pytest.raises(FencedError, match="Another program has committed"):
         newer.commit(
             Outputs([alert(2)]), dict.fromkeys(kafka.source, 2), commit_metadata(1, epoch=2, owner="second")
         )
@@ -268,8 +278,8 @@ def test_between_a_claim_and_its_first_note(kafka: KafkaHouse) -> None:
     assert kafka.open().fence(kafka.source).metadata == commit_metadata(3)
 
 
-def test_positions_of_another_program(kafka: KafkaHouse) -> None:
-    """Positions without a note of ours are told as positions, and no note."""
+def test_positions_of_another_program(kafka: KafkaEnvironment) -> None:
+    """Positions with other metadata are returned, without commit metadata."""
     producer = KafkaProducer(bootstrap_servers=kafka.broker.bootstrap, transactional_id=kafka.group)
     producer.init_transactions()
     producer.begin_transaction()
@@ -287,30 +297,31 @@ def test_positions_of_another_program(kafka: KafkaHouse) -> None:
 # -- all or nothing
 
 
-def test_killed_within_a_transaction(kafka: KafkaHouse) -> None:
-    """A process killed when all was sent and nothing committed leaves nothing: not while its transaction is open, when
-    a look still answers at once, and not after the next claim, which does not wait for the time-out (60 s).
+def test_killed_during_a_transaction(kafka: KafkaEnvironment) -> None:
+    """A process killed after sending everything, before the commit, leaves nothing visible: neither while its
+    transaction is open (`fetch_committed` still answers immediately), nor after the next `fence`, which does not wait
+    for the transaction timeout (60 s).
     """
     source = kafka.source[0]
     standby = kafka.open()
     child = Child("hold", kafka.broker.bootstrap, kafka.group, kafka.alerts, source.topic)
     child.await_line("holding")
     assert is_open(kafka.broker, kafka.alerts)
-    begun = time.monotonic()
+    started = time.monotonic()
     assert standby.fetch_committed([source]) == Committed({source: 1}, commit_metadata(1))
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - started < 2
     child.kill()
     assert numbers(visible(kafka.broker, kafka.alerts)) == [1]
-    begun = time.monotonic()
+    started = time.monotonic()
     assert standby.fence([source]) == Committed({source: 1}, commit_metadata(1))
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - started < 10
     assert kafka.published() == [1]
     standby.commit(Outputs([alert(2), alert(3)]), {source: 3}, commit_metadata(2, epoch=2, owner="second"))
     assert kafka.published() == [1, 2, 3]
 
 
-def test_killed_at_any_moment(kafka: KafkaHouse) -> None:
-    """However far a killed process came, the next claim finds a note, positions and alerts of the same commit."""
+def test_killed_at_any_moment(kafka: KafkaEnvironment) -> None:
+    """Wherever a process is killed, the next `fence` finds metadata, positions and alerts of the same commit."""
     source = kafka.source[0]
     for round_number in range(1, 4):
         kafka.alerts, kafka.group = make_topic(kafka.broker), new_group()
@@ -319,17 +330,19 @@ def test_killed_at_any_moment(kafka: KafkaHouse) -> None:
         enough = 7 * round_number
         wait_until(lambda: (sink.fetch_committed([source]).metadata or commit_metadata(0)).number >= enough)  # noqa: B023  # waited for here
         child.kill()
-        found = sink.fence([source])
-        assert found.metadata is not None
-        assert found == Committed({source: found.metadata.number}, commit_metadata(found.metadata.number))
-        assert kafka.published() == list(range(1, found.metadata.number + 1))
+        committed = sink.fence([source])
+        assert committed.metadata is not None
+        assert committed == Committed(
+            {source: committed.metadata.number}, commit_metadata(committed.metadata.number)
+        )
+        assert kafka.published() == list(range(1, committed.metadata.number + 1))
 
 
 # -- what records look like
 
 
-def test_alert(kafka: KafkaHouse) -> None:
-    """Key: the episode; header: the action; timestamp: the tick; value: the body."""
+def test_alert_record(kafka: KafkaEnvironment) -> None:
+    """The key is the episode, the header the action, the timestamp the tick, the value the body."""
     kafka.fenced().commit(Outputs([alert(1)]), {kafka.source[0]: 1}, commit_metadata(1))
     (record,) = stored(kafka.broker, kafka.alerts)
     assert (record.key, record.value) == (b"episode", b'{"number":1}')
@@ -337,8 +350,8 @@ def test_alert(kafka: KafkaHouse) -> None:
     assert record.timestamp_ms == 1_772_424_000_001
 
 
-def test_alerts_of_an_episode_stay_in_order(kafka: KafkaHouse) -> None:
-    """One partition for each episode, and within it the order of the outputs, also over several commits."""
+def test_alerts_of_an_episode_stay_in_order(kafka: KafkaEnvironment) -> None:
+    """All alerts of an episode are in one partition, in the order of the outputs, across commits."""
     kafka.alerts = make_topic(kafka.broker, partitions=4)
     sink = kafka.fenced()
     for number, start in enumerate(range(0, 700, 350), start=1):
@@ -351,10 +364,10 @@ def test_alerts_of_an_episode_stay_in_order(kafka: KafkaHouse) -> None:
         assert numbers(own) == list(range(episode, 700, 7))
 
 
-def test_dead_letter(kafka: KafkaHouse) -> None:
-    """Value, key and headers untouched, whence and why in further headers."""
-    told = dead_letter(b"\xff\x00 {", key=b"\x01", headers=(("kept", b"\xfe"), ("kept", b"")))
-    kafka.fenced().commit(Outputs(dead_letters=[told]), {kafka.source[0]: 1}, commit_metadata(1))
+def test_dead_letter_record(kafka: KafkaEnvironment) -> None:
+    """Value, key and headers are unchanged; added headers hold the origin and the reason."""
+    sent = dead_letter(b"\xff\x00 {", key=b"\x01", headers=(("kept", b"\xfe"), ("kept", b"")))
+    kafka.fenced().commit(Outputs(dead_letters=[sent]), {kafka.source[0]: 1}, commit_metadata(1))
     (record,) = kafka.refused()
     assert (record.key, record.value) == (b"\x01", b"\xff\x00 {")
     assert record.headers == (
@@ -367,31 +380,31 @@ def test_dead_letter(kafka: KafkaHouse) -> None:
         ("streamdetect.reason", b"not_json"),
         ("streamdetect.detail", b"expected a value at byte 0"),
     )
-    # Retention would delete a letter with the record's own, old time before anybody read it.
+    # With the old timestamp of the record, retention would delete the dead letter at once.
     assert record.timestamp_ms is not None
     assert record.timestamp_ms > 1_700_000_000_000
 
 
-def test_a_detail_that_is_no_text(kafka: KafkaHouse) -> None:
-    """Half a character in what a letter says (JSON allows one) does not stop the program."""
-    told = replace(dead_letter(b"x"), detail="the field \ud800 holds no time")
-    kafka.fenced().commit(Outputs(dead_letters=[told]), {kafka.source[0]: 1}, commit_metadata(1))
+def test_a_detail_with_a_lone_surrogate(kafka: KafkaEnvironment) -> None:
+    """A lone surrogate in the detail, which JSON allows, is escaped."""
+    sent = replace(dead_letter(b"x"), detail="the field \ud800 holds no time")
+    kafka.fenced().commit(Outputs(dead_letters=[sent]), {kafka.source[0]: 1}, commit_metadata(1))
     (record,) = kafka.refused()
     assert dict(record.headers)["streamdetect.detail"] == rb"the field \ud800 holds no time"
 
 
 @pytest.mark.parametrize("key", [b"k", None])
-def test_tombstones_survive(kafka: KafkaHouse, key: bytes | None) -> None:
-    """A null value stays null, also without a key, which the client by itself refuses to send; so does an empty one."""
-    told = [dead_letter(None, key=key, timestamp_ms=None), dead_letter(b"", key=key)]
-    kafka.fenced().commit(Outputs(dead_letters=told), {kafka.source[0]: 1}, commit_metadata(1))
+def test_tombstones_survive(kafka: KafkaEnvironment, key: bytes | None) -> None:
+    """A null value stays null, also without a key, which the client refuses by default; an empty value stays empty."""
+    sent = [dead_letter(None, key=key, timestamp_ms=None), dead_letter(b"", key=key)]
+    kafka.fenced().commit(Outputs(dead_letters=sent), {kafka.source[0]: 1}, commit_metadata(1))
     records = kafka.refused()
     assert [(record.key, record.value) for record in records] == [(key, None), (key, b"")]
     assert "streamdetect.origin-timestamp" not in dict(records[0].headers)
 
 
-def test_alerts_and_letters_are_one_transaction(kafka: KafkaHouse) -> None:
-    """Both go to their topics in one step; what is somebody else's to write is left to them."""
+def test_alerts_and_dead_letters_are_one_transaction(kafka: KafkaEnvironment) -> None:
+    """Both are committed together; outputs whose topic is None are skipped."""
     both = Outputs([alert(1)], [dead_letter(b"x")])
     kafka.fenced().commit(both, {kafka.source[0]: 1}, commit_metadata(1))
     assert (kafka.published(), len(kafka.refused())) == ([1], 1)
@@ -405,17 +418,17 @@ def test_alerts_and_letters_are_one_transaction(kafka: KafkaHouse) -> None:
     assert (kafka.published(), len(kafka.refused())) == ([1, 1], 2)
 
 
-def test_many_letters(kafka: KafkaHouse) -> None:
-    """One transaction takes as many records as were decided, in their order."""
+def test_many_dead_letters(kafka: KafkaEnvironment) -> None:
+    """One transaction contains 10,000 records, in order."""
     values = [b"%d" % number for number in range(10_000)]
-    told = [dead_letter(value) for value in values]
-    kafka.fenced().commit(Outputs(dead_letters=told), {kafka.source[0]: 1}, commit_metadata(1))
+    sent = [dead_letter(value) for value in values]
+    kafka.fenced().commit(Outputs(dead_letters=sent), {kafka.source[0]: 1}, commit_metadata(1))
     assert [record.value for record in kafka.refused()] == values
 
 
 def test_batches_that_are_too_large_are_split(broker: Broker) -> None:
-    """Each record fits, all of them together do not: that is the client's to sort out, and no failure."""
-    with closing(KafkaHouse(broker, linger_ms=50)) as kafka:
+    """When each record fits but the batch does not, the client splits the batch."""
+    with closing(KafkaEnvironment(broker, linger_ms=50)) as kafka:
         kafka.dead_letters = make_topic(broker, max_message_bytes="2000")
         values = [b"%d" % number + b"x" * 600 for number in range(20)]
         kafka.fenced().commit(
@@ -428,8 +441,8 @@ def test_batches_that_are_too_large_are_split(broker: Broker) -> None:
 
 @pytest.mark.parametrize("compression", [None, "lz4"])
 def test_large_records_pass(broker: Broker, compression: str | None) -> None:
-    """The client's own limit of 1 MB is lifted: what is too large is for the topic to say."""
-    with closing(KafkaHouse(broker, compression_type=compression)) as kafka:
+    """The client's limit of 1 MB is raised, so that only the topic's limit applies."""
+    with closing(KafkaEnvironment(broker, compression_type=compression)) as kafka:
         kafka.dead_letters = make_topic(broker, max_message_bytes="8000000")
         sink = kafka.fenced()
         sink.commit(
@@ -438,11 +451,11 @@ def test_large_records_pass(broker: Broker, compression: str | None) -> None:
         assert [len(record.value or b"") for record in kafka.refused()] == [4_000_000]
 
 
-# -- what cannot be written
+# -- refused writes
 
 
 def test_missing_topic(broker: Broker) -> None:
-    """Noticed at the start, with the nearest names; not created by asking."""
+    """Reported at the start with similar names. The request does not create the topic."""
     make_topic(broker, "streamdetect.alerts")
     with pytest.raises(
         SinkError, match=r"no topic streamdetect.alert to write to \(similar: streamdetect.alerts"
@@ -479,29 +492,29 @@ COMPACTED, OLD = {"cleanup_policy": "compact"}, {"message_timestamp_before_max_m
     ],
     ids=["too large for the topic", "too large for the client", "no key", "too old"],
 )
-def test_a_record_that_is_refused(
+def test_a_refused_record(
     broker: Broker, configs: dict[str, Any], client: dict[str, Any], outputs: Outputs, advice: str
 ) -> None:
-    """A SinkError (exit 8) at once, though there is patience left: it names the topic and says what to do. Nothing of
-    the transaction is there, neither the records before it nor the note, and closing does not wait.
+    """Raises SinkError (exit 8) with the topic and advice immediately, without retries. Nothing of the transaction is
+    visible, neither records nor commit metadata, and `close` does not wait.
     """
-    with closing(KafkaHouse(broker, **client)) as kafka:
+    with closing(KafkaEnvironment(broker, **client)) as kafka:
         kafka.alerts = kafka.dead_letters = make_topic(broker, **configs)
         sink = kafka.fenced()
-        with pytest.raises(SinkError, match=f"topic {kafka.alerts}: .*{advice}") as told:
+        with pytest.raises(SinkError, match=f"topic {kafka.alerts}: .*{advice}") as raised:
             sink.commit(outputs, {kafka.source[0]: 1}, commit_metadata(1), patience_for(WAIT))
-        assert told.value.exit_code == 8
-        begun = time.monotonic()
+        assert raised.value.exit_code == 8
+        started = time.monotonic()
         sink.close()
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - started < 3
         assert kafka.open().fence(kafka.source) == Committed({}, None)
         assert stored(broker, kafka.alerts) == []
 
 
 @pytest.mark.parametrize("outputs", [Outputs(), Outputs([alert(2)])], ids=["nothing to write", "an alert"])
 def test_deleted_topic(broker: Broker, outputs: Outputs) -> None:
-    """Noticed by the next commits, with nothing to write too, as a SinkError that names the topic."""
-    with closing(KafkaHouse(broker, metadata_max_age_ms=300)) as kafka:
+    """One of the next commits raises SinkError with the topic, even without outputs."""
+    with closing(KafkaEnvironment(broker, metadata_max_age_ms=300)) as kafka:
         sink = kafka.fenced()
         sink.commit(Outputs([alert(1)]), {kafka.source[0]: 1}, commit_metadata(1))
         broker.delete_topic(kafka.alerts)
@@ -510,7 +523,7 @@ def test_deleted_topic(broker: Broker, outputs: Outputs) -> None:
 
 
 def _keep_committing(sink: TransactionalSink, source: Partition, outputs: Outputs) -> None:
-    """Until something ends it, or it was too long."""
+    """Commit until it raises, or for at most `WAIT` seconds."""
     patience = patience_for(WAIT)
     number = 1
     while patience():
@@ -518,27 +531,27 @@ def _keep_committing(sink: TransactionalSink, source: Partition, outputs: Output
         sink.commit(outputs, {source: number}, commit_metadata(number), patience)
 
 
-def test_a_deleted_topic_is_noticed_without_settings(kafka: KafkaHouse) -> None:
-    """The client's own 5 minutes until it looks at the topics again are not waited for."""
+def test_a_deleted_topic_is_detected_with_default_settings(kafka: KafkaEnvironment) -> None:
+    """Detection does not wait for the client's default metadata age of 5 minutes."""
     sink = kafka.fenced()
     kafka.broker.delete_topic(kafka.dead_letters)
     with pytest.raises(SinkError, match=f"topic {kafka.dead_letters}"):
         _keep_committing(sink, kafka.source[0], Outputs())
 
 
-def test_a_source_that_was_deleted(kafka: KafkaHouse) -> None:
-    """The positions go with the topic, and nobody else has to be blamed for it: exit 4, no talk of another instance."""
+def test_a_deleted_source_topic(kafka: KafkaEnvironment) -> None:
+    """The committed offsets are lost with the topic: exit 4, and the message does not blame another instance."""
     sink = kafka.fenced()
     source = kafka.source[2]
     sink.commit(Outputs([alert(1)]), {source: 1}, commit_metadata(1))
     kafka.broker.delete_topic(source.topic)
-    with pytest.raises(KafkaError, match=f"positions of the group {kafka.group} are gone") as told:
+    with pytest.raises(KafkaError, match=f"offsets of the group {kafka.group} are gone") as raised:
         _keep_committing(sink, source, Outputs([alert(2)]))
-    assert told.value.exit_code == 4
+    assert raised.value.exit_code == 4
 
 
-def test_beats_that_went_with_a_topic(kafka: KafkaHouse) -> None:
-    """The last beats lay on a partition that is gone: what is left of the checkpoint's note is still our own."""
+def test_heartbeats_lost_with_a_topic(kafka: KafkaEnvironment) -> None:
+    """The last heartbeats were committed for a deleted partition: the checkpoint's metadata still counts as its own."""
     sink = kafka.fenced()
     gone = kafka.source[2]
     sink.commit(Outputs([alert(1)]), dict.fromkeys(kafka.source, 1), commit_metadata(1))
@@ -551,19 +564,19 @@ def test_beats_that_went_with_a_topic(kafka: KafkaHouse) -> None:
 
 
 def test_settings_that_the_brokers_refuse(broker: Broker) -> None:
-    """A transaction's time-out above the brokers' limit is told at the claim, with the setting's name."""
+    """A transaction timeout above the brokers' limit is reported by `fence`, with the name of the setting."""
     with (
-        closing(KafkaHouse(broker, transaction_timeout_ms=3_600_000)) as kafka,
+        closing(KafkaEnvironment(broker, transaction_timeout_ms=3_600_000)) as kafka,
         pytest.raises(KafkaError, match=r"Lower kafka\.client\.transaction_timeout_ms"),
     ):
         kafka.fenced()
 
 
-# -- logging in, and rights
+# -- authentication and permissions
 
 
-def test_nobody_listens() -> None:
-    """A broker that is not there is a KafkaError that says so."""
+def test_an_unreachable_broker() -> None:
+    """Raises KafkaError with the cause."""
     settings = kafka_settings("127.0.0.1:1", "group", bootstrap_timeout_ms=500)
     with pytest.raises(KafkaError, match="Nothing listens at that address"):
         KafkaTransactionalSink(settings, None, None)
@@ -585,7 +598,7 @@ def secure_settings(broker: Broker, listener: str, group: str, password: str = P
 
 
 def test_login(secure_broker: Broker) -> None:
-    """The same settings as for reading reach the broker for writing, over TLS and with a password."""
+    """Writes over TLS with a password, with the same settings as for reading."""
     topic, source = make_topic(secure_broker), Partition(make_topic(secure_broker))
     with closing(
         KafkaTransactionalSink(secure_settings(secure_broker, "SASL_SSL", "login"), topic, None)
@@ -605,7 +618,7 @@ READ, WRITE, DESCRIBE = ACLOperation.READ, ACLOperation.WRITE, ACLOperation.DESC
 
 @pytest.fixture(scope="module")
 def strict_broker() -> Iterator[Broker]:
-    """A broker that lets its user do only what was granted; whoever comes without a login may do everything."""
+    """A broker that enforces ACLs for its user; anonymous clients may do everything."""
     properties = {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",
@@ -624,24 +637,24 @@ def grant(broker: Broker, kind: Any, name: str, *operations: Any) -> None:
     ("missing", "failing", "kind", "advice"),
     [
         (None, "nothing", None, ""),
-        ("topic", "open", SinkError, "grant our user DESCRIBE on it"),
+        ("topic", "open", SinkError, "grant the configured user DESCRIBE on it"),
         ("topic WRITE", "commit", SinkError, "Grant the configured user WRITE and DESCRIBE on the topic"),
-        ("group", "look", KafkaError, "Grant the configured user READ on the group"),
+        ("group", "fetch_committed", KafkaError, "Grant the configured user READ on the group"),
         ("group READ", "commit", KafkaError, "Grant the configured user READ on the group"),
-        ("id", "claim", KafkaError, "Grant the configured user WRITE and DESCRIBE on the transactional id"),
-        ("source", "look", KafkaError, "Grant the configured user READ on"),
+        ("id", "fence", KafkaError, "Grant the configured user WRITE and DESCRIBE on the transactional id"),
+        ("source", "fetch_committed", KafkaError, "Grant the configured user READ on"),
         ("source READ", "commit", KafkaError, "Grant the configured user READ on the topics"),
     ],
     ids=str,
 )
-def test_a_right_that_is_missing(
+def test_a_missing_permission(
     strict_broker: Broker,
     missing: str | None,
     failing: str,
     kind: type[KafkaError | SinkError] | None,
     advice: str,
 ) -> None:
-    """Told by the first step that needs it, at once, with the right to grant: 8 for a topic to write to, else 4."""
+    """The first step that needs it raises, with the permission to grant: exit 8 for an output topic, else 4."""
     alerts, source, group = make_topic(strict_broker), Partition(make_topic(strict_broker)), new_group()
     rights = {
         "topic": (TOPIC, alerts, {DESCRIBE, WRITE}),
@@ -655,24 +668,24 @@ def test_a_right_that_is_missing(
         if left:
             grant(strict_broker, resource, pattern, *left)
     reached: list[str] = []
-    told = _steps(secure_settings(strict_broker, "SASL_PLAINTEXT", group), alerts, source, reached)
+    raised = _steps(secure_settings(strict_broker, "SASL_PLAINTEXT", group), alerts, source, reached)
     assert reached[-1] == failing
     if kind is not None:
-        assert isinstance(told, kind)
-        assert told.exit_code == kind.exit_code
-        assert advice in str(told)
+        assert isinstance(raised, kind)
+        assert raised.exit_code == kind.exit_code
+        assert advice in str(raised)
 
 
 def _steps(
     settings: KafkaSettings, alerts: str, source: Partition, reached: list[str]
 ) -> KafkaError | SinkError | None:
-    """The steps of a start, one after the other, until one fails."""
+    """Run the steps of a start until one fails; return its error."""
     try:
         reached.append("open")
         with closing(KafkaTransactionalSink(settings, alerts, None)) as sink:
-            reached.append("look")
+            reached.append("fetch_committed")
             sink.fetch_committed([source])
-            reached.append("claim")
+            reached.append("fence")
             sink.fence([source])
             reached.append("commit")
             sink.commit(Outputs([alert(1)]), {source: 1}, commit_metadata(1))

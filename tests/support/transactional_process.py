@@ -1,6 +1,6 @@
-"""What the tests of ledgers share; run as a program, a process with a ledger that is to be killed.
+"""Helpers of the tests of transactional sinks; as a program, a process with a sink that a test kills.
 
-`python transactional_process.py stream|hold|hung ADDRESS GROUP ALERTS SOURCE`, see the functions of these names.
+`python transactional_process.py stream|hold|hung ADDRESS GROUP ALERTS SOURCE`: see the functions of these names.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def commit_metadata(number: int, epoch: int = 1, owner: str = "first", heartbeat
 def wait_until(condition: Callable[[], bool], seconds: float = WAIT) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.01)
 
 
@@ -62,8 +62,8 @@ def patience_for(seconds: float) -> Callable[[], bool]:
 
 
 @contextmanager
-def beside(work: Callable[[], object]) -> Iterator[None]:
-    """In a thread beside the block; what it raises is raised at the end of the block."""
+def in_background(work: Callable[[], object]) -> Iterator[None]:
+    """Run `work` in a thread during the block; its exception is raised at the end of the block."""
     raised: list[BaseException] = []
 
     def run() -> None:
@@ -82,16 +82,16 @@ def beside(work: Callable[[], object]) -> Iterator[None]:
         raise raised[0]
 
 
-# -- what can be seen in topics
+# -- visible records of topics
 
 
 def make_topic(broker: Broker, name: str | None = None, partitions: int = 1, **configs: str) -> str:
-    """Records keep the times of ticks, which may be older than any retention."""
+    """Retention is off, because the timestamps of alerts are old ticks."""
     return broker.make_topic(name, partitions, **{"retention_ms": "-1", **configs})
 
 
 def visible(broker: Broker, topic: str) -> list[Record]:
-    """The records of a topic that a reader of committed data sees now."""
+    """The records of a topic that a `read_committed` consumer sees now."""
     with closing(KafkaRange(kafka_settings(broker.bootstrap, "reader"), [topic])) as source:
         records: list[Record] = []
         deadline = time.monotonic() + WAIT
@@ -103,8 +103,8 @@ def visible(broker: Broker, topic: str) -> list[Record]:
 
 
 def stored(broker: Broker, topic: str) -> list[Record]:
-    """The committed records of a topic, once no transaction is open there: a commit returns before the last of its
-    markers is written.
+    """The committed records of a topic, after waiting until no transaction is open there: a commit returns before its
+    last marker is written.
     """
     wait_until(lambda: not is_open(broker, topic))
     return visible(broker, topic)
@@ -126,11 +126,11 @@ def _ends(broker: Broker, topic: str, level: str) -> dict[Any, int]:
 
 
 def numbers(records: list[Record]) -> list[int]:
-    """Which `alert(number)` they are."""
+    """The number of each `alert(number)`."""
     return [json.loads(record.value or b"")["number"] for record in records]
 
 
-# -- processes of their own
+# -- child processes
 
 
 class Child:
@@ -147,8 +147,8 @@ class Child:
         assert self._process.stdout is not None
         return self._process.stdout.readline().rstrip("\n")
 
-    def go_on(self) -> None:
-        """What the child waits for in `_await_parent`."""
+    def resume(self) -> None:
+        """Let `hung` continue."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -158,7 +158,7 @@ class Child:
         self._close()
 
     def end(self, seconds: float) -> int:
-        """Its exit code; it has so long to end by itself."""
+        """Wait for the exit and return the exit code. Kills the process after `seconds`."""
         try:
             return self._process.wait(seconds)
         finally:
@@ -172,13 +172,13 @@ class Child:
 
 
 def stream(sink: KafkaTransactionalSink, source: Partition) -> None:
-    """Commits again and again, as fast as it can: alert N, position N and note N."""
+    """Commit alert N, position N and metadata N in a loop, as fast as possible."""
     for number in itertools.count(1):
         sink.commit(Outputs([alert(number)]), {source: number}, commit_metadata(number))
 
 
 def hold(sink: KafkaTransactionalSink, source: Partition) -> None:
-    """Stands still in the second transaction, when all but the commit has been done."""
+    """Block in the second transaction, after everything except the commit."""
     sink.commit(Outputs([alert(1)]), {source: 1}, commit_metadata(1))
 
     def stand_still(_producer: object) -> None:
@@ -186,13 +186,13 @@ def hold(sink: KafkaTransactionalSink, source: Partition) -> None:
         threading.Event().wait()
 
     KafkaProducer.commit_transaction = stand_still
-    # Only the parent's kill ends it: the watchdog would give up on the transaction.
+    # Only the parent's kill ends this: disable the watchdog.
     sink._hang_seconds = 600.0
     sink.commit(Outputs([alert(2), alert(3)]), {source: 3}, commit_metadata(2))
 
 
 def hung(sink: KafkaTransactionalSink, source: Partition) -> None:
-    """Ends with a thread in a call of the client that never returns, and another producer that is not closed."""
+    """End with a thread in a hanging call of the client, and another producer that is not closed."""
     sink.commit(Outputs([alert(1)]), {source: 1}, commit_metadata(1))
     other = KafkaProducer(bootstrap_servers=sink._settings.bootstrap_servers)
     print("ready", flush=True)  # noqa: T201  # the parent waits for it
@@ -202,7 +202,7 @@ def hung(sink: KafkaTransactionalSink, source: Partition) -> None:
         sink.commit(Outputs([alert(2)]), {source: 2}, commit_metadata(2), patience=lambda: False)
     except KafkaError as error:
         left = [thread.name for thread in threading.enumerate() if thread.name == "streamdetect-kafka-call"]
-        print(f"{len(left)} left, {error}", flush=True)  # noqa: T201  # for whoever reads a failure
+        print(f"{len(left)} left, {error}", flush=True)  # noqa: T201  # shown when the test fails
     print("main returns", flush=True)  # noqa: T201  # the parent waits for it
 
 
