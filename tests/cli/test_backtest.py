@@ -1,4 +1,4 @@
-"""`streamdetect backtest` and `streamdetect.backtest` as somebody uses them: outputs, gates, mistakes."""
+"""`streamdetect backtest` and `streamdetect.backtest` as a user calls them: outputs, gates, errors."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Run = subprocess.CompletedProcess[bytes]
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight hours of 20 hosts with a beacon of 144 calls an hour that is found, and one of 90 that is not."""
+    """Eight hours of 20 hosts with a beacon of 144 an hour, which is detected, and one of 90, which is not."""
     path = tmp_path_factory.mktemp("history") / "day.jsonl"
-    plan = Scenario(hosts=20, hours=8, beacons=(Beacon(25_000), Beacon(40_000)), seed=3, shape="defend")
+    scenario = Scenario(hosts=20, hours=8, beacons=(Beacon(25_000), Beacon(40_000)), seed=3, shape="defend")
     with path.open("wb") as stream:
-        stream.writelines(lines(plan))
+        stream.writelines(lines(scenario))
     return path
 
 
@@ -35,8 +35,8 @@ def run(*arguments: str | Path, **more: Any) -> Run:
     return subprocess.run(command, capture_output=True, check=False, timeout=120, **more)
 
 
-def alerting(history: Path) -> dict[str, Any]:
-    """The one alert that opens under default settings."""
+def first_alert(history: Path) -> dict[str, Any]:
+    """The first alert under default settings: the one that opens."""
     command = [sys.executable, "-m", "streamdetect", "-q", "replay", str(history)]
     bodies = subprocess.run(command, capture_output=True, check=True).stdout.splitlines()
     found: dict[str, Any] = json.loads(bodies[0])
@@ -44,8 +44,8 @@ def alerting(history: Path) -> dict[str, Any]:
 
 
 def test_expectations_gate(history: Path, tmp_path: Path) -> None:
-    """What is expected and so gives 0; what fails gives 21, is named on standard error and in the JUnit file."""
-    destination = alerting(history)["destination"]["address"]
+    """A met expectation gives 0; a failed one gives 21 and is named on stderr and in the JUnit file."""
+    destination = first_alert(history)["destination"]["address"]
     expected, junit = tmp_path / "expected.yaml", tmp_path / "result.xml"
     expected.write_text(f"must_alert: [{{destination: {destination}}}]\n")
     assert run("-q", "--expect", expected, "--junit", junit, history).returncode == 0
@@ -58,28 +58,28 @@ def test_expectations_gate(history: Path, tmp_path: Path) -> None:
     assert b'failures="1"' in junit.read_bytes()
 
 
-def test_an_expectation_that_means_nothing_is_told(history: Path, tmp_path: Path) -> None:
-    """A rule that does not exist, and a star that is no wildcard, hold whatever is found: both are remarked."""
+def test_an_ineffective_expectation_is_reported(history: Path, tmp_path: Path) -> None:
+    """An unknown rule and a `*` that is not a wildcard hold whatever is found; each gives a remark."""
     expected = tmp_path / "expected.yaml"
     expected.write_text("must_not_alert: [{rule: no-such-rule}, {process: 'svc*'}]\n")
-    said = run("-q", "--expect", expected, history).stdout
-    assert b"No enabled rule is called 'no-such-rule'" in said
-    assert b"'svc*' in an expectation is compared literally" in said
+    output = run("-q", "--expect", expected, history).stdout
+    assert b"No enabled rule is called 'no-such-rule'" in output
+    assert b"'svc*' in an expectation is compared literally" in output
 
 
-def test_alerts_of_other_rules_are_told(history: Path, tmp_path: Path) -> None:
-    """A comparison with alerts of other rule ids says why nothing is the same; one with none, that there are none."""
+def test_unrelated_or_missing_alerts_are_reported(history: Path, tmp_path: Path) -> None:
+    """A comparison with alerts of other rule ids says so; one with an empty file says that it holds no alerts."""
     alerts = tmp_path / "alerts"
     assert run("-q", "--alerts", alerts, history).returncode == 0
-    said = run("-q", "--set", "rules.0.id=mine", "--against", alerts / "base.jsonl", history).stdout
-    assert b"belongs to a rule of this backtest" in said
+    output = run("-q", "--set", "rules.0.id=mine", "--against", alerts / "base.jsonl", history).stdout
+    assert b"belongs to a rule of this backtest" in output
     empty = tmp_path / "none.jsonl"
     empty.write_bytes(b"")
     assert b"holds no alerts" in run("-q", "--against", empty, history).stdout
 
 
 def outputs(folder: Path) -> dict[str, list[str]]:
-    """For each file that is read, how the command would be told to write to it."""
+    """For each kind of input file, command-line arguments that would also write to it."""
     config, expected, variant, alerts = (folder / name for name in ("c.yaml", "e.yaml", "v.yaml", "a.jsonl"))
     config.write_text("profile: resilient\n")
     expected.write_text("must_not_alert: [{process: x.exe}]\n")
@@ -100,25 +100,25 @@ def outputs(folder: Path) -> dict[str, list[str]]:
     "case",
     ["config", "expectations", "junit", "variant", "against", "other config", "two outputs", "input"],
 )
-def test_nothing_that_is_read_is_overwritten(case: str, history: Path, tmp_path: Path) -> None:
-    """An output that is any file of the call is wrong usage, and the file is as it was."""
+def test_inputs_are_never_overwritten(case: str, history: Path, tmp_path: Path) -> None:
+    """An output that is also an input of the same call is a usage error, and no file changes."""
     cases = outputs(tmp_path) | {"input": ["--report", str(history)]}
     before = {path: path.read_bytes() for path in (*tmp_path.iterdir(), history)}
-    refused = run("-q", *cases[case], history)
-    assert refused.returncode == 2, refused.stderr
+    rejected = run("-q", *cases[case], history)
+    assert rejected.returncode == 2, rejected.stderr
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_an_output_without_a_directory_is_told_before_reading(history: Path, tmp_path: Path) -> None:
-    """A report that has nowhere to go costs no pass over the data: nothing is read, exit code 8."""
-    refused = run("--report", tmp_path / "nowhere" / "x.html", history)
-    assert refused.returncode == 8
-    assert b"Make the directory" in refused.stderr
-    assert b"records" not in refused.stderr
+def test_a_missing_output_directory_is_reported_before_reading(history: Path, tmp_path: Path) -> None:
+    """Exit code 8 before any input is read."""
+    rejected = run("--report", tmp_path / "nowhere" / "x.html", history)
+    assert rejected.returncode == 8
+    assert b"Create its directory" in rejected.stderr
+    assert b"records" not in rejected.stderr
 
 
-def test_one_output_that_fails_costs_no_other(history: Path, tmp_path: Path) -> None:
-    """A full disk under the report: findings and JUnit are there all the same, and the exit code is 8."""
+def test_a_failing_output_does_not_affect_the_others(history: Path, tmp_path: Path) -> None:
+    """With a full disk under the report, findings and JUnit are still written, and the exit code is 8."""
     expected, junit = tmp_path / "expected.yaml", tmp_path / "result.xml"
     expected.write_text("must_not_alert: [{process: x.exe}]\n")
     failed = run("-q", "--report", "/dev/full", "--expect", expected, "--junit", junit, history)
@@ -127,8 +127,8 @@ def test_one_output_that_fails_costs_no_other(history: Path, tmp_path: Path) -> 
     assert b'tests="1"' in junit.read_bytes()
 
 
-def test_closed_standard_output_is_told(history: Path) -> None:
-    """Without anywhere to write findings to, the exit code is 8, as it is for replay."""
+def test_a_closed_standard_output_is_8(history: Path) -> None:
+    """As for replay."""
     closed = subprocess.run(
         ["/bin/sh", "-c", f"exec {' '.join(COMMAND)} -q {history} >&-"], capture_output=True, check=False
     )
@@ -137,8 +137,8 @@ def test_closed_standard_output_is_told(history: Path) -> None:
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_broken_input_leaves_what_was_found(jobs: str, history: Path, tmp_path: Path) -> None:
-    """Input that breaks off gives exit code 10 and a report, marked as partial, of what was read before."""
+def test_truncated_input_gives_a_partial_report(jobs: str, history: Path, tmp_path: Path) -> None:
+    """Exit code 10, and a report marked as partial over the records read before the end."""
     broken, whole = tmp_path / "broken.jsonl.gz", tmp_path / "whole.jsonl"
     packed = subprocess.run(["gzip", "-c", str(history)], capture_output=True, check=True).stdout
     broken.write_bytes(packed[: len(packed) // 2])
@@ -152,8 +152,10 @@ def test_broken_input_leaves_what_was_found(jobs: str, history: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_says_so(number: signal.Signals, history: Path, tmp_path: Path) -> None:
-    """Ctrl-C while standard input gives nothing more: exit code 0, and a report that says it is partial."""
+def test_an_interrupted_backtest_is_marked_as_partial(
+    number: signal.Signals, history: Path, tmp_path: Path
+) -> None:
+    """A signal while stdin is idle: exit code 0, and a report marked as partial."""
     report = tmp_path / "r.html"
     running = subprocess.Popen(
         [*COMMAND, "--jobs", "1", "--report", str(report), "-"],
@@ -161,7 +163,7 @@ def test_interrupted_it_says_so(number: signal.Signals, history: Path, tmp_path:
         stdout=subprocess.PIPE,
     )
     assert running.stdin is not None
-    running.stdin.write(history.read_bytes())  # returns when nearly all of it was read
+    running.stdin.write(history.read_bytes())  # returns when nearly all of it has been read
     running.stdin.flush()
     running.send_signal(number)
     out = b"" if running.stdout is None else running.stdout.read()
@@ -170,48 +172,48 @@ def test_interrupted_it_says_so(number: signal.Signals, history: Path, tmp_path:
     assert "partial" in report.read_text().lower()
 
 
-def test_every_format_has_the_episode(history: Path) -> None:
-    """JSON, Markdown, CSV and text name the destination of the episode."""
-    destination = alerting(history)["destination"]["address"].encode()
+def test_every_format_contains_the_episode(history: Path) -> None:
+    """JSON, Markdown, CSV and text contain the episode's destination."""
+    destination = first_alert(history)["destination"]["address"].encode()
     for name in ("json", "markdown", "csv", "text"):
         assert destination in run("-q", "--format", name, history).stdout
 
 
-def test_from_python_as_from_the_command(history: Path, tmp_path: Path) -> None:
-    """The interface gives the alerts of a replay, flat rows of equal keys, and the report of the command."""
+def test_the_python_interface_matches_the_command(history: Path, tmp_path: Path) -> None:
+    """It returns the alerts of a replay, flat rows with equal keys, and the report of the command."""
     result = streamdetect.backtest(history, vary={"min_connections_per_hour": [60, 120], "renotify": ["1h"]})
-    assert result.alerts[0] == alerting(history)
+    assert result.alerts[0] == first_alert(history)
     assert [row["variant"] for row in result.variants] == [
         "base", "min_connections_per_hour=60 renotify=1h", "min_connections_per_hour=120 renotify=1h",
     ]  # fmt: skip
     for rows in (result.episodes, result.variants, result.near, result.volumes):
         assert {tuple(row) for row in rows} == {tuple(rows[0])}
-    # 3600 / 40 = 90 an hour for 7 h: an episode at 60 only, and near at 120.
+    # 3600 / 40 = 90 an hour for 7 h: an episode at 60 only, and a near miss at 120.
     assert [row["process"] for row in result.near] == ["svchost.exe"]
     result.report(tmp_path / "r.html")
     assert (tmp_path / "r.html").read_text() == result.html()
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "call",
     [
         lambda _: streamdetect.backtest([]),
         lambda path: streamdetect.backtest(path, jobs=0),
         lambda path: streamdetect.backtest(path, near=-1),
         lambda path: streamdetect.backtest(path, near=5000),
-        lambda path: streamdetect.backtest(path, vary={"max_hosts": 5}),  # type: ignore[dict-item]  # that is the mistake
+        lambda path: streamdetect.backtest(path, vary={"max_hosts": 5}),  # type: ignore[dict-item]  # on purpose
         lambda path: streamdetect.backtest(path, vary={"profile": "strict"}),
         lambda path: streamdetect.backtest(path, vary={"max_hosts": [object()]}),
         lambda path: streamdetect.backtest(path, against=path, against_config=path),
     ],
 )
-def test_mistakes_in_python_are_usage_errors(wrong: Callable[[Path], object], history: Path) -> None:
-    """What the command refuses, the interface refuses with the same error."""
+def test_invalid_arguments_in_python_are_usage_errors(call: Callable[[Path], object], history: Path) -> None:
+    """The Python interface raises the same error as the command."""
     with pytest.raises(UsageError):
-        wrong(history)
+        call(history)
 
 
-def test_values_from_python_are_taken_as_they_are(history: Path) -> None:
-    """A text with a comma or a quote in it is one value."""
+def test_values_in_python_are_not_parsed(history: Path) -> None:
+    """Text that contains a comma or a quote is one value."""
     result = streamdetect.backtest(history, vary={"name": ["it's fine", "a, b"]})
     assert [row["variant"] for row in result.variants] == ["base", "name=it's fine", "name=a, b"]

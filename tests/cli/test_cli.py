@@ -1,4 +1,4 @@
-"""The command line through its real entry: exit codes, texts, what goes to which stream, signals."""
+"""The command line through its real entry point: exit codes, output texts, streams, signals."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ START_MS = 1_772_409_600_000  # 2026-03-02T00:00:00Z
 
 
 class Outcome(NamedTuple):
-    """How a process ended and what it wrote."""
+    """Exit code and output of a process."""
 
     code: int
     out: str
@@ -59,7 +59,7 @@ class Outcome(NamedTuple):
 
 
 def call(*arguments: str, stdin: bytes = b"", environ: Mapping[str, str] | None = None) -> Outcome:
-    """Run the program as a process of its own."""
+    """Run the program in a child process."""
     done = subprocess.run(
         [sys.executable, "-m", "streamdetect", *arguments],
         input=stdin,
@@ -72,7 +72,7 @@ def call(*arguments: str, stdin: bytes = b"", environ: Mapping[str, str] | None 
 
 
 def events(count: int, every_ms: int) -> bytes:
-    """A beacon as Elastic Defend writes it: `count` events, one every `every_ms`."""
+    """A beacon in the format of Elastic Defend: `count` events, one every `every_ms`."""
     document: dict[str, Any] = {
         "event": {"category": ["network"], "dataset": "endpoint.events.network"},
         "network": {"direction": "egress"},
@@ -94,47 +94,48 @@ def beacon(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(command: str) -> None:
-    """`--help` works without a configuration and shows what to type."""
-    told = call(*command.split(), "--help")
-    assert (told.code, told.err) == (0, "")
-    example = told.out.partition("Example")[2]
+    """`--help` works without a configuration and shows an example call."""
+    result = call(*command.split(), "--help")
+    assert (result.code, result.err) == (0, "")
+    example = result.out.partition("Example")[2]
     assert f"streamdetect {command}".strip() in example
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_takes_the_common_options(command: str) -> None:
-    """-v, -q and --log-format may stand before or behind any command's name."""
-    told = call("-q", *command.split(), "-v", "--log-format", "json", "--help")
-    assert told.code == 0
-    assert "--log-format [text|json]" in told.out
+def test_every_command_accepts_the_common_options(command: str) -> None:
+    """-v, -q and --log-format are accepted before and after the name of any command."""
+    result = call("-q", *command.split(), "-v", "--log-format", "json", "--help")
+    assert result.code == 0
+    assert "--log-format [text|json]" in result.out
 
 
-def test_version_has_one_home() -> None:
-    """`--version` is the package's version."""
+def test_version() -> None:
+    """`--version` prints the package's version."""
     assert call("--version").out == f"streamdetect, version {streamdetect.__version__}\n"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_is_there(shell: str) -> None:
-    """Each shell gets its script, and commands and options complete."""
+def test_shell_completion(shell: str) -> None:
+    """Each shell has a completion script, and commands and options complete."""
     assert "_STREAMDETECT_COMPLETE" in call(environ={"_STREAMDETECT_COMPLETE": f"{shell}_source"}).out
     if shell == "bash":
-        ask = {"_STREAMDETECT_COMPLETE": "bash_complete", "COMP_CWORD": "1"}
-        assert call(environ={"COMP_WORDS": "streamdetect re", **ask}).out == "plain,replay\n"
-        ask["COMP_CWORD"] = "2"
+        variables = {"_STREAMDETECT_COMPLETE": "bash_complete", "COMP_CWORD": "1"}
+        assert call(environ={"COMP_WORDS": "streamdetect re", **variables}).out == "plain,replay\n"
+        variables["COMP_CWORD"] = "2"
         assert (
-            call(environ={"COMP_WORDS": "streamdetect replay --fail", **ask}).out == "plain,--fail-on-alert\n"
+            call(environ={"COMP_WORDS": "streamdetect replay --fail", **variables}).out
+            == "plain,--fail-on-alert\n"
         )
 
 
-def test_replay_finds_the_beacon(beacon: str, tmp_path: Path) -> None:
-    """Alerts are the only thing on standard output; the summary says where every record went, as text and JSON."""
+def test_replay_detects_the_beacon(beacon: str, tmp_path: Path) -> None:
+    """Only alerts go to stdout; the summary accounts for every record, as text and as JSON."""
     summary_path = tmp_path / "summary.json"
-    told = call("replay", beacon, "--summary-json", str(summary_path))
-    assert told.code == 0
-    (alert,) = map(json.loads, told.out.splitlines())
+    result = call("replay", beacon, "--summary-json", str(summary_path))
+    assert result.code == 0
+    (alert,) = map(json.loads, result.out.splitlines())
     assert alert["event"]["action"] == "opened"
-    # 3 h 30 min are over with the event at 03:30:00.000, so the first tick behind it is 03:35.
+    # 3 h 30 min are reached by the event at 03:30:00.000, so the first tick after it is 03:35.
     assert alert["@timestamp"] == "2026-03-02T03:35:00.000Z"
     summary = json.loads(summary_path.read_text())
     assert {name: summary[name] for name in ("consumed", "counted", "filtered", "late", "dead_lettered")} == {
@@ -146,22 +147,22 @@ def test_replay_finds_the_beacon(beacon: str, tmp_path: Path) -> None:
     }
     assert summary["alerts"] == {"opened": 1}
     assert {"ticks", "keys_peak", "suspect_leaps", "seconds"} <= summary.keys()
-    assert "900 records in" in told.err
-    assert "1 opened" in told.err
+    assert "900 records in" in result.err
+    assert "1 opened" in result.err
 
 
 def balanced(summary: Mapping[str, Any]) -> bool:
-    """Whether every record that was consumed is in one of the groups."""
+    """Whether every consumed record is in exactly one count."""
     parts = [*summary["filtered"].values(), *summary["dead_lettered"].values()]
     return bool(summary["consumed"] == summary["counted"] + summary["late"] + sum(parts))
 
 
 def test_replay_of_the_sample_day(tmp_path: Path) -> None:
-    """One of three planted beacons is found, 04:35 and every 6 h; stdout is JSON with sorted keys and nothing else."""
+    """One of three planted beacons is detected, at 04:35 and every 6 h; stdout is JSON with sorted keys only."""
     summary_path = tmp_path / "summary.json"
-    told = call("replay", str(SAMPLE), "--summary-json", str(summary_path))
-    assert told.code == 0
-    alerts = [json.loads(line) for line in told.out.splitlines()]
+    result = call("replay", str(SAMPLE), "--summary-json", str(summary_path))
+    assert result.code == 0
+    alerts = [json.loads(line) for line in result.out.splitlines()]
     assert {(alert["destination"]["address"], alert["process"]["name"]) for alert in alerts} == {
         ("185.39.46.150", "chrome.exe")
     }
@@ -174,7 +175,7 @@ def test_replay_of_the_sample_day(tmp_path: Path) -> None:
     compact = [
         json.dumps(alert, sort_keys=True, ensure_ascii=False, separators=(",", ":")) for alert in alerts
     ]
-    assert told.out == "".join(f"{line}\n" for line in compact)
+    assert result.out == "".join(f"{line}\n" for line in compact)
     summary = json.loads(summary_path.read_text())
     assert summary["consumed"] == 47_354
     assert balanced(summary)
@@ -183,8 +184,8 @@ def test_replay_of_the_sample_day(tmp_path: Path) -> None:
     assert summary["ticks"] == 24 * 12
 
 
-def test_replay_takes_every_kind_of_input(beacon: str, tmp_path: Path) -> None:
-    """However the same records are packed or laid out, the output is the same bytes."""
+def test_replay_reads_every_input_format(beacon: str, tmp_path: Path) -> None:
+    """Every compression and layout of the same records gives byte-identical output."""
     content = Path(beacon).read_bytes()
     array = b"[" + b",".join(content.splitlines()) + b"]"
     expected = call("replay", "-q", beacon)
@@ -205,16 +206,16 @@ def test_replay_takes_every_kind_of_input(beacon: str, tmp_path: Path) -> None:
 
 
 def test_replay_writes_to_a_file(beacon: str, tmp_path: Path) -> None:
-    """With --output standard output stays empty, and an older file is written anew."""
+    """With --output, stdout stays empty and an existing file is replaced."""
     output = tmp_path / "alerts.jsonl"
     output.write_text("old")
-    told = call("replay", "-q", "-o", str(output), beacon)
-    assert (told.code, told.out) == (0, "")
+    result = call("replay", "-q", "-o", str(output), beacon)
+    assert (result.code, result.out) == (0, "")
     assert json.loads(output.read_text())["event"]["action"] == "opened"
 
 
-def test_fail_on_alert_tells_by_its_exit_code(beacon: str) -> None:
-    """An alert gives 20, none gives 0: what a check in a pipeline needs."""
+def test_fail_on_alert_sets_the_exit_code(beacon: str) -> None:
+    """20 with an alert, 0 without, for checks in a pipeline."""
     assert call("replay", "-q", "--fail-on-alert", beacon).code == 20
     assert call("replay", "-q", "--fail-on-alert", "--set", "rules.0.max_hosts=1", "-", stdin=b"").code == 0
     assert (
@@ -222,8 +223,8 @@ def test_fail_on_alert_tells_by_its_exit_code(beacon: str) -> None:
     )
 
 
-def test_replay_takes_settings_from_everywhere(beacon: str, tmp_path: Path) -> None:
-    """--set and the environment change what is found, and --profile is written into the alert."""
+def test_replay_merges_settings_from_all_sources(beacon: str, tmp_path: Path) -> None:
+    """--set, the environment and a file change the result; --profile is recorded in the alert."""
     none = call("replay", "-q", beacon, environ={"STREAMDETECT__RULES__0__EXCLUDED_PORTS": "[443]"})
     assert (none.code, none.out) == (0, "")
     assert (
@@ -236,17 +237,17 @@ def test_replay_takes_settings_from_everywhere(beacon: str, tmp_path: Path) -> N
     assert alert["event"]["severity"] == 99
 
 
-def test_replay_keeps_dead_letters_only_in_a_file(tmp_path: Path) -> None:
-    """Dead letters are counted; they are written only where a file is configured, never to Kafka."""
+def test_replay_writes_dead_letters_only_to_a_configured_file(tmp_path: Path) -> None:
+    """Dead letters are always counted, written only to a configured file, and never sent to Kafka."""
     path = tmp_path / "dead.jsonl"
-    told = call("replay", "-", stdin=b"no json\n")
-    assert (told.code, "1 not_json" in told.err) == (0, True)
+    result = call("replay", "-", stdin=b"no json\n")
+    assert (result.code, "1 not_json" in result.err) == (0, True)
     overrides = ["--set", "dead_letters.sink=file", "--set", f"dead_letters.path={path}"]
     assert call("replay", "-q", *overrides, "-", stdin=b"no json\n").code == 0
     assert json.loads(path.read_text())["streamdetect.reason"] == "not_json"
 
 
-WRONG_USAGE = [
+USAGE_ERRORS = [
     (["replay"], "Name a PATH"),
     (["replay", "--from-kafka", "x"], "exclude each other"),
     (["replay", "x", "--to", "latest"], "Add --from-kafka"),
@@ -274,38 +275,38 @@ WRONG_USAGE = [
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text"), WRONG_USAGE, ids=[" ".join(words) for words, _ in WRONG_USAGE]
+    ("arguments", "text"), USAGE_ERRORS, ids=[" ".join(words) for words, _ in USAGE_ERRORS]
 )
-def test_wrong_usage_is_2(arguments: list[str], text: str) -> None:
-    """Every way of calling it wrongly says what is wrong, without a traceback."""
-    told = call(*arguments)
-    assert (told.code, told.out) == (2, "")
-    assert text in told.err
-    assert "Traceback" not in told.err
+def test_usage_errors_are_2(arguments: list[str], text: str) -> None:
+    """The message names the problem, without a traceback."""
+    result = call(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert text in result.err
+    assert "Traceback" not in result.err
 
 
-def test_an_input_is_never_overwritten(beacon: str) -> None:
-    """Writing alerts, summary or dead letters over what is read is refused, also where a directory was named."""
+def test_inputs_are_never_overwritten(beacon: str) -> None:
+    """An alert, summary or dead-letter path that is an input, or in an input directory, is rejected."""
     before = Path(beacon).read_bytes()
     dead_letters = ["--set", "dead_letters.sink=file", "--set", f"dead_letters.path={beacon}"]
     for path in (beacon, str(Path(beacon).parent)):
         for options in (["-o", beacon], ["--summary-json", beacon], dead_letters):
-            told = call("replay", path, *options)
-            assert (told.code, told.out) == (2, "")
-            assert "is an input and would be overwritten" in told.err
+            result = call("replay", path, *options)
+            assert (result.code, result.out) == (2, "")
+            assert "is an input and would be overwritten" in result.err
     assert Path(beacon).read_bytes() == before
 
 
-def test_two_outputs_are_two_files(beacon: str, tmp_path: Path) -> None:
-    """One file for alerts and summary is refused, for the second would replace the first; a device takes both."""
+def test_two_outputs_must_be_two_files(beacon: str, tmp_path: Path) -> None:
+    """The same file for alerts and summary is rejected, because one would replace the other; a device is accepted."""
     both = str(tmp_path / "both")
-    told = call("replay", beacon, "-o", both, "--summary-json", both)
-    assert (told.code, Path(both).exists()) == (2, False)
-    assert "is named for two outputs" in told.err
+    result = call("replay", beacon, "-o", both, "--summary-json", both)
+    assert (result.code, Path(both).exists()) == (2, False)
+    assert "is named for two outputs" in result.err
     assert call("replay", beacon, "-o", "/dev/null", "--summary-json", "/dev/null").code == 0
 
 
-WRONG_SETTINGS = [
+INVALID_SETTINGS = [
     (
         "rules.0.min_duration_hour=2",
         "rules.0.min_duration_hour: is not a setting; did you mean rules.0.min_duration_hours?",
@@ -321,19 +322,19 @@ WRONG_SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize(("override", "text"), WRONG_SETTINGS, ids=[text for text, _ in WRONG_SETTINGS])
-def test_a_wrong_setting_is_3(beacon: str, override: str, text: str) -> None:
-    """An override that is wrong is told as one problem, with what to write instead and where it stands."""
-    told = call("replay", beacon, "--set", override)
-    assert (told.code, told.out) == (3, "")
-    first, second = told.err.splitlines()
+@pytest.mark.parametrize(("override", "text"), INVALID_SETTINGS, ids=[text for text, _ in INVALID_SETTINGS])
+def test_an_invalid_override_is_3(beacon: str, override: str, text: str) -> None:
+    """One problem, with the value to use instead and the override's position."""
+    result = call("replay", beacon, "--set", override)
+    assert (result.code, result.out) == (3, "")
+    first, second = result.err.splitlines()
     assert first == "streamdetect: error: the configuration is not valid, 1 problem:"
     assert text in second
     assert "--set number 1" in second
 
 
 def test_invalid_configuration_is_3(beacon: str, tmp_path: Path) -> None:
-    """All problems come at once, one a line, for every command that reads a configuration."""
+    """All problems are reported at once, one per line, by every command that reads a configuration."""
     config = tmp_path / "c.yaml"
     config.write_text("kafka: {topcs: [a]}\ntime: {interval: 5}\n")
     for arguments in (
@@ -342,9 +343,9 @@ def test_invalid_configuration_is_3(beacon: str, tmp_path: Path) -> None:
         ["replay", "-c", str(config), beacon],
         ["run", "-c", str(config)],
     ):
-        told = call(*arguments)
-        assert (told.code, told.out) == (3, "")
-        lines = told.err.splitlines()
+        result = call(*arguments)
+        assert (result.code, result.out) == (3, "")
+        lines = result.err.splitlines()
         assert lines[0].startswith(f"streamdetect: error: {config} is not valid, ")
         assert "kafka.topcs: is not a setting; did you mean kafka.topics? (line 1)" in lines
         assert "time.interval: 5 has no unit; write 5s, 5m or 5ms (line 2)" in lines
@@ -352,29 +353,29 @@ def test_invalid_configuration_is_3(beacon: str, tmp_path: Path) -> None:
 
 
 def test_unreachable_kafka_is_4(tmp_path: Path) -> None:
-    """A broker that does not answer is told as that."""
+    """The error names the broker that does not answer."""
     config = tmp_path / "c.yaml"
     # Port 1 on loopback: nothing listens there.
     config.write_text(
         "kafka: {bootstrap_servers: ['127.0.0.1:1'], topics: [a], client: {bootstrap_timeout_ms: 300}}"
     )
     for arguments in (["run", "-c", str(config)], ["replay", "--from-kafka", "-c", str(config)]):
-        told = call(*arguments)
-        assert told.code == 4
-        assert "127.0.0.1:1" in told.err
-        assert "Traceback" not in told.err
+        result = call(*arguments)
+        assert result.code == 4
+        assert "127.0.0.1:1" in result.err
+        assert "Traceback" not in result.err
 
 
-def test_failing_sink_is_8(beacon: str, tmp_path: Path) -> None:
-    """An output that cannot be opened or written ends with 8 and its name."""
+def test_a_failing_sink_is_8(beacon: str, tmp_path: Path) -> None:
+    """An output that cannot be opened or written gives exit code 8 and is named."""
     for output in (str(tmp_path / "none" / "a"), "/dev/full"):
-        told = call("replay", "-q", "-o", output, beacon)
-        assert told.code == 8
-        assert output in told.err
-        assert "Traceback" not in told.err
+        result = call("replay", "-q", "-o", output, beacon)
+        assert result.code == 8
+        assert output in result.err
+        assert "Traceback" not in result.err
 
 
-PRINTING = {
+COMMANDS_WITH_OUTPUT = {
     "alerts": ["replay", "-q", str(SAMPLE)],
     "explain": ["explain", "--destination", "185.39.46.150", "--process", "chrome.exe", "/dev/null"],
     "generate": ["generate", "-q", "--hosts", "2", "--hours", "1", "-o", "-"],
@@ -383,8 +384,8 @@ PRINTING = {
 }
 
 
-def call_into(stdout: Any, *arguments: str, environ: Mapping[str, str] | None = None) -> Outcome:
-    """Run the program with this standard output."""
+def call_with_stdout(stdout: Any, *arguments: str, environ: Mapping[str, str] | None = None) -> Outcome:
+    """Run the program with this stdout."""
     done = subprocess.run(
         [sys.executable, "-m", "streamdetect", *arguments],
         stdout=stdout,
@@ -396,43 +397,47 @@ def call_into(stdout: Any, *arguments: str, environ: Mapping[str, str] | None = 
     return Outcome(done.returncode, "", done.stderr.decode())
 
 
-@pytest.mark.parametrize(("name", "unbuffered"), [*((name, "") for name in PRINTING), ("config schema", "1")])
-def test_a_reader_that_goes_away_is_8_and_quiet(name: str, unbuffered: str) -> None:
-    """`... | head -c0` ends with one line, not with Python's own complaints about the pipe."""
+@pytest.mark.parametrize(
+    ("name", "unbuffered"), [*((name, "") for name in COMMANDS_WITH_OUTPUT), ("config schema", "1")]
+)
+def test_a_closed_pipe_is_8_without_a_traceback(name: str, unbuffered: str) -> None:
+    """`... | head -c0` gives one line and none of Python's own messages about the pipe."""
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as stdout:
-        told = call_into(stdout, *PRINTING[name], environ={"PYTHONUNBUFFERED": unbuffered})
-    assert told.err == (
+        result = call_with_stdout(
+            stdout, *COMMANDS_WITH_OUTPUT[name], environ={"PYTHONUNBUFFERED": unbuffered}
+        )
+    assert result.err == (
         "streamdetect: error: standard output was closed by its reader, so not everything could be written.\n"
     )
-    assert told.code == 8
+    assert result.code == 8
 
 
-@pytest.mark.parametrize("name", PRINTING)
+@pytest.mark.parametrize("name", COMMANDS_WITH_OUTPUT)
 def test_a_full_standard_output_is_8(name: str) -> None:
-    """A disk that is full under standard output is told in one line."""
+    """A full disk under stdout is reported in one line."""
     with Path("/dev/full").open("wb") as stdout:
-        told = call_into(stdout, *PRINTING[name])
-    assert told.err == (
+        result = call_with_stdout(stdout, *COMMANDS_WITH_OUTPUT[name])
+    assert result.err == (
         "streamdetect: error: standard output cannot be written (No space left on device). "
         "Free disk space or make it writable, then start again.\n"
     )
-    assert told.code == 8
+    assert result.code == 8
 
 
-def test_a_full_disk_is_8_for_every_file(beacon: str) -> None:
-    """Summary and dead letters fail as alerts do, with the name of the file."""
+def test_a_full_disk_is_8_for_every_output(beacon: str) -> None:
+    """Summary and dead letters fail as alerts do, naming the file."""
     dead_letters = ["--set", "dead_letters.sink=file", "--set", "dead_letters.path=/dev/full"]
     for arguments in (["--summary-json", "/dev/full", beacon], [*dead_letters, "-"]):
-        told = call("replay", "-q", *arguments, stdin=b"no json\n")
-        assert told.code == 8
-        assert told.err.startswith("streamdetect: error: /dev/full cannot be written")
-        assert told.err.count("\n") == 1
+        result = call("replay", "-q", *arguments, stdin=b"no json\n")
+        assert result.code == 8
+        assert result.err.startswith("streamdetect: error: /dev/full cannot be written")
+        assert result.err.count("\n") == 1
 
 
-def test_no_standard_output_at_all_is_told(beacon: str) -> None:
-    """Started with `>&-`, a replay says that it has nowhere to write to."""
+def test_a_closed_standard_output_is_8(beacon: str) -> None:
+    """Started with `>&-`, a replay reports that stdout is closed."""
     done = subprocess.run(
         ["/bin/sh", "-c", f'"{sys.executable}" -m streamdetect replay -q "{beacon}" >&-'],
         stderr=subprocess.PIPE,
@@ -446,48 +451,48 @@ def test_no_standard_output_at_all_is_told(beacon: str) -> None:
 
 
 def test_unreadable_input_is_10(tmp_path: Path) -> None:
-    """A path that is missing, empty or a directory without files ends at once with one line that names it."""
+    """A path that is missing or empty, or a directory without files, is named in one line."""
     (tmp_path / "empty").mkdir()
     for path, text in (
         (str(tmp_path / "none"), "none cannot be opened (No such file or directory). Correct the path."),
         (str(tmp_path / "empty"), "empty is a directory without files. Give one with files, or files."),
         ("", "an empty path cannot be opened"),
     ):
-        told = call("replay", path)
-        assert (told.code, told.out, told.err.count("\n")) == (10, "", 1)
-        assert text in told.err
+        result = call("replay", path)
+        assert (result.code, result.out, result.err.count("\n")) == (10, "", 1)
+        assert text in result.err
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
-def test_truncated_input_is_10_after_what_was_found(beacon: str, tmp_path: Path, suffix: str) -> None:
-    """Alerts before the break are written; then one line says how many records were read."""
+def test_truncated_input_is_10_after_the_alerts_so_far(beacon: str, tmp_path: Path, suffix: str) -> None:
+    """Alerts before the truncation are written; then one line gives the number of records read."""
     packed = tmp_path / f"cut{suffix}"
     with atomic_file(str(packed)) as stream:
         stream.write(Path(beacon).read_bytes() + os.urandom(200_000).hex().encode())
     packed.write_bytes(packed.read_bytes()[:-1_000])
-    told = call("replay", str(packed))
-    assert told.code == 10
-    assert json.loads(told.out)["event"]["action"] == "opened"
-    assert told.err.count("\n") == 1
-    assert "ends too early; 900 records were read before that" in told.err
+    result = call("replay", str(packed))
+    assert result.code == 10
+    assert json.loads(result.out)["event"]["action"] == "opened"
+    assert result.err.count("\n") == 1
+    assert "ends too early; 900 records were read before that" in result.err
 
 
-def test_a_line_that_is_no_json_does_not_end_a_replay(beacon: str, tmp_path: Path) -> None:
-    """Between good records it is one dead letter of five kinds, and the beacon is found as before."""
+def test_invalid_lines_do_not_end_a_replay(beacon: str, tmp_path: Path) -> None:
+    """Six invalid lines become dead letters of four reasons, and the beacon is still detected."""
     bad = [b"no json", b"[1]", b'{"a":1}', b'{"@timestamp":"soon"}', b"\xff{}", b"x" * 1_048_577]
     first, *rest = Path(beacon).read_bytes().splitlines()
     summary_path = tmp_path / "summary.json"
     stdin = b"\n".join([first, *bad, *rest])
-    told = call("replay", "-", "--summary-json", str(summary_path), stdin=stdin)
-    assert (told.code, told.out) == (0, call("replay", "-q", beacon).out)
+    result = call("replay", "-", "--summary-json", str(summary_path), stdin=stdin)
+    assert (result.code, result.out) == (0, call("replay", "-q", beacon).out)
     summary = json.loads(summary_path.read_text())
     assert summary["dead_lettered"] == {"no_time": 2, "not_an_object": 1, "not_json": 2, "too_large": 1}
     assert summary["consumed"] == 906
     assert balanced(summary)
 
 
-def test_json_logs_are_all_of_standard_error(beacon: str, tmp_path: Path) -> None:
-    """With --log-format json every line is an ECS object: summary, outcome, error, and what generate tells."""
+def test_json_logs_cover_all_of_standard_error(beacon: str, tmp_path: Path) -> None:
+    """With --log-format json every line is an ECS object: summary, outcome, error and messages of generate."""
     generate = ["generate", "--hosts", "2", "--hours", "1", "--beacon", "20s,2s", "-o", str(tmp_path / "g")]
     for arguments, code, text in (
         (["replay", beacon], 0, "900 records in"),
@@ -497,9 +502,9 @@ def test_json_logs_are_all_of_standard_error(beacon: str, tmp_path: Path) -> Non
         (["replay", beacon, "--set", "a=b"], 3, "is not a setting"),
         (generate, 0, "beacon: "),
     ):
-        told = call("--log-format", "json", *arguments)
-        assert told.code == code
-        lines = [json.loads(line) for line in told.err.splitlines()]
+        result = call("--log-format", "json", *arguments)
+        assert result.code == code
+        lines = [json.loads(line) for line in result.err.splitlines()]
         assert all(
             {"@timestamp", "log.level", "message", "ecs.version", "log.logger"} <= line.keys()
             for line in lines
@@ -508,15 +513,15 @@ def test_json_logs_are_all_of_standard_error(beacon: str, tmp_path: Path) -> Non
 
 
 def test_explain_shows_the_arithmetic() -> None:
-    """Over the sample: the figures at the tick before the alert and at it, beside what they are compared with."""
-    ask = ["explain", "--destination", "185.39.46.150", "--process", "CHROME.EXE", str(SAMPLE)]
-    before = call(*ask, "--at", "2026-03-02T04:30:00Z")
+    """On the sample: the figures at the tick before the alert and at the alert, next to their thresholds."""
+    arguments = ["explain", "--destination", "185.39.46.150", "--process", "CHROME.EXE", str(SAMPLE)]
+    before = call(*arguments, "--at", "2026-03-02T04:30:00Z")
     assert (before.code, before.err) == (0, "")
     # The span from 01:00:10.769 is not yet 3 h 30 min at 04:30, so it rounds to 3 h.
     assert "holds  504 connections // 3 h = 168 an hour, at least 120" in before.out
     assert "rounded 3 h, at least 4" in before.out
     assert before.out.count("FAILS") == 1
-    at = call(*ask, "--at", "2026-03-02T04:35:00Z").out
+    at = call(*arguments, "--at", "2026-03-02T04:35:00Z").out
     assert "holds  516 connections // 4 h = 129 an hour, at least 120" in at
     assert (
         "2026-03-02T01:00:10.769Z to 2026-03-02T04:34:45.595Z is 12,874.826 s, rounded 4 h, at least 4" in at
@@ -525,75 +530,75 @@ def test_explain_shows_the_arithmetic() -> None:
     assert "2026-03-02T04:35:00.000Z  true: the condition holds" in at
 
 
-def test_explain_of_something_unknown(beacon: str) -> None:
-    """A destination without events is told as that; a moment behind the last tick is wrong usage."""
-    ask = ["explain", "--process", "chrome.exe", beacon, "--destination"]
-    told = call(*ask, "192.0.2.77")
-    assert (told.code, told.err) == (0, "")
-    assert "No event of chrome.exe to 192.0.2.77 counts for any rule" in told.out
-    assert "900 of 900 records count for some key; filtered: none." in told.out
-    late = call(*ask, "45.83.64.1", "--at", "2027-01-01")
+def test_explain_of_an_unknown_destination(beacon: str) -> None:
+    """A destination without events is reported; a time after the last tick is a usage error."""
+    arguments = ["explain", "--process", "chrome.exe", beacon, "--destination"]
+    result = call(*arguments, "192.0.2.77")
+    assert (result.code, result.err) == (0, "")
+    assert "No event of chrome.exe to 192.0.2.77 counts for any rule" in result.out
+    assert "900 of 900 records count for some key; filtered: none." in result.out
+    late = call(*arguments, "45.83.64.1", "--at", "2027-01-01")
     assert (late.code, late.out) == (2, "")
     assert "the last tick of this input is 2026-03-02T05:00:00.000Z" in late.err
 
 
-def test_explain_ends_after_a_leap_of_a_million_years(beacon: str) -> None:
-    """Wild clocks that are believed: the verdicts are told where they change, not at every tick."""
-    wild = b"".join(
+def test_explain_finishes_after_a_leap_of_a_million_years(beacon: str) -> None:
+    """After a believed clock leap, verdicts are printed where they change, not at every tick."""
+    leaps = b"".join(
         json.dumps({"@timestamp": 9 * 10**18 + number, "host": {"id": f"h{number}"}}).encode() + b"\n"
         for number in range(4)
     )
-    Path(beacon).write_bytes(Path(beacon).read_bytes() + wild)
-    told = call("explain", "--destination", "45.83.64.1", "--process", "chrome.exe", beacon)
-    assert (told.code, told.err) == (0, "")
-    assert "false: expired" in told.out
+    Path(beacon).write_bytes(Path(beacon).read_bytes() + leaps)
+    result = call("explain", "--destination", "45.83.64.1", "--process", "chrome.exe", beacon)
+    assert (result.code, result.err) == (0, "")
+    assert "false: expired" in result.out
 
 
-def test_explain_finds_the_null_group(tmp_path: Path) -> None:
-    """In strict, events without a destination.address share a key: `null` asks for it."""
+def test_explain_accepts_the_null_key(tmp_path: Path) -> None:
+    """In strict, events without a destination.address share a key, which `null` selects."""
     path = tmp_path / "null.jsonl"
     document = json.loads(events(1, 1_000).splitlines()[0])
     document["destination"].pop("address", None)
     path.write_text(json.dumps(document))
-    told = call(
+    result = call(
         "explain", "--profile", "strict", "--destination", "null", "--process", "chrome.exe", str(path)
     )
-    assert "chrome.exe to no address (null)" in told.out
+    assert "chrome.exe to no address (null)" in result.out
 
 
-def test_evictions_are_told_even_when_quiet(tmp_path: Path) -> None:
-    """What limits.max_keys costs is never silent."""
+def test_evictions_are_reported_even_when_quiet(tmp_path: Path) -> None:
+    """-q does not suppress the remark about limits.max_keys."""
     path = tmp_path / "many.jsonl"
     documents = [json.loads(line) for line in events(20, 60_000).splitlines()]
     for number, document in enumerate(documents):
         document["destination"] |= {"ip": f"9.9.9.{number}", "address": f"9.9.9.{number}"}
     path.write_text("\n".join(map(json.dumps, documents)))
-    told = call("-q", "replay", "--set", "limits.max_keys=1", str(path))
-    assert told.code == 0
-    assert "limits.max_keys" in told.err
+    result = call("-q", "replay", "--set", "limits.max_keys=1", str(path))
+    assert result.code == 0
+    assert "limits.max_keys" in result.err
 
 
 @pytest.mark.parametrize("start", ["9999-12-31T23:00:00Z", "0001-01-01T00:00:00Z"])
-def test_generate_refuses_years_it_cannot_write(tmp_path: Path, start: str) -> None:
-    """One line and exit code 2, no traceback."""
-    told = call("generate", "--start", start, "--hours", "2", "-o", str(tmp_path / "x.jsonl"))
-    assert told.code == 2
-    assert "Traceback" not in told.err
+def test_generate_rejects_years_it_cannot_write(tmp_path: Path, start: str) -> None:
+    """Exit code 2 without a traceback."""
+    result = call("generate", "--start", start, "--hours", "2", "-o", str(tmp_path / "x.jsonl"))
+    assert result.code == 2
+    assert "Traceback" not in result.err
 
 
-def test_an_unexpected_error_is_1_and_asks_for_a_report(
+def test_an_unexpected_error_is_1_and_requests_a_report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A bug shows its traceback and where it belongs; an expected error shows neither."""
+    """A bug prints its traceback and the request to report it."""
 
     def broken(**_: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(entry.app, "main", broken)
     assert entry.run([]) == 1
-    told = capsys.readouterr().err
-    assert "ZeroDivisionError" in told
-    assert told.endswith(
+    stderr = capsys.readouterr().err
+    assert "ZeroDivisionError" in stderr
+    assert stderr.endswith(
         "This is a bug in streamdetect. Please report it with the lines above and the command you ran.\n"
     )
 
@@ -602,7 +607,7 @@ def test_an_unexpected_error_is_1_and_asks_for_a_report(
 def test_expected_errors_have_their_code_and_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], log_format: str
 ) -> None:
-    """The code is the error's; where logs are JSON the message is too."""
+    """The exit code is the error's; with JSON logs the message is JSON too."""
 
     def fenced(*, obj: Any, **_: Any) -> None:
         obj.log_format = log_format
@@ -610,11 +615,11 @@ def test_expected_errors_have_their_code_and_no_traceback(
 
     monkeypatch.setattr(entry.app, "main", fenced)
     assert entry.run([]) == 6
-    told = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     if log_format == "text":
-        assert told == "streamdetect: error: another instance took over.\n"
+        assert stderr == "streamdetect: error: another instance took over.\n"
     else:
-        line = json.loads(told)
+        line = json.loads(stderr)
         assert (line["log.level"], line["message"], line["log.logger"]) == (
             "error",
             "another instance took over.",
@@ -623,37 +628,37 @@ def test_expected_errors_have_their_code_and_no_traceback(
 
 
 def test_config_show_round_trips(tmp_path: Path) -> None:
-    """What `config show` prints is a configuration that means the same."""
-    told = call(
+    """The output of `config show` is an equivalent configuration."""
+    result = call(
         "config", "show", "--set", "rules.0.severity=73", environ={"STREAMDETECT__KAFKA__TOPICS": "[a]"}
     )
-    assert (told.code, told.err) == (0, "")
+    assert (result.code, result.err) == (0, "")
     path = tmp_path / "shown.yaml"
-    path.write_text(told.out)
+    path.write_text(result.out)
     shown = load_settings(path, environ={})
     assert (shown.rules[0].severity, shown.kafka.topics) == (73, ("a",))
     assert yaml.safe_load(call("config", "show").out)["time"]["lookback"] == "24h"
 
 
-def test_config_check_tells_doubts(tmp_path: Path) -> None:
-    """A valid file is said to be valid, with notes on what is hardly meant."""
+def test_config_check_reports_doubts(tmp_path: Path) -> None:
+    """A valid file is reported as valid, with notes on settings that are probably unintended."""
     path = tmp_path / "c.yaml"
     path.write_text("rules: [{enabled: false}]")
-    told = call("config", "check", str(path))
-    assert told.code == 0
-    assert told.out.splitlines()[0] == f"{path} is valid"
-    assert "note: rules: no rule is enabled, so nothing is detected" in told.out
+    result = call("config", "check", str(path))
+    assert result.code == 0
+    assert result.out.splitlines()[0] == f"{path} is valid"
+    assert "note: rules: no rule is enabled, so nothing is detected" in result.out
 
 
 def test_config_schema_is_json() -> None:
-    """The schema names its draft."""
-    told = call("config", "schema")
-    assert json.loads(told.out)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    """It is JSON and names its draft."""
+    result = call("config", "schema")
+    assert json.loads(result.out)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
 
 @pytest.mark.parametrize("verbose", [[], ["-v"], ["-vv"]])
-def test_no_output_shows_a_secret(tmp_path: Path, verbose: list[str]) -> None:
-    """Neither showing, nor failing, nor debug logs of a failing login print the password."""
+def test_no_output_contains_a_secret(tmp_path: Path, verbose: list[str]) -> None:
+    """`config show`, errors and debug logs of a failing login do not contain the password."""
     config = tmp_path / "c.yaml"
     config.write_text(
         "kafka: {bootstrap_servers: ['127.0.0.1:1'], topics: [a], security_protocol: SASL_PLAINTEXT, "
@@ -665,18 +670,18 @@ def test_no_output_shows_a_secret(tmp_path: Path, verbose: list[str]) -> None:
         ["config", "check", str(config), "--set", "kafka.passwort=" + SECRET],
         ["run", "-c", str(config)],
     ):
-        told = call(*arguments, *verbose, environ=environ)
-        assert SECRET not in told.out + told.err
+        result = call(*arguments, *verbose, environ=environ)
+        assert SECRET not in result.out + result.err
 
 
 @pytest.mark.parametrize("name", ["day.jsonl", "day.jsonl.gz", "day.jsonl.zst"])
-def test_generate_makes_what_replay_finds(tmp_path: Path, name: str) -> None:
-    """A generated beacon of 180 calls an hour over 5 h is found, and the same seed gives the same file."""
+def test_replay_detects_the_generated_beacon(tmp_path: Path, name: str) -> None:
+    """A generated beacon of 180 an hour over 5 h is detected, and the same seed gives the same file."""
     path = tmp_path / name
     arguments = ["generate", "--hosts", "3", "--hours", "5.5", "--beacon", "20s,2s", "--shape", "defend"]
-    told = call(*arguments, "-o", str(path))
-    assert told.code == 0
-    assert "beacon: chrome.exe on " in told.err
+    result = call(*arguments, "-o", str(path))
+    assert result.code == 0
+    assert "beacon: chrome.exe on " in result.err
     first = path.read_bytes()
     assert call(*arguments, "-q", "-o", str(path)).err == ""
     assert path.read_bytes() == first
@@ -688,8 +693,8 @@ def test_generate_makes_what_replay_finds(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_generate_leaves_nothing_when_interrupted(tmp_path: Path, number: int) -> None:
-    """Stopped half-way it ends with 130 and neither the file nor a part of it stays."""
+def test_an_interrupted_generate_leaves_no_file(tmp_path: Path, number: int) -> None:
+    """It exits with 130 and leaves neither the file nor a temporary one."""
     path = tmp_path / "day.jsonl"
     arguments = ["generate", "--hosts", "200", "--hours", "100000", "-o", str(path)]
     with subprocess.Popen(
@@ -704,8 +709,8 @@ def test_generate_leaves_nothing_when_interrupted(tmp_path: Path, number: int) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_replay_stops_cleanly(number: int) -> None:
-    """A replay that waits for standard input ends with 0 at a signal, and says that it is not the whole answer."""
+def test_replay_stops_cleanly_on_a_signal(number: int) -> None:
+    """A replay waiting on stdin exits with 0 and reports that it stopped before the end."""
     with subprocess.Popen(
         [sys.executable, "-u", "-m", "streamdetect", "replay", "-"],
         stdin=subprocess.PIPE,
@@ -723,18 +728,18 @@ def test_replay_stops_cleanly(number: int) -> None:
     assert b"Stopped before the end" in err
 
 
-def test_a_replay_of_much_is_stopped_half_way(tmp_path: Path) -> None:
-    """SIGINT in the middle of eight days read side by side: exit 0, whole lines, and a summary that adds up."""
+def test_a_long_replay_can_be_stopped(tmp_path: Path) -> None:
+    """SIGINT in the middle of eight days read in parallel: exit code 0, complete lines, a consistent summary."""
     summary_path = tmp_path / "summary.json"
     paths = [str(SAMPLE)] * 8
     with subprocess.Popen(
         [sys.executable, "-m", "streamdetect", "replay", "--summary-json", str(summary_path), *paths],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        bufsize=0,  # `communicate` would lose what `readline` had read ahead
+        bufsize=0,  # `communicate` would lose what `readline` had buffered
     ) as process:
         assert process.stdout is not None
-        first = process.stdout.readline()  # of 04:35 or before: most is still to come
+        first = process.stdout.readline()  # of 04:35 or before: most of the input is still to come
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0
@@ -746,25 +751,25 @@ def test_a_replay_of_much_is_stopped_half_way(tmp_path: Path) -> None:
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Look until `condition` holds; a process that ends before is a failure."""
+    """Poll until `condition` holds; fail if the process exits before."""
     while not condition():
         with contextlib.suppress(subprocess.TimeoutExpired):
             raise AssertionError(f"ended with {process.wait(0.02)}")
 
 
-def test_signals_are_put_back() -> None:
-    """Inside, the first signal only asks to stop; afterwards handlers are what they were."""
+def test_signal_handlers_are_restored() -> None:
+    """The first signal requests a stop and restores the previous handler, so a second one ends the process."""
     before = signal.getsignal(signal.SIGTERM)
     with stopping() as stop:
         assert not stop()
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop()
-        assert signal.getsignal(signal.SIGTERM) == before  # a second one would end us
+        assert signal.getsignal(signal.SIGTERM) == before  # a second signal ends the process
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_log_lines_have_ecs_names() -> None:
-    """JSON logs use ECS names, with the error's type and stack where there is one."""
+def test_log_lines_use_ecs_field_names() -> None:
+    """JSON logs use ECS names and include the error's type and stack trace, if any."""
     from streamdetect.cli.logs import EcsFormatter, TextFormatter  # noqa: PLC0415 - next to its use
 
     try:
@@ -783,8 +788,8 @@ def test_log_lines_have_ecs_names() -> None:
     assert TextFormatter().format(record).startswith("2026-03-02T00:00:00.000Z WARNING a.b: oh!\nTraceback")
 
 
-def test_progress_is_a_line_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where standard error is no terminal; with `quiet` there is none at all."""
+def test_progress_without_a_terminal_is_a_line_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    """With `quiet` there is no progress output."""
     for quiet, expected in (
         (False, ["50 %, 1,000 records, 100 a second", "2,100 records, 105 a second"]),
         (True, []),
@@ -797,21 +802,21 @@ def test_progress_is_a_line_every_ten_seconds(capsys: pytest.CaptureFixture[str]
 
 
 def test_progress_on_a_terminal_is_a_bar() -> None:
-    """The bar shows share and speed, and gives way while lines are written."""
-    screen = io.StringIO()
+    """The bar shows share and rate, and is hidden while other lines are written."""
+    output = io.StringIO()
     times = iter([0.0, 1.0])
     with Meter(
-        clock=lambda: next(times), console=Console(file=screen, force_terminal=True, width=100)
+        clock=lambda: next(times), console=Console(file=output, force_terminal=True, width=100)
     ) as meter:
         meter.tell(1_000, 50, 100)
         with meter.paused():
-            screen.write("alert\n")
-    assert "50%" in screen.getvalue()
-    assert "1,000 records, 1,000 a second" in screen.getvalue()
+            output.write("alert\n")
+    assert "50%" in output.getvalue()
+    assert "1,000 records, 1,000 a second" in output.getvalue()
 
 
-def test_summary_text_tells_what_to_wonder_about() -> None:
-    """Groups with their parts, the largest first, and a remark for each thing that may hide alerts."""
+def test_summary_text_includes_remarks() -> None:
+    """Counts with their parts, largest first, and a remark for each condition that may hide alerts."""
     summary = Summary(
         consumed=1_234,
         counted=1_000,
@@ -830,31 +835,31 @@ def test_summary_text_tells_what_to_wonder_about() -> None:
         assert remark in text
 
 
-def test_defaults_need_no_file() -> None:
-    """The built-in settings are what an empty environment gives."""
+def test_defaults_equal_an_empty_configuration() -> None:
+    """Without a file and with an empty environment, the settings are the built-in ones."""
     assert load_settings(None, environ={}) == Settings()
 
 
-def test_the_kafka_client_is_heard_once_in_a_while() -> None:
-    """Each of its messages at most every 30 seconds and without a traceback; others are left alone."""
+def test_kafka_client_logs_are_rate_limited() -> None:
+    """Each message at most every 30 s and without a traceback; messages of other loggers pass unchanged."""
     clock = ManualClock()
-    calm = logs.CalmClient(30.0, clock)
+    log_filter = logs.CalmClient(30.0, clock)
 
     def record(name: str, text: str) -> logging.LogRecord:
         return logging.LogRecord(name, logging.ERROR, "", 0, text, None, (ValueError, ValueError("x"), None))
 
     first = record("kafka.cluster", "no node %s")
-    assert calm.filter(first)
+    assert log_filter.filter(first)
     assert first.exc_info is None
-    assert not calm.filter(record("kafka.cluster", "no node %s"))
-    assert calm.filter(record("kafka.cluster", "another thing"))
+    assert not log_filter.filter(record("kafka.cluster", "no node %s"))
+    assert log_filter.filter(record("kafka.cluster", "another thing"))
     clock.move(30)
-    assert calm.filter(record("kafka.cluster", "no node %s"))
+    assert log_filter.filter(record("kafka.cluster", "no node %s"))
     busy = record("kafka.net.selector", "its loop is busy")
     busy.levelno = logging.WARNING
-    assert not calm.filter(busy)
+    assert not log_filter.filter(busy)
     ours = record("streamdetect.service", "mine")
-    assert all(calm.filter(ours) for _ in range(3))
+    assert all(log_filter.filter(ours) for _ in range(3))
     assert ours.exc_info is not None
 
 
@@ -868,17 +873,15 @@ def test_the_kafka_client_is_heard_once_in_a_while() -> None:
         ),
     ],
 )
-def test_outputs_that_would_be_written_over_each_other_are_3(
-    tmp_path: Path, sections: str, expected: str
-) -> None:
-    """Before anything is opened: nothing is left behind."""
+def test_conflicting_output_paths_are_3(tmp_path: Path, sections: str, expected: str) -> None:
+    """Detected before anything is opened, so no file is created."""
     state = tmp_path / "state"
     config = tmp_path / "c.yaml"
     config.write_text(
         f"kafka: {{topics: [a], bootstrap_servers: ['127.0.0.1:1']}}\ncheckpoint: {{path: {state}}}\n"
         + sections.replace("STATE", str(state))
     )
-    told = call("run", "-c", str(config))
-    assert told.code == 3
-    assert expected in told.err
+    result = call("run", "-c", str(config))
+    assert result.code == 3
+    assert expected in result.err
     assert not state.exists()

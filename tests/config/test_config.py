@@ -1,4 +1,4 @@
-"""Configuration: defaults, every way of being wrong, overrides, secrets, and what it looks like from outside."""
+"""Configuration: defaults, every kind of error, overrides, secrets, and the forms shown to users."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ Load = Callable[..., Settings]
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """`load(yaml_text, sets=, environ=, required_for=)`, away from the environment of the test run."""
+    """`load(yaml_text, sets=, environ=, required_for=)`, isolated from the environment of the test run."""
 
-    def loaded(
+    def load_text(
         text: str = "",
         sets: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
@@ -48,19 +48,19 @@ def load(tmp_path: Path) -> Load:
         path.write_text(text, encoding="utf-8")
         return load_settings(path, sets, environ or {}, profile, required_for)
 
-    return loaded
+    return load_text
 
 
-def problems(load: Load, text: str = "", **how: Any) -> list[str]:
-    """The problems of a configuration that must have some."""
-    with pytest.raises(ConfigError) as caught:
-        load(text, **how)
-    assert all(problem in str(caught.value) for problem in caught.value.problems)
-    return caught.value.problems
+def problems(load: Load, text: str = "", **options: Any) -> list[str]:
+    """The problems of an invalid configuration."""
+    with pytest.raises(ConfigError) as raised:
+        load(text, **options)
+    assert all(problem in str(raised.value) for problem in raised.value.problems)
+    return raised.value.problems
 
 
 def test_defaults_are_those_of_the_hunt() -> None:
-    """Without a file the one rule is the hunt: 120 an hour, 4 hours, one host, one process, 26 networks."""
+    """Without a file, the only rule is the hunt: 120 an hour, 4 hours, one host, one process, 26 networks."""
     (rule,) = Settings().rules
     assert (rule.min_connections_per_hour, rule.min_duration_hours, rule.max_hosts, rule.max_processes) == (
         120,
@@ -81,8 +81,8 @@ def test_defaults_are_those_of_the_hunt() -> None:
     )
 
 
-def test_empty_file_and_empty_sections_mean_defaults(load: Load) -> None:
-    """A file, or a section, in which everything is commented out changes nothing."""
+def test_empty_files_and_sections_mean_defaults(load: Load) -> None:
+    """A file or section in which everything is commented out changes nothing."""
     assert load("") == load("kafka:\n  # topics: [a]\ntime:\n") == Settings()
 
 
@@ -90,15 +90,15 @@ def test_empty_file_and_empty_sections_mean_defaults(load: Load) -> None:
     ("text", "duration_ms"),
     [("500ms", 500), ("30s", 30_000), ("5m", 300_000), ("24h", 86_400_000), ("7d", 604_800_000), ("0s", 0)],
 )
-def test_durations_are_read_and_written(text: str, duration_ms: int) -> None:
-    """Every unit is read to milliseconds and written back as it was."""
+def test_durations_are_parsed_and_formatted(text: str, duration_ms: int) -> None:
+    """Every unit is parsed to milliseconds and formatted back to the same text."""
     assert parse_duration_ms(text) == duration_ms
     assert format_duration(duration_ms) == text
 
 
 @pytest.mark.parametrize("text", ["5", "5 m", "1.5h", "-1s", "m", "5M", "\u0665m", "", "1h30m"])
-def test_other_texts_are_no_durations(text: str) -> None:
-    """What is not a whole number with one known unit is refused, and the message shows how to write it."""
+def test_other_texts_are_not_durations(text: str) -> None:
+    """Anything but a whole number with one known unit is rejected with an example in the message."""
     with pytest.raises(ValueError, match="30s"):
         parse_duration_ms(text)
 
@@ -112,8 +112,8 @@ def test_other_texts_are_no_durations(text: str) -> None:
         ("1970-01-02", 86_400_000),
     ],
 )
-def test_times_are_utc_unless_they_say_otherwise(text: str, time_ms: int) -> None:
-    """ISO times become milliseconds; one without a zone is UTC."""
+def test_times_default_to_utc(text: str, time_ms: int) -> None:
+    """ISO times are parsed to milliseconds; without a zone they are UTC."""
     assert parse_time_ms(text) == time_ms
 
 
@@ -166,7 +166,10 @@ INVALID = [
     ),
     ("kafka: {topics: [a], topic_pattern: b}", "kafka.topic_pattern: is set together with topics; set one"),
     ("kafka: {topic_pattern: '['}", "kafka.topic_pattern: is not a regular expression"),
-    ("kafka: {topics: [a b]}", "kafka.topics.0: 'a b' is not a topic name; use 1 to 249 of a-z A-Z 0-9 . _ -"),
+    (
+        "kafka: {topics: [a b]}",
+        "kafka.topics.0: 'a b' is not a topic name; use 1 to 249 of a-z A-Z 0-9 . _ -",
+    ),
     ("kafka: {topics: [a, a]}", "kafka.topics: names a topic twice; name each once"),
     ("kafka: {topics: [1]}", "kafka.topics.0: 1 is not text; put it in quotes"),
     ("kafka: {bootstrap_servers: [localhost]}", "kafka.bootstrap_servers.0: is not host:port; write it like"),
@@ -219,14 +222,14 @@ INVALID = [
 
 
 @pytest.mark.parametrize(("text", "problem"), INVALID, ids=[text for text, _ in INVALID])
-def test_each_mistake_is_told_with_its_remedy(load: Load, text: str, problem: str) -> None:
-    """One mistake gives one line: the path, what is wrong, and what to write instead."""
-    (told,) = problems(load, text)
-    assert told.startswith(problem)
+def test_each_problem_names_its_fix(load: Load, text: str, problem: str) -> None:
+    """One problem gives one line: path, what is wrong, what to write instead."""
+    (message,) = problems(load, text)
+    assert message.startswith(problem)
 
 
 @pytest.mark.parametrize(
-    ("text", "meant"),
+    ("text", "suggestion"),
     [
         ("kafka: {topcs: [a]}", "kafka.topcs: is not a setting; did you mean kafka.topics? (line 1)"),
         ("kafka: {group-id: a}", "kafka.group-id: is not a setting; did you mean kafka.group_id? (line 1)"),
@@ -242,18 +245,18 @@ def test_each_mistake_is_told_with_its_remedy(load: Load, text: str, problem: st
         ("zzz: 1", "zzz: is not a setting; see `streamdetect config show` for all of them (line 1)"),
     ],
 )
-def test_unknown_names_are_told_with_the_nearest_known_one(load: Load, text: str, meant: str) -> None:
-    """A misspelt or misplaced setting is an error that names the one that was meant."""
-    assert problems(load, text) == [meant]
+def test_unknown_names_suggest_the_closest_setting(load: Load, text: str, suggestion: str) -> None:
+    """A misspelt or misplaced setting is an error that suggests the intended one."""
+    assert problems(load, text) == [suggestion]
 
 
-def test_all_problems_come_in_one_error(load: Load) -> None:
-    """Mistakes in several sections, in a rule's id and in the overrides are all in one list, with their places."""
+def test_all_problems_are_in_one_error(load: Load) -> None:
+    """Problems in several sections, a rule id and the overrides are in one list, with their locations."""
     text = "time:\n  interval: 5\nrules:\n  - id: a\n  - id: a\n    severity: 500\nhttp: {prot: 1}\n"
-    told = problems(load, text, sets=["kafka.topics=[", "nothing"], environ={"STREAMDETECT__X": "1"})
-    places = [(problem.partition(":")[0], problem.rpartition(" (")[2].rstrip(")")) for problem in told]
+    found = problems(load, text, sets=["kafka.topics=[", "nothing"], environ={"STREAMDETECT__X": "1"})
+    places = [(problem.partition(":")[0], problem.rpartition(" (")[2].rstrip(")")) for problem in found]
     assert sorted(places) == [
-        ("--set number 2", told[2].rpartition(" (")[2].rstrip(")")),
+        ("--set number 2", found[2].rpartition(" (")[2].rstrip(")")),
         ("http.prot", "line 7"),
         ("kafka.topics", "--set number 1"),
         ("rules.1.id", "line 5"),
@@ -263,22 +266,22 @@ def test_all_problems_come_in_one_error(load: Load) -> None:
     ]
 
 
-def test_doubled_keys_are_errors_with_lines(load: Load) -> None:
-    """YAML would silently take the last of two equal keys; here both lines are named."""
+def test_duplicate_keys_are_errors_with_lines(load: Load) -> None:
+    """YAML would silently use the last of two equal keys; the error names both lines."""
     assert problems(load, "kafka:\n  topics: [a]\n  group_id: b\n  topics: [c]\n") == [
         "line 4: 'topics' is set twice (first in line 2); keep one"
     ]
 
 
 def test_anchors_and_merges_work(load: Load) -> None:
-    """Rules can share their settings by YAML's own means, and an anchor inside itself is no trap."""
+    """Rules can share settings with YAML anchors; a recursive anchor is an error."""
     settings = load("rules:\n  - &base {id: a, max_hosts: 3}\n  - {<<: *base, id: b}\n")
     assert [(rule.id, rule.max_hosts) for rule in settings.rules] == [("a", 3), ("b", 3)]
     assert problems(load, "time: &self\n  interval: *self\n")
 
 
-def test_plain_values_are_those_of_yaml_1_2(load: Load) -> None:
-    """A time stays text, and so does what YAML 1.1 takes for a number to the base of 60 or a truth value."""
+def test_plain_scalars_follow_yaml_1_2(load: Load) -> None:
+    """A time stays text, and so do the base-60 numbers and most booleans of YAML 1.1."""
     settings = load(
         "kafka: {start: 2026-03-02T04:00:00Z, group_id: no}\nrules: [{name: 12:30, enabled: yes}]"
     )
@@ -290,22 +293,22 @@ def test_plain_values_are_those_of_yaml_1_2(load: Load) -> None:
 @pytest.mark.parametrize(
     "content", [b"\xff\xfe", b"a: \x07", b"a: [", b"a: b: c", b"!!python/name:os.system x"]
 )
-def test_files_that_are_no_yaml_are_refused(tmp_path: Path, content: bytes) -> None:
-    """Neither bytes that are no text nor text that is no (safe) YAML gets through."""
+def test_files_that_are_not_yaml_are_rejected(tmp_path: Path, content: bytes) -> None:
+    """Bytes that are not text and text that is not safe YAML are rejected."""
     path = tmp_path / "c.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError):
         load_settings(path, environ={})
 
 
-def test_unreadable_file_is_a_config_error(tmp_path: Path) -> None:
-    """A missing file is named, with the cause."""
+def test_an_unreadable_file_is_a_config_error(tmp_path: Path) -> None:
+    """The error names the missing file and the cause."""
     with pytest.raises(ConfigError, match=r"none\.yaml cannot be read \(No such file or directory\)"):
         load_settings(tmp_path / "none.yaml", environ={})
 
 
-def test_overrides_win_in_order(load: Load) -> None:
-    """The environment wins over the file, --set over the environment, --profile over all."""
+def test_override_precedence(load: Load) -> None:
+    """The environment overrides the file, --set the environment, --profile everything."""
     text = "kafka: {group_id: file}\nprofile: resilient\nlog: {level: debug}"
     environ = {"STREAMDETECT__KAFKA__GROUP_ID": "environment", "STREAMDETECT__HTTP__PORT": "1", "OTHER": "x"}
     settings = load(text, ["kafka.group_id=set", "profile=resilient"], environ, "strict")
@@ -313,8 +316,8 @@ def test_overrides_win_in_order(load: Load) -> None:
     assert settings.log.level == "debug"
 
 
-def test_overrides_reach_into_lists(load: Load) -> None:
-    """Entries go by index, also into the default rule and behind the last entry; whole lists are replaced."""
+def test_overrides_address_list_entries(load: Load) -> None:
+    """An index selects an entry, also of the default rule; the next index appends; whole lists are replaced."""
     settings = load(
         "",
         ["rules.0.min_duration_hours=2", "rules.0.excluded_networks.0=10.0.0.0/9", "rules.1={id: b}"],
@@ -349,14 +352,14 @@ def test_overrides_reach_into_lists(load: Load) -> None:
         ),
     ],
 )
-def test_wrong_overrides_are_told(load: Load, override: str, problem: str) -> None:
-    """A wrong --set says which one it was and how to write it."""
-    (told,) = problems(load, "", sets=[override])
-    assert problem in told
+def test_invalid_overrides_are_reported(load: Load, override: str, problem: str) -> None:
+    """The error names the --set option and how to write it."""
+    (message,) = problems(load, "", sets=[override])
+    assert problem in message
 
 
-def test_texts_are_taken_as_they_stand(load: Load) -> None:
-    """Where a text belongs, an override need not be YAML: a password may hold #, = or look like a number."""
+def test_text_settings_are_not_parsed_as_yaml(load: Load) -> None:
+    """The override of a text setting need not be YAML: a password may contain #, = or look like a number."""
     for password in ("12345", "a #b", "a=b: c", "*x", "true"):
         settings = load("kafka: {username: u}", ["kafka.password=" + password])
         assert settings.kafka.password is not None
@@ -366,14 +369,16 @@ def test_texts_are_taken_as_they_stand(load: Load) -> None:
 
 
 def test_client_options_pass_through(load: Load) -> None:
-    """What stands under kafka.client is handed on as it is, dots in names included."""
+    """Options under kafka.client are passed on unchanged, including names with dots."""
     settings = load("kafka: {client: {max_poll_records: 5}}", ["kafka.client.a.b=true"])
     assert settings.kafka.client == {"max_poll_records": 5, "a.b": True}
 
 
 def test_run_needs_topics(load: Load) -> None:
-    """Only where Kafka is read does a configuration need topics, or a pattern for them."""
-    assert problems(load, "", required_for="run")[0].startswith("kafka.topics: is missing, and run requires it")
+    """Topics, or a pattern for them, are required only where Kafka is read."""
+    assert problems(load, "", required_for="run")[0].startswith(
+        "kafka.topics: is missing, and run requires it"
+    )
     assert problems(load, "", required_for="kafka-replay")
     load("", required_for="replay")
     load("kafka: {topics: [a]}", required_for="run")
@@ -401,14 +406,14 @@ LEAKS = [
 
 @pytest.mark.parametrize("text", LEAKS)
 def test_no_error_shows_a_secret(load: Load, text: str) -> None:
-    """However a password is misplaced or misspelt, no message repeats it."""
+    """No message repeats a password, however it is misplaced or misspelt."""
     assert SECRET not in "\n".join(problems(load, text))
 
 
 @pytest.mark.parametrize(
     "override", [f"kafka.password {SECRET}", f"kafka.passwort={SECRET}", f"kafka.password.x={SECRET}", SECRET]
 )
-def test_no_wrong_override_shows_a_secret(load: Load, override: str) -> None:
+def test_no_invalid_override_shows_a_secret(load: Load, override: str) -> None:
     """The same for --set and the environment."""
     assert SECRET not in "\n".join(problems(load, "", sets=[override]))
     name, _, value = override.partition("=")
@@ -418,7 +423,7 @@ def test_no_wrong_override_shows_a_secret(load: Load, override: str) -> None:
 
 
 def test_show_masks_secrets(load: Load) -> None:
-    """Neither `config show` nor the settings themselves print a password."""
+    """Neither `config show` nor the repr of a setting contains a password."""
     text = f"kafka: {{username: u, password: {SECRET}, client: {{ssl_password: {SECRET}, retries: 3}}}}"
     settings = load(text)
     shown = yaml.safe_load(show(settings))
@@ -443,8 +448,8 @@ dead_letters: {sink: none}
 
 
 @pytest.mark.parametrize("text", ["", EVERYTHING])
-def test_show_goes_through_the_loader_and_the_schema(load: Load, text: str) -> None:
-    """What `config show` prints loads to the same settings and is valid under the JSON Schema."""
+def test_shown_settings_load_and_match_the_schema(load: Load, text: str) -> None:
+    """The output of `config show` loads to the same settings and is valid under the JSON Schema."""
     settings = load(text)
     assert load(show(settings)) == settings
     schema = json_schema()
@@ -453,27 +458,27 @@ def test_show_goes_through_the_loader_and_the_schema(load: Load, text: str) -> N
 
 
 def test_schema_describes_every_setting() -> None:
-    """Each setting has a description, a default and, for durations, the pattern and bounds."""
+    """Each setting has a description and a default; durations also have a pattern and bounds."""
     schema = json_schema()
     for name, section in schema["$defs"].items():
-        for setting, about in section["properties"].items():
-            assert about.get("description"), f"{name}.{setting}"
-            assert "default" in about, f"{name}.{setting}"
+        for setting, definition in section["properties"].items():
+            assert definition.get("description"), f"{name}.{setting}"
+            assert "default" in definition, f"{name}.{setting}"
         assert section["additionalProperties"] is False
     interval = schema["$defs"]["TimeSettings"]["properties"]["interval"]
     assert (interval["default"], interval["x-minimum"]) == ("5m", "1s")
     assert re.fullmatch(interval["pattern"], "500ms")
 
 
-def test_networks_come_in_one_form(load: Load) -> None:
-    """Mapped addresses become IPv4, hexadecimal lower case, and an entry without a prefix stays one address."""
+def test_networks_are_normalised(load: Load) -> None:
+    """Mapped addresses become IPv4, hexadecimal lower case; an entry without a prefix stays a single address."""
     networks = "['FE80::/10', '::ffff:10.1.2.3', '::FFFF:a00:0/104']"
     text = f"rules: [{{excluded_networks: {networks}, extra_excluded_networks: [192.0.2.1]}}]"
     assert load(text).rules[0].networks() == ["fe80::/10", "10.1.2.3", "10.0.0.0/8", "192.0.2.1"]
 
 
-def test_exceptions_take_names_addresses_and_networks() -> None:
-    """A destination may be a name; what looks like an address must be one."""
+def test_exceptions_accept_names_addresses_and_networks() -> None:
+    """A destination may be a name; text that looks like an address must be valid."""
     for destination in ("updates.example.org", "10.0.0.0/8", "10.0.0.1", "::1"):
         assert RuleException(destination=destination).destination == destination
     with pytest.raises(ValidationError):
@@ -499,13 +504,13 @@ CHANGES = [
 
 @pytest.mark.parametrize(("override", "changes"), CHANGES)
 def test_detection_settings_are_those_that_change_detection(load: Load, override: str, changes: bool) -> None:
-    """Profile, time and enabled rules change it; names, severity, order and the rest do not."""
+    """Profile, time and enabled rules change detection; names, severity, order and the rest do not."""
     before, after = Settings().detection(), load("", [override]).detection()
     assert (before != after) is changes
 
 
-def test_settings_are_fixed() -> None:
-    """Settings cannot be changed once they are made, nor made with names that do not exist."""
+def test_settings_are_immutable() -> None:
+    """Settings cannot be assigned, nor created with unknown names."""
     with pytest.raises(ValidationError):
         Settings().profile = "strict"
     with pytest.raises(ValidationError):
@@ -523,8 +528,8 @@ def test_settings_are_fixed() -> None:
         ("kafka.ca_file=/none/ca.pem", "kafka.ca_file: /none/ca.pem does not exist"),
     ],
 )
-def test_doubts_are_told(load: Load, override: str, doubt: str) -> None:
-    """What is valid but hardly meant is told; a span of 24 hours fits, for hours round half up (23.5 h do)."""
+def test_doubts_are_reported(load: Load, override: str, doubt: str) -> None:
+    """Valid but probably unintended settings; 24 hours fit into a lookback of 24 h, since 23.5 h round up."""
     settings = load("kafka: {topics: [a]}", [override])
-    assert [told for told in doubts(settings) if told.startswith(doubt)]
+    assert [text for text in doubts(settings) if text.startswith(doubt)]
     assert doubts(load("kafka: {topics: [a]}", ["rules.0.min_duration_hours=24"])) == []
