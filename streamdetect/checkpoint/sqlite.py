@@ -214,19 +214,19 @@ class SqliteStore:
     def _save_keys(
         self, rows: Iterable[Row], groups: dict[KeyGroupId, int], contexts: _ContextWriter
     ) -> None:
-        kept = _Batch(self._connection, "INSERT OR REPLACE INTO keys VALUES ", "(?, ?, ?, ?, ?)", ", ")
-        gone = _Batch(self._connection, "DELETE FROM keys WHERE ", "grp = ? AND address = ?", " OR ")
+        changed = _Batch(self._connection, "INSERT OR REPLACE INTO keys VALUES ", "(?, ?, ?, ?, ?)", ", ")
+        forgotten = _Batch(self._connection, "DELETE FROM keys WHERE ", "grp = ? AND address = ?", " OR ")
         for row in rows:
             number, address = self._key_group_number(row, groups), _encoded_address(row["key"][0])
             if row["kind"] == "forgotten":
-                gone.add((number, address))
+                forgotten.add((number, address))
                 continue
             context_id = contexts.id_of(row["details"])
             body = orjson.dumps((row["panes"], row["recent"], row["episode"]))
             crc = zlib.crc32(body, zlib.crc32(_checksum_prefix(number, address, context_id)))
-            kept.add((number, address, context_id, body, crc))
-        kept.flush()
-        gone.flush()
+            changed.add((number, address, context_id, body, crc))
+        changed.flush()
+        forgotten.flush()
 
     def _save_waiting(
         self,

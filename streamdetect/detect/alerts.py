@@ -27,13 +27,8 @@ class Key(NamedTuple):
 
     def order(self) -> tuple[bool, str, str, bool, str]:
         """Sorts by address, process, sensor; null first."""
-        return (
-            self.address is not None,
-            self.address or "",
-            self.process,
-            self.sensor is not None,
-            self.sensor or "",
-        )
+        address, process, sensor = self
+        return address is not None, address or "", process, sensor is not None, sensor or ""
 
 
 def episode_id(rule_id: str, key: Key, opened_ms: int) -> UUID:

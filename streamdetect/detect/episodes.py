@@ -10,15 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from streamdetect.detect.conditions import NO_EVENTS, Figures, Limits, failed_condition
-from streamdetect.detect.windows import (
-    WindowState,
-    leaves_ms,
-    measure,
-    oldest_event_ms,
-    seen,
-    total,
-    within,
-)
+from streamdetect.detect.windows import WindowState, leaves_ms, measure, oldest_event_ms, seen, total, within
 
 
 class EpisodeState(NamedTuple):

@@ -19,16 +19,7 @@ PORT = "destination.port"
 ADDRESS = "destination.ip"
 FAMILY = "host.os.family"
 DATASET = "data_stream.dataset"
-FILTER_REASONS = (
-    PROCESS_NAME,
-    DIRECTION,
-    CATEGORY,
-    FAMILY,
-    DATASET,
-    PORT,
-    ADDRESS,
-    EXCEPTION,
-)
+FILTER_REASONS = (PROCESS_NAME, DIRECTION, CATEGORY, FAMILY, DATASET, PORT, ADDRESS, EXCEPTION)
 
 _CACHED = 16_384  # filter reasons in one generation of a cache
 

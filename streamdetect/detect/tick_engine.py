@@ -60,15 +60,12 @@ class KeyEvaluator(Protocol):
         self, group: KeyGroup, pre_aggregates: dict[AddressKey, PreAggregate], candidates: set[AddressKey]
     ) -> None:
         """Called after pre-aggregates were folded; may add keys to `candidates`, those to evaluate."""
-        ...
 
     def evaluate(self, group: KeyGroup, address_key: AddressKey, tick_ms: int) -> None:
         """Evaluate one key, store its new state, set its timer, keep its alerts."""
-        ...
 
     def take_alerts(self) -> list[Alert]:
         """The alerts of the tick that ends now, in order."""
-        ...
 
 
 class RuleEvaluator:

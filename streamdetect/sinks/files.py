@@ -135,12 +135,12 @@ class _Lines:
     def offset(self) -> dict[str, Any]:
         """The file and its length in bytes. Call `flush` first."""
         try:
-            known = os.fstat(self._stream.fileno()) if _is_file(self._stream) else None
+            status = os.fstat(self._stream.fileno()) if _is_file(self._stream) else None
         except OSError as error:
             raise write_error(self._name, error) from None
-        if known is None:
+        if status is None:
             return {"path": self._name, "length": None, "inode": None}
-        return {"path": self._name, "length": known.st_size, "inode": known.st_ino}
+        return {"path": self._name, "length": status.st_size, "inode": status.st_ino}
 
     def truncate(self, offset: dict[str, Any]) -> None:
         """Truncate to an earlier length. Leaves a file that was replaced or rotated since as it is."""

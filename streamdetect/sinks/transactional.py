@@ -89,7 +89,7 @@ class TransactionalSink(Protocol):
         """Commit all of it atomically. Retries transient errors while `patience()` is true.
 
         Raises FencedError when another owner has taken over, SinkError for a permanent failure, and KafkaError when
-        `patience()` is false: then it is unknown whether the commit took place, and the next `fence` tells.
+        `patience()` is false: then it is unknown whether the commit took place, and the next `fence` returns it.
         """
         ...
 

@@ -129,27 +129,21 @@ class Pool(Protocol):
 
     def submit(self, command: WorkerCommand) -> None:
         """Queue a command for the worker of its partition."""
-        ...
 
     def busy_partitions(self) -> frozenset[Partition]:
         """Partitions for which nothing more should be submitted for now."""
-        ...
 
     def results(self) -> Iterator[PartialResult]:
         """Results that have arrived since the last call."""
-        ...
 
     def drain(self) -> Iterator[PartialResult]:
         """All remaining results, until every submitted command has been processed."""
-        ...
 
     def wait(self) -> None:
         """Block until a result may have arrived, half a second at most."""
-        ...
 
     def close(self) -> None:
         """End the workers."""
-        ...
 
 
 def create_pool(input_groups: Sequence[InputGroup], jobs: int) -> Pool:

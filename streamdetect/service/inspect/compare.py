@@ -22,8 +22,8 @@ from streamdetect.detect.episodes import EpisodeState
 from streamdetect.detect.preaggregate import PreAggregate, Seen, newest
 from streamdetect.detect.ticks import NEVER
 from streamdetect.detect.windows import WindowState
+from streamdetect.findings.state_diff import Comparison, Difference
 from streamdetect.model import ContextTuple, Partition, address_key_of
-from streamdetect.service.inspect.differences import Comparison, Difference
 from streamdetect.service.inspect.integrity import VerifiedCheckpoint
 
 Identity = tuple[str, Key]

@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection, Mapping
 from streamdetect.detect import Detector
 from streamdetect.detect.ticks import NEVER
 from streamdetect.errors import UsageError
+from streamdetect.findings.state_diff import Comparison, Difference
 from streamdetect.model import Batch, Partition
 from streamdetect.service.gc import infrequent_gc
 from streamdetect.service.inspect.compare import compare, partition_text
-from streamdetect.service.inspect.differences import Comparison, Difference
 from streamdetect.service.inspect.integrity import VerifiedCheckpoint
 from streamdetect.service.live.rebuild import MidPartitionSource, read_window, window_start_ms
 from streamdetect.service.pipeline import Pipeline

@@ -31,7 +31,6 @@ class Lock(Protocol):
 
     def acquire(self) -> bool:
         """Take the lock if it is free; returns whether this process holds it."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,9 +31,9 @@ from streamdetect.cli.tables import table_text
 from streamdetect.config import Settings
 from streamdetect.errors import CheckpointError
 from streamdetect.events import Decoder, Event
+from streamdetect.findings.state_diff import Comparison, Difference
 from streamdetect.model import DeadLetter, Partition, Record
 from streamdetect.service.inspect.describe import export_lines
-from streamdetect.service.inspect.differences import Comparison, Difference
 from streamdetect.service.inspect.integrity import check_integrity
 from streamdetect.service.inspect.verify import FilePartitions, kafka_start_ms, rederive
 from streamdetect.sinks import Outputs
