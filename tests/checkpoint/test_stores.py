@@ -1,4 +1,4 @@
-"""Every store keeps the same promises; damage to the file is always found."""
+"""The contract of checkpoint stores; damage of the file is always detected."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def checkpoint(number: int, **more: Any) -> Checkpoint:
 
 
 def loaded(store: CheckpointStore) -> Stored:
-    """All of it, as the JSON it is."""
+    """The whole state as plain JSON data."""
     found = store.load()
     assert found is not None
     found.keys, found.waiting = plain(found.keys), plain(found.waiting)
@@ -71,17 +71,17 @@ def loaded(store: CheckpointStore) -> Stored:
 
 
 def plain(rows: Iterable[Row]) -> list[Row]:
-    answer: list[Row] = json.loads(json.dumps(list(rows)))
-    return answer
+    copied: list[Row] = json.loads(json.dumps(list(rows)))
+    return copied
 
 
-def test_nothing_was_ever_saved(store: CheckpointStore) -> None:
-    """A new store has no checkpoint, which is not an error."""
+def test_a_new_store_is_empty(store: CheckpointStore) -> None:
+    """`load` returns None; that is not an error."""
     assert store.load() is None
 
 
 def test_changes_add_up(store: CheckpointStore) -> None:
-    """Keys are replaced and forgotten, waiting rows added and dropped by tick, the rest is whole each time."""
+    """Keys are replaced and forgotten, waiting rows added and deleted by tick; the rest is replaced as a whole."""
     store.save(
         checkpoint(1, keys=[key("x"), key(None), key("")], waiting=[waiting(5), waiting(10)], done_ms=None)
     )
@@ -101,7 +101,7 @@ def test_changes_add_up(store: CheckpointStore) -> None:
 
 
 def test_many_rows_of_all_kinds_in_one_save(store: CheckpointStore) -> None:
-    """1,000 keys, each with details of its own: then 333 are replaced, 334 are forgotten and 333 stay as they were."""
+    """1,000 keys, each with its own event context; then 333 are replaced, 334 forgotten and 333 unchanged."""
     names = [f"9.9.{index // 250}.{index % 250}" for index in range(1000)]
     store.save(checkpoint(1, keys=[key(name, f"p{name}") for name in names]))
     changes = [key(name, f"q{name}") for name in names[1::3]]
@@ -114,13 +114,13 @@ def test_many_rows_of_all_kinds_in_one_save(store: CheckpointStore) -> None:
 
 
 def test_rows_come_in_the_order_of_an_import(store: CheckpointStore) -> None:
-    """Progress first."""
+    """The progress row is first."""
     store.save(checkpoint(1, keys=[key("x")], waiting=[waiting(5)]))
     assert [row["kind"] for row in loaded(store).rows()] == ["progress", "partition", "key", "waiting"]
 
 
-def test_a_file_is_found_again_by_the_next_process(tmp_path: Path) -> None:
-    """What was saved is there after closing and opening."""
+def test_a_checkpoint_survives_closing(tmp_path: Path) -> None:
+    """A second store on the directory loads what the first one saved."""
     first = SqliteStore(str(tmp_path), SETTINGS)
     first.save(checkpoint(1, keys=[key("x")], waiting=[waiting(5)], pending=[{"a": 1}]))
     first.close()
@@ -133,8 +133,8 @@ def test_a_file_is_found_again_by_the_next_process(tmp_path: Path) -> None:
     )
 
 
-def test_marks_state_and_settings_are_kept(store: CheckpointStore) -> None:
-    """How long output files were, and the name of the state, which stays."""
+def test_file_offsets_and_the_id_are_kept(store: CheckpointStore) -> None:
+    """Each checkpoint replaces the file offsets; the id of the store stays."""
     store.save(checkpoint(1, file_offsets={"alerts": {"path": "a", "length": 7}}))
     assert loaded(store).file_offsets == {"alerts": {"path": "a", "length": 7}}
     store.save(checkpoint(2))
@@ -143,9 +143,7 @@ def test_marks_state_and_settings_are_kept(store: CheckpointStore) -> None:
 
 
 def test_only_the_newest_owner_may_save(tmp_path: Path) -> None:
-    """A process that was stopped while another took the directory over finds out at its next save, and changes
-    nothing.
-    """
+    """A process that was suspended during a takeover fails at its next save, which changes nothing."""
     memory = MemoryStore()
     for older, newer in (
         (memory, memory.opened_again()),
@@ -161,8 +159,8 @@ def test_only_the_newest_owner_may_save(tmp_path: Path) -> None:
         newer.save(checkpoint(2))
 
 
-def test_a_directory_belongs_to_one_group(tmp_path: Path) -> None:
-    """Another group's checkpoint is not ours, whatever its settings; a look from outside does not care."""
+def test_a_directory_belongs_to_one_consumer_group(tmp_path: Path) -> None:
+    """The checkpoint of another consumer group is refused, with the same settings too; read-only access ignores it."""
     store = SqliteStore(str(tmp_path), SETTINGS, "one")
     store.claim("me")
     store.save(checkpoint(1))
@@ -173,21 +171,21 @@ def test_a_directory_belongs_to_one_group(tmp_path: Path) -> None:
     assert loaded(SqliteStore(str(tmp_path), None)).number == 1
 
 
-def test_a_file_that_is_taken_away_while_it_is_used_is_noticed(tmp_path: Path) -> None:
-    """Else it would be saved into a file that nobody finds."""
+def test_a_file_that_is_replaced_during_use_is_detected(tmp_path: Path) -> None:
+    """A save raises StateError, because the next start would not find the file."""
     store = SqliteStore(str(tmp_path), SETTINGS)
     store.save(checkpoint(1))
-    whole = (tmp_path / FILE).read_bytes()
+    original = (tmp_path / FILE).read_bytes()
     (tmp_path / FILE).unlink()
     with pytest.raises(StateError, match="No such file"):
         store.save(checkpoint(2))
-    (tmp_path / FILE).write_bytes(whole)
+    (tmp_path / FILE).write_bytes(original)
     with pytest.raises(StateError, match="replaced by another file"):
         store.save(checkpoint(2))
 
 
-def test_a_directory_is_locked_by_one(tmp_path: Path) -> None:
-    """The lock goes with whoever holds it."""
+def test_the_directory_lock_is_exclusive(tmp_path: Path) -> None:
+    """The lock is released with its holder."""
     first, second = DirectoryLock(str(tmp_path / "a")), DirectoryLock(str(tmp_path / "a"))
     assert (first.acquire(), second.acquire()) == (True, False)
     first.close()
@@ -196,22 +194,22 @@ def test_a_directory_is_locked_by_one(tmp_path: Path) -> None:
     assert not second.acquire()
 
 
-def test_a_store_is_looked_into_while_it_is_written(tmp_path: Path) -> None:
-    """Without settings it opens whatever is there, and never writes; no directory is CheckpointError."""
+def test_a_store_is_read_while_it_is_written(tmp_path: Path) -> None:
+    """Without settings the store is read-only and accepts any settings; a missing directory raises CheckpointError."""
     store = SqliteStore(str(tmp_path), SETTINGS)
     store.save(checkpoint(1, keys=[key("x")]))
-    looking = SqliteStore(str(tmp_path), None)
+    reader = SqliteStore(str(tmp_path), None)
     store.save(checkpoint(2))
-    found = loaded(looking)
-    assert (found.number, found.settings, looking.state) == (2, SETTINGS, store.state)
+    found = loaded(reader)
+    assert (found.number, found.settings, reader.state) == (2, SETTINGS, store.state)
     with pytest.raises(StateError):
-        looking.claim("me")
+        reader.claim("me")
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         SqliteStore(str(tmp_path / "none"), None)
 
 
 def test_the_file_shrinks_after_many_keys_are_forgotten(tmp_path: Path) -> None:
-    """Old versions and forgotten keys are pruned: 20,000 keys of some 300 bytes, then none."""
+    """20,000 keys of about 300 bytes are saved, then all forgotten."""
     store = SqliteStore(str(tmp_path), SETTINGS)
     names = [f"name-{index}" for index in range(20_000)]
     store.save(checkpoint(1, keys=[key(name, name) for name in names]))
@@ -223,22 +221,22 @@ def test_the_file_shrinks_after_many_keys_are_forgotten(tmp_path: Path) -> None:
     assert store.size_bytes() < large / 10
 
 
-def test_facts_are_stored_once_and_given_up_when_unused(tmp_path: Path) -> None:
-    """1,000 keys of one process share one row; after the last is forgotten, a hundredth checkpoint drops it."""
+def test_event_contexts_are_shared_and_deleted_when_unused(tmp_path: Path) -> None:
+    """1,000 keys share one row; after the last is forgotten, the hundredth checkpoint deletes it."""
     store = SqliteStore(str(tmp_path), SETTINGS)
     names = [f"9.9.{index // 250}.{index % 250}" for index in range(1000)]
     store.save(checkpoint(1, keys=[key(name) for name in names]))
-    inside = sqlite3.connect(tmp_path / FILE)
-    assert inside.execute("SELECT count(*) FROM facts").fetchone() == (1,)
+    database = sqlite3.connect(tmp_path / FILE)
+    assert database.execute("SELECT count(*) FROM facts").fetchone() == (1,)
     store.save(checkpoint(2, keys=[key(name, kind="forgotten") for name in names]))
     store.save(checkpoint(100))
-    assert inside.execute("SELECT count(*) FROM facts").fetchone() == (0,)
+    assert database.execute("SELECT count(*) FROM facts").fetchone() == (0,)
     store.save(checkpoint(101, keys=[key("x")]))
     assert list(loaded(store).keys) == [key("x")]
 
 
-def test_a_checkpoint_of_other_settings_is_refused_by_name(tmp_path: Path) -> None:
-    """The message names the setting and the ways on."""
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    """The message names the setting and the options."""
     SqliteStore(str(tmp_path), SETTINGS).save(checkpoint(1))
     other = SqliteStore(str(tmp_path), {"profile": "strict", "rules": [{"id": "a", "max_hosts": 2}]})
     with pytest.raises(CheckpointError, match=r"rules\.0\.max_hosts.*--reset-state"):
@@ -248,11 +246,11 @@ def test_a_checkpoint_of_other_settings_is_refused_by_name(tmp_path: Path) -> No
 def test_a_newer_format_and_a_foreign_file_are_refused(tmp_path: Path) -> None:
     """Neither is overwritten."""
     SqliteStore(str(tmp_path), SETTINGS).save(checkpoint(1))
-    inside = sqlite3.connect(tmp_path / FILE)
-    inside.execute("PRAGMA user_version = 2")
+    database = sqlite3.connect(tmp_path / FILE)
+    database.execute("PRAGMA user_version = 2")
     with pytest.raises(CheckpointError, match="format 2"):
         SqliteStore(str(tmp_path), SETTINGS)
-    inside.execute("PRAGMA application_id = 1")
+    database.execute("PRAGMA application_id = 1")
     with pytest.raises(CheckpointError, match="no checkpoint of streamdetect"):
         SqliteStore(str(tmp_path), SETTINGS)
 
@@ -264,7 +262,7 @@ def filled(folder: Path) -> bytes:
     return (folder / FILE).read_bytes()
 
 
-def attempt(folder: Path) -> Stored | None:
+def load_all(folder: Path) -> Stored | None:
     store = SqliteStore(str(folder), SETTINGS)
     try:
         found = store.load()
@@ -277,7 +275,7 @@ def attempt(folder: Path) -> Stored | None:
 
 STORED = {
     "meta": ("name", "body", "crc"),
-    "groups": ("body", "crc"),  # an INTEGER PRIMARY KEY is in no row's header
+    "groups": ("body", "crc"),  # an INTEGER PRIMARY KEY is not in the row's header
     "keys": ("grp", "address", "facts", "body", "crc"),
     "waiting": ("tick", "grp", "address", "facts", "body", "crc"),
     "facts": ("id", "body"),
@@ -290,30 +288,30 @@ STORED = {
     ("table", "column"), [(table, column) for table, columns in STORED.items() for column in columns]
 )
 def test_a_value_of_another_type_is_damage(tmp_path: Path, table: str, column: str, value: str) -> None:
-    """One bit in a row's header is enough to make a text of bytes, be it none."""
+    """One flipped bit in a row's header can turn bytes into a text, even an invalid one."""
     store = SqliteStore(str(tmp_path), SETTINGS)
     store.save(checkpoint(1, keys=[key("10.0.0.1")], waiting=[waiting(5)], pending=[{"a": 1}]))
     store.close()
-    inside = sqlite3.connect(tmp_path / FILE)
-    with inside:
-        changed = inside.execute(f"UPDATE OR IGNORE {table} SET {column} = {value}").rowcount
-    inside.close()
+    database = sqlite3.connect(tmp_path / FILE)
+    with database:
+        changed = database.execute(f"UPDATE OR IGNORE {table} SET {column} = {value}").rowcount
+    database.close()
     assert changed > 0
     with pytest.raises(CheckpointError):
-        attempt(tmp_path)
+        load_all(tmp_path)
 
 
 @pytest.mark.parametrize("seed", range(150))
-def test_a_flipped_bit_is_found_or_harmless(tmp_path: Path, seed: int) -> None:
-    """One bit anywhere in the file: CheckpointError, or the very same content (the bit was in unused space)."""
-    whole = filled(tmp_path)
+def test_a_flipped_bit_is_detected_or_harmless(tmp_path: Path, seed: int) -> None:
+    """A flipped bit raises CheckpointError, or the content is the same because the bit was in unused space."""
+    original = filled(tmp_path)
     expected = json.dumps(sorted(map(json.dumps, loaded(SqliteStore(str(tmp_path), SETTINGS)).rows())))
     rng = Random(seed)
-    damaged = bytearray(whole)
-    damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+    damaged = bytearray(original)
+    damaged[rng.randrange(len(original))] ^= 1 << rng.randrange(8)
     (tmp_path / FILE).write_bytes(damaged)
     try:
-        found = attempt(tmp_path)
+        found = load_all(tmp_path)
     except (CheckpointError, StateError):
         return
     assert found is not None
@@ -322,23 +320,23 @@ def test_a_flipped_bit_is_found_or_harmless(tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
-    """Cut anywhere; an empty file too: it was a checkpoint, and must not become a fresh start."""
-    whole = filled(tmp_path)
-    (tmp_path / FILE).write_bytes(whole[: int(len(whole) * share)])
+    """Truncated anywhere, even to an empty file: it was a checkpoint, so there must be no silent fresh start."""
+    original = filled(tmp_path)
+    (tmp_path / FILE).write_bytes(original[: int(len(original) * share)])
     with pytest.raises(CheckpointError):
-        attempt(tmp_path)
+        load_all(tmp_path)
 
 
-def test_reset_takes_it_away_in_any_condition(tmp_path: Path) -> None:
-    """Afterwards there is a fresh start, and only then."""
+def test_reset_deletes_a_checkpoint_in_any_condition(tmp_path: Path) -> None:
+    """The next start is a fresh start."""
     filled(tmp_path)
     (tmp_path / FILE).write_bytes(b"rubbish")
     reset(str(tmp_path))
-    assert attempt(tmp_path) is None
+    assert load_all(tmp_path) is None
 
 
 def test_a_failed_save_changes_nothing(tmp_path: Path) -> None:
-    """The file system refuses: StateError, and the last checkpoint is whole."""
+    """When the file system refuses, save raises StateError and the last checkpoint is intact."""
     store = SqliteStore(str(tmp_path), SETTINGS)
     store.save(checkpoint(1, keys=[key("x")]))
     store._connection.execute("PRAGMA max_page_count = 20")
@@ -349,25 +347,25 @@ def test_a_failed_save_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self"), reason="needs Linux")  # noqa: PTH110
-def test_a_directory_that_cannot_be_made_is_told() -> None:
-    """StateError names the path."""
+def test_a_directory_that_cannot_be_created() -> None:
+    """Raises StateError with the path."""
     with pytest.raises(StateError, match="/proc/self"):
         SqliteStore("/proc/self/nowhere", SETTINGS)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data_sets(timestamps=True), st.integers(0, 2**32), st.sampled_from(sorted(STORES)))
-def test_a_detector_goes_on_from_any_store(
+def test_a_detector_continues_from_each_store(
     tmp_path_factory: pytest.TempPathFactory, data_set: DataSet, seed: int, kind: str
 ) -> None:
-    """Checkpoints at random records into a real store, restores from it: the oracle's bytes."""
+    """Saves to a store and restores from it at random records: the alerts are the oracle's, byte for byte."""
     rng, chosen = Random(seed), settings_from(data_set.settings)
     store = STORES[kind](tmp_path_factory.mktemp("state"))
     decoder, detector = Decoder(chosen.profile, 1 << 20), Detector(chosen)
     detector.track_changes()
     lines: list[str] = []
-    lanes = [Partition("p", number) for number in range(len(data_set.partitions))]
-    for partition in lanes:
+    partitions = [Partition("p", number) for number in range(len(data_set.partitions))]
+    for partition in partitions:
         detector.processor(partition)
     number = 0
     ahead = [list(records) for records in data_set.partitions]
@@ -378,8 +376,8 @@ def test_a_detector_goes_on_from_any_store(
             document.encode() if isinstance(document, str) else json.dumps(document).encode()
         )
         if isinstance(event, Event):
-            detector.processor(lanes[index]).accept(event, at)
-        for partition, records in zip(lanes, ahead, strict=True):
+            detector.processor(partitions[index]).accept(event, at)
+        for partition, records in zip(partitions, ahead, strict=True):
             detector.processor(partition).idle = not records
         if any(ahead):
             lines += [alert.body.decode() for alert in detector.advance()]

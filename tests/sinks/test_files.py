@@ -222,8 +222,8 @@ def test_a_full_disk_for_dead_letters() -> None:
 # -- offsets and truncation
 
 
-@pytest.mark.parametrize("anew", [False, True], ids=["same process", "next process"])
-@pytest.mark.parametrize(("opened", "made"), FILE_SINKS)
+@pytest.mark.parametrize("reopened", [False, True], ids=["same process", "next process"])
+@pytest.mark.parametrize(("open_sink", "item"), FILE_SINKS)
 def test_truncate_removes_exactly_what_was_written_later(
     tmp_path: Path, open_sink: OpenSink, item: Callable[[int], Any], reopened: bool
 ) -> None:

@@ -86,7 +86,7 @@ class ProxiedKafka:
         return numbers(stored(self.broker, self.alerts))
 
     def close(self) -> None:
-        self.proxy.calm()
+        self.proxy.reset()
         for sink in self._opened:
             sink.close()
 
@@ -118,7 +118,7 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("moment", ["request", "answer"])
+@pytest.mark.parametrize("moment", ["request", "response"])
 def test_an_outage_at_each_step(kafka: ProxiedKafka, moment: Moment) -> None:
     """Whichever request or response of a transaction is the last before an outage, the commit returns when the broker
     is back, and has happened once.
@@ -149,7 +149,7 @@ def test_a_lost_connection_at_each_step(kafka: ProxiedKafka, step: str) -> None:
         lost.append(key)
         return False
 
-    kafka.proxy.on_answer = lose_once
+    kafka.proxy.on_response = lose_once
     kafka.commit(sink, 1)
     assert lost
     assert kafka.published() == [1]
@@ -159,11 +159,11 @@ def test_a_commit_whose_response_is_lost(kafka: ProxiedKafka) -> None:
     """The commit metadata shows that the transaction was committed, so no record is sent again."""
     sink = kafka.fenced()
     kafka.commit(sink, 1)
-    kafka.proxy.seen.clear()
+    kafka.proxy.requests.clear()
     # In an outage shorter than the watchdog's 2 s the client retries by itself.
-    kafka.proxy.down_at(END_TXN, "answer", seconds=3)
+    kafka.proxy.down_at(END_TXN, "response", seconds=3)
     kafka.commit(sink, 2)
-    assert kafka.proxy.seen[PRODUCE] == 1
+    assert kafka.proxy.requests[PRODUCE] == 1
     assert kafka.published() == [1, 2]
 
 
@@ -183,13 +183,13 @@ def test_a_large_record_over_a_slow_connection(kafka: ProxiedKafka) -> None:
     """The watchdog's timeout grows with the size of the transaction; otherwise it would be restarted for ever."""
     sink = kafka.fenced()
     kafka.proxy.bytes_per_second = 2_000_000
-    kafka.proxy.seen.clear()
+    kafka.proxy.requests.clear()
     record = Record(Partition("source"), 1, 0, None, b"x" * 6_000_000)
     outputs = Outputs(dead_letters=[DeadLetter(record, "too_large", "6 MB")])
     started = time.monotonic()
     sink.commit(outputs, {kafka.source: 1}, commit_metadata(1), patience_for(15))
     assert time.monotonic() - started > 2, "6 MB at 2 MB/s take 3 s, the watchdog alone gives 2 s"
-    assert kafka.proxy.seen[PRODUCE] == 1
+    assert kafka.proxy.requests[PRODUCE] == 1
     assert [len(record.value or b"") for record in stored(kafka.broker, kafka.alerts)] == [6_000_000]
 
 
@@ -219,9 +219,9 @@ def test_offsets_of_many_partitions_are_one_request(kafka: ProxiedKafka) -> None
     sink, positions = kafka.fenced(), {partition: partition.number for partition in source}
     sink.commit(Outputs(), positions, commit_metadata(1))
     wait_until(lambda: sink.fetch_committed(source).metadata == commit_metadata(1))
-    kafka.proxy.seen.clear()
+    kafka.proxy.requests.clear()
     assert sink.fetch_committed(source) == Committed(positions, commit_metadata(1))
-    assert kafka.proxy.seen[OFFSET_FETCH] == 1
+    assert kafka.proxy.requests[OFFSET_FETCH] == 1
 
 
 # -- calls that never return
@@ -351,7 +351,7 @@ def test_patience_that_has_run_out(kafka: ProxiedKafka, outage: str) -> None:
     started = time.monotonic()
     sink.close()
     assert time.monotonic() - started < 5
-    kafka.proxy.calm()
+    kafka.proxy.reset()
     next_start = kafka.fenced()
     assert next_start.fetch_committed([kafka.source]).metadata == commit_metadata(1)
     kafka.commit(next_start, 2, epoch=2)

@@ -338,7 +338,7 @@ def test_killed_at_any_moment(kafka: KafkaEnvironment) -> None:
         assert kafka.published() == list(range(1, committed.metadata.number + 1))
 
 
-# -- what records look like
+# -- records in Kafka
 
 
 def test_alert_record(kafka: KafkaEnvironment) -> None:

