@@ -269,7 +269,7 @@ def test_within_raises_after_the_timeout() -> None:
 def test_fetching_offsets_that_hangs(kafka: ProxiedKafka, monkeypatch: pytest.MonkeyPatch) -> None:
     """Raises KafkaError, as for any broker without a response, so that a standby keeps waiting."""
     sink, never = kafka.fenced(), threading.Event()
-    monkeypatch.setattr(kafka_sink, "ANSWER_SECONDS", -1.5)  # plus the watchdog's 2 s
+    monkeypatch.setattr(kafka_sink, "RESPONSE_SECONDS", -1.5)  # plus the watchdog's 2 s
     monkeypatch.setattr(sink._unstable_offsets, "read", lambda *_arguments: never.wait())
     with pytest.raises(KafkaError, match=f"committed offsets of {kafka.group}: no answer in"):
         sink.fetch_committed([kafka.source])
@@ -280,7 +280,7 @@ def test_a_hanging_transaction(kafka: ProxiedKafka, monkeypatch: pytest.MonkeyPa
     """An open transaction of another id contains positions of the group, as after brokers have lost track of one:
     `fence` raises an error with the cause and the remedy, and succeeds after the transaction is aborted.
     """
-    monkeypatch.setattr(kafka_sink, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(kafka_sink, "RESPONSE_SECONDS", 1.0)
     producer = KafkaProducer(
         bootstrap_servers=kafka.broker.bootstrap, transactional_id=f"{kafka.group}-other"
     )
