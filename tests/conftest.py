@@ -1,6 +1,4 @@
-"""Fixtures: a real broker for each test session (for each worker, under pytest-xdist). It is never
-skipped.
-"""
+"""Fixtures: a real broker per test session (per worker under pytest-xdist). Tests that need it are never skipped."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ LONGEST = (
     "service/bounded/test_backtest.py",
     "service/inspect/test_explain.py",
 )
-"""Slowest test files, the slowest first: a worker that starts one of them last would delay the whole run."""
+"""The slowest test files, slowest first: a worker that started one of them last would delay the whole run."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def log_levels() -> Iterator[None]:
-    """A command that a test runs in its own process sets levels; the next test finds them as they were."""
+    """Restore the log levels that a command run inside the test process has set."""
     loggers = [logging.getLogger(name) for name in (None, "kafka")]
     before = [logger.level for logger in loggers]
     yield
@@ -46,19 +44,19 @@ def log_levels() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Broker]:
-    """The broker that tests share: plaintext only. Tests make topics of their own and never stop it."""
+    """The shared broker, plaintext only. Tests create their own topics and never stop it."""
     with Broker() as started:
         yield started
 
 
 @pytest.fixture(scope="session")
 def secure_broker() -> Iterator[Broker]:
-    """A broker with every secure listener; started only when a test asks for it."""
+    """A broker with every secure listener; started only when a test uses it."""
     with Broker(secure=True) as started:
         yield started
 
 
 @pytest.fixture
 def make_topic(broker: Broker) -> Callable[..., str]:
-    """`make_topic(name=None, partitions=1, **configs)` on the shared broker; returns the name."""
+    """`make_topic(name=None, partitions=1, **configs)` creates a topic on the shared broker; returns its name."""
     return broker.make_topic

@@ -1,4 +1,4 @@
-"""The floor plan of docs/design.md, checked: imports point down, no module cycles, one door for each library."""
+"""Checks of the layout in docs/design.md: imports point down, no module cycles, one door for each library."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ PURE_MUST_NOT = {"time", "datetime", "logging", "os", "io", "pathlib", "random",
 
 
 def module_name(path: Path) -> str:
-    """`streamdetect.detect.engine`; a package is named like its `__init__`."""
+    """Dotted name, like `streamdetect.detect.engine`; an `__init__` file has the name of its package."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -80,7 +80,7 @@ def wing(path: Path) -> str | None:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every name that a file imports, wherever in it, type-checking blocks included."""
+    """Every name that a file imports, at any level, including type-checking blocks."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -95,13 +95,13 @@ MODULES = {module_name(path) for path in ALL_FILES}
 
 
 def test_every_room_has_a_floor() -> None:
-    """A new room is put on a floor before it is used."""
+    """Each module or package at the top level is listed in FLOORS."""
     assert {room(path) for path in FILES} - {"__main__"} == set(FLOORS) - {"__main__"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_down(path: Path) -> None:
-    """A room imports itself and rooms on lower floors, no other room of the package."""
+    """A room imports only itself and rooms on lower floors."""
     here = room(path)
     for name in imports(path):
         parts = name.split(".")
@@ -118,8 +118,8 @@ def test_imports_point_down(path: Path) -> None:
     [path for path in FILES if room(path) == "service"],
     ids=lambda path: str(path.relative_to(PACKAGE)),
 )
-def test_wings_keep_apart(path: Path) -> None:
-    """A wing of `service/` imports itself, the top level of `service/`, and the wings that WINGS allows it."""
+def test_wings_import_only_allowed_wings(path: Path) -> None:
+    """A wing of `service/` imports itself, the top level of `service/`, and the wings that WINGS lists for it."""
     here = wing(path)
     allowed = set() if here is None else {here} | WINGS[here]
     for name in imports(path):
@@ -129,7 +129,7 @@ def test_wings_keep_apart(path: Path) -> None:
 
 
 def test_no_module_cycles() -> None:
-    """No two modules import each other, directly or through others; blocks for type checkers count too."""
+    """No two modules import each other, directly or indirectly; type-checking blocks count too."""
     graph = {
         module_name(path): {name for name in imports(path) if name in MODULES and name != "streamdetect"}
         - {module_name(path)}
@@ -151,18 +151,18 @@ def test_each_library_has_its_doors(library: str) -> None:
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "detect").rglob("*.py")), ids=lambda path: path.name)
 def test_detection_is_pure(path: Path) -> None:
-    """detect/ knows no clock, file, network, thread or log."""
+    """detect/ imports no clock, file, network, thread or log module."""
     assert not {name.split(".")[0] for name in imports(path)} & PURE_MUST_NOT
 
 
-def test_each_package_opens_with_its_rule() -> None:
-    """The docstring of a room or wing says what belongs there."""
+def test_each_package_docstring_states_its_rule() -> None:
+    """The docstring of a room or wing says what belongs in it."""
     for init in PACKAGE.glob("*/**/__init__.py"):
         assert len(ast.get_docstring(ast.parse(init.read_text())) or "") > 80, init
 
 
 LIBRARY_NAMES = {"kafka": "kafka-python", "confluent_kafka": "confluent-kafka", "yaml": "PyYAML"}
-"""Names in docs/design.md that differ from the module's, besides `-` for `_`."""
+"""Library names in docs/design.md that differ from the module name by more than `-` for `_`."""
 
 
 def design_rows() -> list[tuple[int, list[str], str]]:
@@ -179,8 +179,8 @@ def design_rows() -> list[tuple[int, list[str], str]]:
     ]
 
 
-def test_the_design_page_shows_this_plan() -> None:
-    """Each room is on its floor in the table of docs/design.md, and each library in the row of each of its doors."""
+def test_the_design_page_matches() -> None:
+    """The table of docs/design.md has each room on its floor and each library in the row of each of its doors."""
     drawn = {room: floor for floor, rooms, _ in design_rows() for room in rooms}
     assert drawn == {room: floor for room, floor in FLOORS.items() if room != "__main__"}
     for library, rooms in DOORS.items():

@@ -22,7 +22,7 @@ import yaml
 from product import event
 
 from broker import Broker, cache_folder, free_ports, locked
-from commands import Message, configured, live, produce
+from commands import Message, live, produce, write_run_config
 from paths import ROOT
 from streamdetect.config import load_settings
 from streamdetect.service.status.http import Endpoints
@@ -385,7 +385,7 @@ def scraped(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A run fed with current events in two partitions and some dead letters, again at each step of a wait."""
     folder = tmp_path_factory.mktemp("scraped")
     topic = broker.make_topic(partitions=2)
-    config = configured(
+    config = write_run_config(
         folder,
         broker,
         topic,

@@ -1,4 +1,4 @@
-"""The commands as processes of their own, against a real broker: what Kafka holds gives the answer that files give."""
+"""The commands in child processes against a real broker: Kafka input gives the same results as files."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from commands import (
     MakeTopic,
     Message,
     call,
-    configured,
     live,
     produce,
-    reading,
-    written,
+    reading_topic,
+    write_config,
+    write_run_config,
 )
 from paths import CAPTURES, ROOT
 from streamdetect.events import Decoder, Event
 from streamdetect.synthetic import Beacon, Scenario, lines
 
-START_MS = 1_772_409_600_000  # 2026-03-02T00:00:00Z: live refuses what is ahead of the wall clock
+START_MS = 1_772_409_600_000  # 2026-03-02T00:00:00Z; in the past, because live rejects events ahead of the wall clock
 INTERVAL_MS, LATENESS_MS = 5 * 60_000, 2 * 60_000
 
 EVERY_TICK = ("--set", "rules.0.renotify=5m")
-"""An alert at each tick of an open episode: many to compare, and one at whatever tick comes last."""
+"""An alert at every tick of an open episode: many to compare, and one at the last tick, whichever it is."""
 
 CONFIGS = ROOT / "configs"
 
 
-# -- a day of an estate
+# -- a synthetic day
 
 
 @dataclass(frozen=True)
 class Day:
-    """A day in three partitions: as messages, as files, and what a replay of the files says."""
+    """A day in three partitions: as messages, as files, and the output of a replay of the files."""
 
     shards: list[list[Message]]
     files: list[str]
@@ -55,7 +55,7 @@ class Day:
 
     @property
     def last_tick_ms(self) -> int:
-        """Of the replay: the first tick after the newest partition clock."""
+        """The last tick of the replay: the first after the newest partition clock."""
         return self.newest_ms // INTERVAL_MS * INTERVAL_MS + INTERVAL_MS
 
     def alerts_until(self, time_ms: int) -> bytes:
@@ -64,17 +64,17 @@ class Day:
 
 
 def _tick_ms(alert: bytes) -> int:
-    """The alert's own time."""
+    """The alert's @timestamp."""
     return round(dt.datetime.fromisoformat(json.loads(alert)["@timestamp"]).timestamp() * 1000)
 
 
 @pytest.fixture(scope="module")
 def day(tmp_path_factory: pytest.TempPathFactory) -> Day:
-    """Fifteen hosts of all shapes for eight hours, dealt out at random to three partitions."""
-    plan = Scenario(hosts=15, hours=8, start_ms=START_MS, beacons=(Beacon(25_000, 5_000),), shape="mixed")
+    """Eight hours of fifteen hosts in all shapes, distributed at random over three partitions."""
+    scenario = Scenario(hosts=15, hours=8, start_ms=START_MS, beacons=(Beacon(25_000, 5_000),), shape="mixed")
     decoder, rng, newest_ms = Decoder("resilient", 1 << 20), Random(7), 0
     shards: list[list[Message]] = [[], [], []]
-    for line in lines(plan):
+    for line in lines(scenario):
         event = decoder.decode(line)
         assert isinstance(event, Event)
         newest_ms = max(newest_ms, event.time_ms)
@@ -86,20 +86,20 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Day:
         path.write_bytes(b"".join((message.value or b"") + b"\n" for message in shard))
         files.append(str(path))
     summary = folder / "summary.json"
-    told = call("replay", *EVERY_TICK, "--summary-json", str(summary), *files)
-    assert told.code == 0, told.err
-    return Day(shards, files, newest_ms, told.out, counts(summary))
+    result = call("replay", *EVERY_TICK, "--summary-json", str(summary), *files)
+    assert result.code == 0, result.err
+    return Day(shards, files, newest_ms, result.out, counts(summary))
 
 
 def counts(path: Path) -> dict[str, Any]:
-    """A summary without the one number that no two runs share."""
+    """A summary without `seconds`, which differs between runs."""
     summary: dict[str, Any] = json.loads(path.read_text())
     assert summary.pop("seconds") > 0
     return summary
 
 
-def test_the_day_is_worth_comparing(day: Day) -> None:
-    """The beacon is found, told of at every tick until the last one, and all records are accounted for."""
+def test_the_day_has_alerts_to_compare(day: Day) -> None:
+    """The beacon has an alert at every tick up to the last one, and every record is consumed."""
     actions = [json.loads(line)["event"]["action"] for line in day.alerts.splitlines()]
     assert actions[0] == "opened"
     assert set(actions[1:]) == {"updated"}
@@ -109,28 +109,28 @@ def test_the_day_is_worth_comparing(day: Day) -> None:
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
-def test_replay_of_kafka_is_the_replay_of_files(
+def test_replay_of_kafka_equals_replay_of_files(
     broker: Broker, make_topic: MakeTopic, tmp_path: Path, day: Day, compression: str
 ) -> None:
-    """The same records give the same bytes and the same numbers, however they are packed."""
+    """The same records give the same bytes and counts with every compression."""
     topic = make_topic(partitions=3, retention_ms="-1")
     produce(broker, topic, day.shards, compression)
     summary = tmp_path / "summary.json"
-    config = configured(tmp_path, broker, topic)
-    told = call("replay", "--config", config, *EVERY_TICK, "--from-kafka", "--summary-json", str(summary))
-    assert told.code == 0, told.err
-    assert told.out == day.alerts
+    config = write_run_config(tmp_path, broker, topic)
+    result = call("replay", "--config", config, *EVERY_TICK, "--from-kafka", "--summary-json", str(summary))
+    assert result.code == 0, result.err
+    assert result.out == day.alerts
     assert counts(summary) == day.summary
 
 
-def test_live_is_the_replay_as_far_as_time_has_come(
+def test_live_equals_replay_up_to_the_watermark(
     broker: Broker, make_topic: MakeTopic, tmp_path: Path, day: Day
 ) -> None:
-    """With all partitions idle time stands at the newest watermark; the end of a replay is one more record away."""
+    """With all partitions idle, the watermark is the newest one; one more record advances it to the replay's end."""
     topic = make_topic(partitions=3, retention_ms="-1")
     produce(broker, topic, day.shards, "lz4")
     path = tmp_path / "alerts.jsonl"
-    config = configured(
+    config = write_run_config(
         tmp_path,
         broker,
         topic,
@@ -142,24 +142,24 @@ def test_live_is_the_replay_as_far_as_time_has_come(
     with live(tmp_path, config, *EVERY_TICK) as running:
         running.wait_for(lambda: path.exists() and path.stat().st_size >= len(expected))
         assert path.read_bytes() == expected
-        # A record that no rule counts moves its partition's watermark to the last tick of the replay.
+        # A record that no rule counts advances its partition's watermark to the last tick of the replay.
         document = {"@timestamp": day.last_tick_ms + LATENESS_MS, "process": {"name": "idle.exe"}}
         produce(broker, topic, [[Message(json.dumps(document).encode())]])
         running.wait_for(lambda: path.stat().st_size >= len(day.alerts))
-        said = running.stop(signal.SIGTERM)
+        log = running.stop(signal.SIGTERM)
     assert path.read_bytes() == day.alerts
-    assert f"{day.summary['consumed'] + 1:,} records" in said
+    assert f"{day.summary['consumed'] + 1:,} records" in log
 
 
-def test_the_other_reader_gives_the_same_bytes(
+def test_both_kafka_readers_give_the_same_bytes(
     broker: Broker, make_topic: MakeTopic, tmp_path: Path, day: Day
 ) -> None:
-    """`run` with kafka.reader confluent gives what a replay of the files gives, the readers taking turns."""
+    """`run` with kafka.reader confluent and kafka-python in turn gives the alerts of a replay of the files."""
     topic = make_topic(partitions=3, retention_ms="-1")
     path = tmp_path / "alerts.jsonl"
     path.touch()
     alerts, dead_letters = {"sink": "file", "path": str(path)}, {"sink": "none"}
-    config = configured(tmp_path, broker, topic, alerts=alerts, dead_letters=dead_letters)
+    config = write_run_config(tmp_path, broker, topic, alerts=alerts, dead_letters=dead_letters)
     expected = day.alerts_until(day.newest_ms - LATENESS_MS)
     sent, turns = 0.0, (("confluent", 0.6), ("kafka-python", 0.8), ("confluent", 1.0))
     for reader, share in turns:
@@ -179,20 +179,22 @@ def _has_grown(path: Path, size: int) -> bool:
 
 
 def test_live_alerts_in_kafka(broker: Broker, make_topic: MakeTopic, tmp_path: Path, day: Day) -> None:
-    """Each alert is a record of the same bytes: key the episode, a header with the action, the time of the tick."""
+    """Each alert is a record with the same bytes, the episode as key, the action as header, the tick as timestamp."""
     topic, target = make_topic(partitions=3, retention_ms="-1"), make_topic(retention_ms="-1")
     produce(broker, topic, day.shards, "zstd")
-    config = configured(tmp_path, broker, topic, alerts={"topic": target}, dead_letters={"sink": "none"})
+    config = write_run_config(
+        tmp_path, broker, topic, alerts={"topic": target}, dead_letters={"sink": "none"}
+    )
     expected = day.alerts_until(day.newest_ms - LATENESS_MS).splitlines()
-    with live(tmp_path, config, *EVERY_TICK) as running, reading(broker, target) as so_far:
-        running.wait_for(lambda: len(so_far()) >= len(expected))
+    with live(tmp_path, config, *EVERY_TICK) as running, reading_topic(broker, target) as messages_so_far:
+        running.wait_for(lambda: len(messages_so_far()) >= len(expected))
         running.stop(signal.SIGTERM)
-        found = so_far()
+        found = messages_so_far()
     assert [message.value for message in found] == expected
     for message in found:
-        told = json.loads(message.value or b"")
-        assert message.key == told["streamdetect"]["episode_id"].encode()
-        assert message.headers == (("streamdetect-action", told["event"]["action"].encode()),)
+        alert = json.loads(message.value or b"")
+        assert message.key == alert["streamdetect"]["episode_id"].encode()
+        assert message.headers == (("streamdetect-action", alert["event"]["action"].encode()),)
         assert message.timestamp_ms == _tick_ms(message.value or b"")
 
 
@@ -207,50 +209,52 @@ def test_live_alerts_in_kafka(broker: Broker, make_topic: MakeTopic, tmp_path: P
         ("nxlog-flat-empire-monologue.jsonl", "empire-nxlog.yaml"),
     ],
 )
-def test_captures_of_an_agent(
+def test_captures_of_an_empire_agent(
     broker: Broker, make_topic: MakeTopic, tmp_path: Path, name: str, config: str
 ) -> None:
-    """The shipped configurations find the agent in its capture; the hunt's own filter must not."""
+    """The shipped configurations detect the agent in its capture; the default rules do not."""
     topic = make_topic()
     capture = CAPTURES / name
     produce(broker, topic, [[Message(line) for line in capture.read_bytes().splitlines()]])
     kafka = ("--from-kafka", "--topic", topic, "--set", f"kafka.bootstrap_servers=[{broker.bootstrap}]")
-    told = call("replay", "--config", str(CONFIGS / config), *kafka)
-    assert told.code == 0, told.err
-    alerts = [json.loads(line) for line in told.out.splitlines()]
+    result = call("replay", "--config", str(CONFIGS / config), *kafka)
+    assert result.code == 0, result.err
+    alerts = [json.loads(line) for line in result.out.splitlines()]
     assert {alert["process"]["name"] for alert in alerts} == {"powershell.exe"}
-    assert told.out == call("replay", "--config", str(CONFIGS / config), str(capture)).out
+    assert result.out == call("replay", "--config", str(CONFIGS / config), str(capture)).out
     summary = tmp_path / "summary.json"
     silent = call("replay", *kafka, "--summary-json", str(summary))
     assert (silent.code, silent.out) == (0, b"")
-    told_counts = counts(summary)
-    assert told_counts["consumed"] == len(capture.read_bytes().splitlines())
-    assert told_counts["dead_lettered"] == {}
+    default_counts = counts(summary)
+    assert default_counts["consumed"] == len(capture.read_bytes().splitlines())
+    assert default_counts["dead_lettered"] == {}
 
 
-def test_a_backtest_of_kafka_is_one_of_files(broker: Broker, make_topic: MakeTopic, tmp_path: Path) -> None:
-    """`backtest --from-kafka` gives what it gives for files, with workers too, and compares with the alerts topic."""
+def test_a_backtest_of_kafka_equals_one_of_files(
+    broker: Broker, make_topic: MakeTopic, tmp_path: Path
+) -> None:
+    """With one worker and several; it also compares with the alerts topic."""
     topic, alerts = make_topic(partitions=3, retention_ms="-1"), make_topic(retention_ms="-1")
     kafka = {"bootstrap_servers": [broker.bootstrap], "topics": [topic]}
-    config = written(tmp_path, {"kafka": kafka, "alerts": {"topic": alerts}})
+    config = write_config(tmp_path, {"kafka": kafka, "alerts": {"topic": alerts}})
     path = str(tmp_path / "day.jsonl")
-    plan = ("-q", "generate", "--hosts", "10", "--hours", "7", "--beacon", "25s,20%", "--shape", "defend")
-    assert call(*plan, "-o", path).code == 0
-    assert call(*plan, "--config", config, "--topic", topic).code == 0
-    asked = ("-q", "backtest", "--config", config, "--vary", "min_connections_per_hour=60,120")
-    of_files = call(*asked, path)
+    generate = ("-q", "generate", "--hosts", "10", "--hours", "7", "--beacon", "25s,20%", "--shape", "defend")
+    assert call(*generate, "-o", path).code == 0
+    assert call(*generate, "--config", config, "--topic", topic).code == 0
+    arguments = ("-q", "backtest", "--config", config, "--vary", "min_connections_per_hour=60,120")
+    of_files = call(*arguments, path)
     assert of_files.code == 0, of_files.err
     for jobs in ("1", "3"):
-        told = call(*asked, "--from-kafka", "--jobs", jobs)
-        assert (told.code, told.out) == (0, of_files.out), told.err
+        result = call(*arguments, "--from-kafka", "--jobs", jobs)
+        assert (result.code, result.out) == (0, of_files.out), result.err
     sent = call("-q", "replay", "--config", config, path).out.splitlines()
     produce(broker, alerts, [[Message(body) for body in sent]])
-    told = call(*asked, "--from-kafka", "--against-topic", alerts)
-    assert told.code == 0, told.err
-    assert f"Against {alerts}: 1 unchanged, no difference".encode() in told.out
+    result = call(*arguments, "--from-kafka", "--against-topic", alerts)
+    assert result.code == 0, result.err
+    assert f"Against {alerts}: 1 unchanged, no difference".encode() in result.out
 
 
-# -- logins
+# -- authentication
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +264,7 @@ def secured_topic(secure_broker: Broker, day: Day) -> str:
     return topic
 
 
-def secured(secure_broker: Broker, listener: str, topic: str, **more: str) -> dict[str, Any]:
+def secured_settings(secure_broker: Broker, listener: str, topic: str, **more: str) -> dict[str, Any]:
     assert secure_broker.certificates is not None
     kafka = {
         "bootstrap_servers": [secure_broker.address(listener)],
@@ -284,90 +288,94 @@ def test_replay_over_scram_and_tls(
     secure_broker: Broker, secured_topic: str, tmp_path: Path, day: Day
 ) -> None:
     """A password over TLS, from the configuration file."""
-    config = written(tmp_path, secured(secure_broker, "SASL_SSL", secured_topic, **scram(PASSWORD)))
-    told = call("replay", "--config", config, *EVERY_TICK, "--from-kafka")
-    assert told.code == 0, told.err
-    assert told.out == day.alerts
-    assert PASSWORD not in told.err
+    config = write_config(
+        tmp_path, secured_settings(secure_broker, "SASL_SSL", secured_topic, **scram(PASSWORD))
+    )
+    result = call("replay", "--config", config, *EVERY_TICK, "--from-kafka")
+    assert result.code == 0, result.err
+    assert result.out == day.alerts
+    assert PASSWORD not in result.err
 
 
 def test_replay_over_mutual_tls(secure_broker: Broker, secured_topic: str, tmp_path: Path, day: Day) -> None:
-    """A certificate of ours, from the configuration file."""
+    """A client certificate from the configuration file."""
     assert secure_broker.certificates is not None
-    own = {
+    tls = {
         "security_protocol": "SSL",
         "cert_file": secure_broker.certificates.client_cert,
         "key_file": secure_broker.certificates.client_key,
     }
-    config = written(tmp_path, secured(secure_broker, "MTLS", secured_topic, **own))
-    told = call("replay", "--config", config, *EVERY_TICK, "--from-kafka")
-    assert told.code == 0, told.err
-    assert told.out == day.alerts
+    config = write_config(tmp_path, secured_settings(secure_broker, "MTLS", secured_topic, **tls))
+    result = call("replay", "--config", config, *EVERY_TICK, "--from-kafka")
+    assert result.code == 0, result.err
+    assert result.out == day.alerts
 
 
 @pytest.mark.parametrize("arguments", [("run",), ("replay", "--from-kafka", "-vv")])
-def test_wrong_password_is_4_and_not_told(
+def test_a_wrong_password_is_4_and_not_shown(
     secure_broker: Broker, secured_topic: str, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
-    """The message names the user and what to check, and the password is nowhere, not even in the loudest log."""
+    """The message names the user and the setting to check; the password is not even in the debug log."""
     wrong = "wrong-horse-5c77"
-    document = secured(secure_broker, "SASL_SSL", secured_topic, **scram(wrong))
+    document = secured_settings(secure_broker, "SASL_SSL", secured_topic, **scram(wrong))
     document |= {"alerts": {"sink": "stdout"}, "dead_letters": {"sink": "none"}}
     document["kafka"]["client"]["bootstrap_timeout_ms"] = 4_000
-    told = call(*arguments, "--config", written(tmp_path, document))
-    assert (told.code, told.out) == (4, b"")
-    assert wrong not in told.err
-    assert base64.b64encode(wrong.encode()).decode() not in told.err
-    assert "Traceback" not in told.err
-    assert f"user {USER!r}" in told.err.splitlines()[-1]
-    assert "kafka.password" in told.err.splitlines()[-1]
+    result = call(*arguments, "--config", write_config(tmp_path, document))
+    assert (result.code, result.out) == (4, b"")
+    assert wrong not in result.err
+    assert base64.b64encode(wrong.encode()).decode() not in result.err
+    assert "Traceback" not in result.err
+    assert f"user {USER!r}" in result.err.splitlines()[-1]
+    assert "kafka.password" in result.err.splitlines()[-1]
 
 
-# -- what goes wrong
+# -- failures
 
 
 @pytest.mark.parametrize("arguments", [("run",), ("replay", "--from-kafka")])
 def test_unreachable_broker_is_4(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    """One line that says where nobody listens."""
+    """One line with the address that does not answer."""
     kafka = {
         "bootstrap_servers": ["127.0.0.1:1"],
         "topics": ["events"],
         "client": {"bootstrap_timeout_ms": 2_000},
     }
-    config = written(tmp_path, {"kafka": kafka})
-    told = call(*arguments, "--config", config)
-    assert (told.code, told.out) == (4, b"")
-    assert "127.0.0.1:1" in told.error()
+    config = write_config(tmp_path, {"kafka": kafka})
+    result = call(*arguments, "--config", config)
+    assert (result.code, result.out) == (4, b"")
+    assert "127.0.0.1:1" in result.error()
 
 
 @pytest.mark.parametrize("arguments", [("run",), ("replay", "--from-kafka")])
 def test_missing_topic_is_4(
     broker: Broker, make_topic: MakeTopic, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
-    """One line with the name and the nearest one there is."""
+    """One line with the name and the closest existing topic."""
     topic = make_topic()
-    config = configured(
+    config = write_run_config(
         tmp_path, broker, f"{topic}s", alerts={"sink": "stdout"}, dead_letters={"sink": "none"}
     )
-    told = call(*arguments, "--config", config)
-    assert (told.code, told.out) == (4, b"")
-    assert f"{topic}s" in told.error()
-    assert topic in told.error().replace(f"{topic}s", "")
+    result = call(*arguments, "--config", config)
+    assert (result.code, result.out) == (4, b"")
+    assert f"{topic}s" in result.error()
+    assert topic in result.error().replace(f"{topic}s", "")
 
 
 def test_missing_alert_topic_is_8(broker: Broker, make_topic: MakeTopic, tmp_path: Path) -> None:
-    """Told at the start, and not when the first alert comes."""
+    """Reported at startup, not when the first alert is sent."""
     missing = f"{make_topic()}-alerts"
-    told = call("run", "--config", configured(tmp_path, broker, make_topic(), alerts={"topic": missing}))
-    assert told.code == 8
-    assert missing in told.error()
+    result = call(
+        "run", "--config", write_run_config(tmp_path, broker, make_topic(), alerts={"topic": missing})
+    )
+    assert result.code == 8
+    assert missing in result.error()
 
 
-PLAIN = b"2026-03-02T04:35:00.000Z {name=WS-036} {not what was sent}"
+PLAIN_TEXT = b"2026-03-02T04:35:00.000Z {name=WS-036} {not what was sent}"
 TOMORROW = json.dumps({"@timestamp": round(time.time() * 1000) + 86_400_000}).encode()
-UNREADABLE = {
-    "plain": (Message(PLAIN, b"host-1", (("agent", b"logstash"),)), "not_json", "codec => json"),
-    "plain without key": (Message(PLAIN, timestamp_ms=START_MS), "not_json", "codec => json"),
+DEAD_LETTER_CASES = {
+    "plain": (Message(PLAIN_TEXT, b"host-1", (("agent", b"logstash"),)), "not_json", "codec => json"),
+    "plain without key": (Message(PLAIN_TEXT, timestamp_ms=START_MS), "not_json", "codec => json"),
     "tombstone": (Message(None, b"host-2"), "not_json", "tombstone"),
     "bytes": (Message(b"\xff\x00\xfe", b"\xff"), "not_json", ""),
     "array": (Message(b"[1]"), "not_an_object", "array"),
@@ -379,20 +387,20 @@ SMALL = ("--set", "limits.max_record_bytes=100000")
 
 
 @pytest.fixture
-def unreadable(broker: Broker, make_topic: MakeTopic) -> str:
-    """A topic with one record for each reason that makes a dead letter, and a good one at the end."""
+def dead_letter_topic(broker: Broker, make_topic: MakeTopic) -> str:
+    """A topic with one record per dead-letter case and a valid one at the end."""
     topic = make_topic(retention_ms="-1")
     good = Message(json.dumps({"@timestamp": START_MS}).encode())
-    produce(broker, topic, [[*(message for message, _, _ in UNREADABLE.values()), good]])
+    produce(broker, topic, [[*(message for message, _, _ in DEAD_LETTER_CASES.values()), good]])
     return topic
 
 
-def test_replay_counts_dead_letters(broker: Broker, unreadable: str, tmp_path: Path) -> None:
-    """They are no error: the exit code is 0, and each reason has its number."""
+def test_replay_counts_dead_letters(broker: Broker, dead_letter_topic: str, tmp_path: Path) -> None:
+    """Dead letters are not an error: exit code 0 and a count per reason."""
     summary = tmp_path / "summary.json"
-    config = configured(tmp_path, broker, unreadable)
-    told = call("replay", "--config", config, *SMALL, "--from-kafka", "--summary-json", str(summary))
-    assert (told.code, told.out) == (0, b"")
+    config = write_run_config(tmp_path, broker, dead_letter_topic)
+    result = call("replay", "--config", config, *SMALL, "--from-kafka", "--summary-json", str(summary))
+    assert (result.code, result.out) == (0, b"")
     found = counts(summary)
     assert found["dead_lettered"] == {
         "future_time": 1,
@@ -401,35 +409,41 @@ def test_replay_counts_dead_letters(broker: Broker, unreadable: str, tmp_path: P
         "not_json": 4,
         "too_large": 1,
     }
-    assert found["consumed"] == len(UNREADABLE) + 1
+    assert found["consumed"] == len(DEAD_LETTER_CASES) + 1
 
 
 def test_live_dead_letters_in_kafka(
-    broker: Broker, make_topic: MakeTopic, unreadable: str, tmp_path: Path
+    broker: Broker, make_topic: MakeTopic, dead_letter_topic: str, tmp_path: Path
 ) -> None:
-    """Value, key and headers are untouched; added headers say whence and why. SIGINT is a clean end."""
+    """Value, key and headers are unchanged; added headers give origin and reason. SIGINT is a clean stop."""
     target = make_topic()
-    config = configured(
-        tmp_path, broker, unreadable, alerts={"sink": "stdout"}, dead_letters={"topic": target}
+    config = write_run_config(
+        tmp_path, broker, dead_letter_topic, alerts={"sink": "stdout"}, dead_letters={"topic": target}
     )
-    with live(tmp_path, config, *SMALL) as running, reading(broker, target) as so_far:
-        running.wait_for(lambda: len(so_far()) >= len(UNREADABLE))
+    with live(tmp_path, config, *SMALL) as running, reading_topic(broker, target) as messages_so_far:
+        running.wait_for(lambda: len(messages_so_far()) >= len(DEAD_LETTER_CASES))
         running.stop(signal.SIGINT)
-        found = so_far()
-    with reading(broker, unreadable) as source:
+        found = messages_so_far()
+    with reading_topic(broker, dead_letter_topic) as source:
         sent: list[Message] = []
         deadline = time.monotonic() + WAIT
-        while len(sent) <= len(UNREADABLE):
+        while len(sent) <= len(DEAD_LETTER_CASES):
             assert time.monotonic() < deadline
             sent = source()
-    assert len(found) == len(UNREADABLE)
-    for offset, (message, (was, reason, detail)) in enumerate(zip(found, UNREADABLE.values(), strict=True)):
-        kept = len(was.headers)
-        assert (message.value, message.key, message.headers[:kept]) == (was.value, was.key, was.headers)
-        added = dict(message.headers[kept:])
+    assert len(found) == len(DEAD_LETTER_CASES)
+    for offset, (message, (original, reason, detail)) in enumerate(
+        zip(found, DEAD_LETTER_CASES.values(), strict=True)
+    ):
+        original_headers = len(original.headers)
+        assert (message.value, message.key, message.headers[:original_headers]) == (
+            original.value,
+            original.key,
+            original.headers,
+        )
+        added = dict(message.headers[original_headers:])
         assert detail in added.pop("streamdetect.detail").decode()
         assert added == {
-            "streamdetect.origin-topic": unreadable.encode(),
+            "streamdetect.origin-topic": dead_letter_topic.encode(),
             "streamdetect.origin-partition": b"0",
             "streamdetect.origin-offset": str(offset).encode(),
             "streamdetect.origin-timestamp": str(sent[offset].timestamp_ms).encode(),
@@ -437,50 +451,50 @@ def test_live_dead_letters_in_kafka(
         }
 
 
-def test_live_dead_letters_in_a_file(broker: Broker, unreadable: str, tmp_path: Path) -> None:
-    """The same as JSON lines, bytes in base64."""
+def test_live_dead_letters_in_a_file(broker: Broker, dead_letter_topic: str, tmp_path: Path) -> None:
+    """The same as JSON lines, with bytes in base64."""
     path = tmp_path / "dead.jsonl"
-    config = configured(
+    config = write_run_config(
         tmp_path,
         broker,
-        unreadable,
+        dead_letter_topic,
         alerts={"sink": "stdout"},
         dead_letters={"sink": "file", "path": str(path)},
     )
     with live(tmp_path, config, *SMALL) as running:
-        running.wait_for(lambda: path.exists() and path.read_bytes().count(b"\n") >= len(UNREADABLE))
+        running.wait_for(lambda: path.exists() and path.read_bytes().count(b"\n") >= len(DEAD_LETTER_CASES))
         running.stop(signal.SIGINT)
     dead_letters = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(dead_letters) == len(UNREADABLE)
-    for offset, (dead_letter, (was, reason, detail)) in enumerate(
-        zip(dead_letters, UNREADABLE.values(), strict=True)
+    assert len(dead_letters) == len(DEAD_LETTER_CASES)
+    for offset, (dead_letter, (original, reason, detail)) in enumerate(
+        zip(dead_letters, DEAD_LETTER_CASES.values(), strict=True)
     ):
         assert (dead_letter["streamdetect.origin-topic"], dead_letter["streamdetect.origin-offset"]) == (
-            unreadable,
+            dead_letter_topic,
             offset,
         )
         assert dead_letter["streamdetect.reason"] == reason
         assert detail in dead_letter["streamdetect.detail"]
-        assert _bytes(dead_letter["value"]) == was.value
-        assert _bytes(dead_letter["key"]) == was.key
-        assert [(name, _bytes(value)) for name, value in dead_letter["headers"]] == list(was.headers)
+        assert _bytes(dead_letter["value"]) == original.value
+        assert _bytes(dead_letter["key"]) == original.key
+        assert [(name, _bytes(value)) for name, value in dead_letter["headers"]] == list(original.headers)
 
 
 def _bytes(text: str | None) -> bytes | None:
     return None if text is None else base64.b64decode(text)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_live_stops_while_nothing_comes(
-    broker: Broker, make_topic: MakeTopic, tmp_path: Path, how: signal.Signals
+@pytest.mark.parametrize("stop_signal", [signal.SIGTERM, signal.SIGINT])
+def test_live_stops_while_idle(
+    broker: Broker, make_topic: MakeTopic, tmp_path: Path, stop_signal: signal.Signals
 ) -> None:
-    """An empty topic is no reason to end, and none to hang."""
+    """A run on an empty topic keeps running and stops at a signal."""
     alerts = tmp_path / "alerts.jsonl"
     sinks: dict[str, Any] = {
         "alerts": {"sink": "file", "path": str(alerts)},
         "dead_letters": {"sink": "none"},
     }
-    with live(tmp_path, configured(tmp_path, broker, make_topic(), **sinks)) as running:
+    with live(tmp_path, write_run_config(tmp_path, broker, make_topic(), **sinks)) as running:
         running.wait_for(alerts.exists)
-        assert running.stop(how).startswith("0 records in ")
+        assert running.stop(stop_signal).startswith("0 records in ")
     assert alerts.read_bytes() == b""

@@ -1,4 +1,4 @@
-"""`streamdetect generate --topic` against a real broker: the records of the file, keyed by host."""
+"""`streamdetect generate --topic` against a real broker: the same records as to a file, keyed by host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streamdetect.synthetic import Beacon, Scenario, documents
 from tools import environment
 
 MakeTopic = Callable[..., str]
-PLAN = ["--hosts", "6", "--hours", "5.5", "--beacon", "20s,2s"]
+OPTIONS = ["--hosts", "6", "--hours", "5.5", "--beacon", "20s,2s"]
 WAIT = 60.0
 
 
@@ -41,7 +41,7 @@ def config(folder: Path, bootstrap: str) -> str:
     return str(path)
 
 
-def everything(broker: Broker, topic: str) -> list[Any]:
+def all_records(broker: Broker, topic: str) -> list[Any]:
     """All records of a topic, partition by partition."""
     consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap, auto_offset_reset="earliest")
     try:
@@ -58,25 +58,27 @@ def everything(broker: Broker, topic: str) -> list[Any]:
         consumer.close()
 
 
-def test_the_topic_holds_what_the_file_holds(broker: Broker, make_topic: MakeTopic, tmp_path: Path) -> None:
-    """The same options give the same documents; each has its event's time."""
+def test_topic_and_file_get_the_same_records(broker: Broker, make_topic: MakeTopic, tmp_path: Path) -> None:
+    """The same options give the same documents; each record has its event's time as timestamp."""
     topic, path = make_topic(partitions=3, retention_ms="-1"), tmp_path / "day.jsonl"
-    told = call(*PLAN, "--topic", topic, "--config", config(tmp_path, broker.bootstrap))
-    assert told.returncode == 0, told.stderr
-    assert call(*PLAN, "-o", str(path)).returncode == 0
-    found = everything(broker, topic)
+    result = call(*OPTIONS, "--topic", topic, "--config", config(tmp_path, broker.bootstrap))
+    assert result.returncode == 0, result.stderr
+    assert call(*OPTIONS, "-o", str(path)).returncode == 0
+    found = all_records(broker, topic)
     assert sorted(record.value for record in found) == sorted(path.read_bytes().splitlines())
-    assert f"{len(found):,} events of 6 hosts" in told.stderr
-    plan = Scenario(hosts=6, hours=5.5, beacons=(Beacon(20_000, 2_000),))
-    assert sorted(record.timestamp for record in found) == sorted(time_ms for time_ms, _ in documents(plan))
+    assert f"{len(found):,} events of 6 hosts" in result.stderr
+    scenario = Scenario(hosts=6, hours=5.5, beacons=(Beacon(20_000, 2_000),))
+    assert sorted(record.timestamp for record in found) == sorted(
+        time_ms for time_ms, _ in documents(scenario)
+    )
 
 
 def test_a_host_is_in_one_partition(broker: Broker, make_topic: MakeTopic, tmp_path: Path) -> None:
-    """The key is the host's id, as its own documents say, and decides the partition."""
+    """The key is the host id from the documents and determines the partition."""
     topic = make_topic(partitions=3, retention_ms="-1")
-    told = call(*PLAN, "--shape", "defend", "--topic", topic, "-c", config(tmp_path, broker.bootstrap))
-    assert told.returncode == 0, told.stderr
-    found = everything(broker, topic)
+    result = call(*OPTIONS, "--shape", "defend", "--topic", topic, "-c", config(tmp_path, broker.bootstrap))
+    assert result.returncode == 0, result.stderr
+    found = all_records(broker, topic)
     places: dict[bytes, set[int]] = {}
     for record in found:
         assert json.loads(record.value)["host"]["id"] == record.key.decode()
@@ -86,40 +88,40 @@ def test_a_host_is_in_one_partition(broker: Broker, make_topic: MakeTopic, tmp_p
     assert len({number for partitions in places.values() for number in partitions}) > 1
 
 
-def test_no_broker_is_exit_4(tmp_path: Path) -> None:
-    """An address where nobody listens: one line that names it, the code of run."""
+def test_an_unreachable_broker_is_4(tmp_path: Path) -> None:
+    """One line that names the address that does not answer; the same exit code as for run."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
         path = Path(config(tmp_path, address))
         path.write_text(path.read_text() + "  client: {bootstrap_timeout_ms: 500}\n")
-        told = call(*PLAN, "--topic", "events", "--config", str(path))
-    assert told.returncode == 4, told.stderr
-    assert address in told.stderr
-    assert "Traceback" not in told.stderr
+        result = call(*OPTIONS, "--topic", "events", "--config", str(path))
+    assert result.returncode == 4, result.stderr
+    assert address in result.stderr
+    assert "Traceback" not in result.stderr
 
 
-def test_a_missing_topic_is_exit_8(broker: Broker, make_topic: MakeTopic, tmp_path: Path) -> None:
-    """It is not created, and a name that is nearly right is offered."""
+def test_a_missing_topic_is_8(broker: Broker, make_topic: MakeTopic, tmp_path: Path) -> None:
+    """It is not created, and the error suggests a similar name."""
     topic = make_topic()
-    told = call(*PLAN, "--topic", f"{topic}x", "--config", config(tmp_path, broker.bootstrap))
-    assert told.returncode == 8, told.stderr
-    assert f"no topic {topic}x" in told.stderr
-    assert f"there is {topic}" in told.stderr
+    result = call(*OPTIONS, "--topic", f"{topic}x", "--config", config(tmp_path, broker.bootstrap))
+    assert result.returncode == 8, result.stderr
+    assert f"no topic {topic}x" in result.stderr
+    assert f"(similar: {topic})" in result.stderr
     assert f"{topic}x" not in broker.admin.list_topics()
 
 
-def test_a_refused_record_is_exit_8(broker: Broker, make_topic: MakeTopic, tmp_path: Path) -> None:
-    """A topic that takes no large records: the error names the topic and its setting."""
+def test_a_rejected_record_is_8(broker: Broker, make_topic: MakeTopic, tmp_path: Path) -> None:
+    """With a topic that rejects large records, the error names the topic and the setting."""
     topic = make_topic(max_message_bytes="300")
-    told = call(*PLAN, "--topic", topic, "--config", config(tmp_path, broker.bootstrap))
-    assert told.returncode == 8, told.stderr
-    assert topic in told.stderr
-    assert "max.message.bytes" in told.stderr
+    result = call(*OPTIONS, "--topic", topic, "--config", config(tmp_path, broker.bootstrap))
+    assert result.returncode == 8, result.stderr
+    assert topic in result.stderr
+    assert "max.message.bytes" in result.stderr
 
 
-def test_interrupted_it_stops_at_once(broker: Broker, make_topic: MakeTopic, tmp_path: Path) -> None:
-    """130, no traceback; what was sent before may stay."""
+def test_an_interrupt_stops_it_at_once(broker: Broker, make_topic: MakeTopic, tmp_path: Path) -> None:
+    """130 without a traceback; records already sent stay."""
     topic = make_topic(retention_ms="-1")
     arguments = ["--hosts", "200", "--hours", "10000", "--topic", topic]
     with subprocess.Popen(
@@ -127,21 +129,21 @@ def test_interrupted_it_stops_at_once(broker: Broker, make_topic: MakeTopic, tmp
     ) as process:
         deadline = time.monotonic() + WAIT
         consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap)
-        where = TopicPartition(topic, 0)
-        while not consumer.end_offsets([where])[where] and time.monotonic() < deadline:
+        partition = TopicPartition(topic, 0)
+        while not consumer.end_offsets([partition])[partition] and time.monotonic() < deadline:
             assert process.poll() is None
         consumer.close()
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=20)
-    assert process.returncode == 130, said
-    assert "Traceback" not in said
+        _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
 
 
 @pytest.mark.parametrize(
     "arguments", [[], ["-o", "x.jsonl", "--topic", "t"], ["-o", "x.jsonl", "--config", "f"]]
 )
-def test_one_place_for_the_events(arguments: list[str]) -> None:
-    """A file or a topic, and a configuration only for the topic."""
-    told = call(*arguments)
-    assert told.returncode == 2
-    assert "--topic" in told.stderr
+def test_exactly_one_destination(arguments: list[str]) -> None:
+    """A file or a topic; a configuration only for the topic."""
+    result = call(*arguments)
+    assert result.returncode == 2
+    assert "--topic" in result.stderr

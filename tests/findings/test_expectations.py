@@ -1,4 +1,4 @@
-"""Expectations: their file and every way of being wrong in it, the verdicts, and the report for CI servers."""
+"""Expectations: their file and every kind of error in it, the verdicts, and the JUnit report."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ Load = Callable[[str], Expectations]
 def load(tmp_path: Path) -> Load:
     """`load(yaml_text)`."""
 
-    def loaded(text: str) -> Expectations:
+    def load_text(text: str) -> Expectations:
         path = tmp_path / "expectations.yaml"
         path.write_text(text, encoding="utf-8")
         return load_expectations(path)
 
-    return loaded
+    return load_text
 
 
 def problems(load: Load, text: str) -> list[str]:
-    """The problems of a file that must have some."""
-    with pytest.raises(ConfigError) as caught:
+    """The problems of an invalid file."""
+    with pytest.raises(ConfigError) as raised:
         load(text)
-    assert all(problem in str(caught.value) for problem in caught.value.problems)
-    assert caught.value.exit_code == 3
-    return caught.value.problems
+    assert all(problem in str(raised.value) for problem in raised.value.problems)
+    assert raised.value.exit_code == 3
+    return raised.value.problems
 
 
 # ---------------------------------------------------------------------------------------------------------- the file
 
-WHOLE = """\
+COMPLETE = """\
 labels:
   red team:
     - {destination: 45.83.64.1, process: chrome.exe, host: WS-042}
@@ -64,9 +64,9 @@ must_not_alert:
 """
 
 
-def test_a_whole_file(load: Load) -> None:
-    """Everything that may stand in it, addresses in the detector's form and times in UTC."""
-    assert load(WHOLE) == Expectations(
+def test_a_complete_file(load: Load) -> None:
+    """Every field, with addresses normalised and times in UTC."""
+    assert load(COMPLETE) == Expectations(
         labels={
             "red team": (
                 KeyPattern(destination="45.83.64.1", process="chrome.exe", host="WS-042"),
@@ -86,8 +86,8 @@ def test_a_whole_file(load: Load) -> None:
     )
 
 
-def test_every_problem_is_in_one_list(load: Load) -> None:
-    """Unknown names with the nearest known, values that are none, labels nobody defined: each with its line."""
+def test_all_problems_are_in_one_list(load: Load) -> None:
+    """Unknown names with the closest known one, invalid values, undefined labels; each with its line."""
     text = """\
 labels:
   red team:
@@ -163,14 +163,14 @@ must_not_alert:
         ("must_alert: [", "line 1: is not valid YAML: "),
     ],
 )
-def test_files_that_are_not_usable(load: Load, text: str, problem: str) -> None:
-    """Each with the one problem that it has."""
+def test_unusable_files(load: Load, text: str, problem: str) -> None:
+    """Each has exactly one problem."""
     (found,) = problems(load, text)
     assert found.startswith(problem)
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    """Missing, or no text: what to do is said, and it is a problem of configuration, too."""
+def test_unreadable_files(tmp_path: Path) -> None:
+    """A missing file and one that is not text are configuration errors that say what to do."""
     with pytest.raises(ConfigError, match=r"cannot be read .* name a readable file"):
         load_expectations(tmp_path / "missing.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
@@ -178,8 +178,8 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         load_expectations(tmp_path / "binary.yaml")
 
 
-def test_a_pattern_for_every_key_cannot_be_made() -> None:
-    """In code as little as in a file."""
+def test_a_pattern_that_matches_every_key_is_rejected() -> None:
+    """In code as in a file."""
     with pytest.raises(ValidationError, match="matches every key"):
         KeyPattern()
 
@@ -188,7 +188,7 @@ def test_a_pattern_for_every_key_cannot_be_made() -> None:
 
 
 def episode(number: int = 1, **more: Any) -> Episode:
-    """An episode of chrome.exe on WS-042 to 45.83.64.1, opened at 04:00 plus the number in hours."""
+    """An episode of chrome.exe on WS-042 to 45.83.64.1, opened at 04:00 plus `number` hours."""
     begin_ms = T0_MS + (4 + number) * HOUR_MS
     values: dict[str, Any] = {
         "id": f"episode-{number}",
@@ -216,7 +216,7 @@ def episode(number: int = 1, **more: Any) -> Episode:
     return Episode(**values | more)
 
 
-TOLD = (
+DETAIL = (
     "opened 2026-03-02T05:00:00.000Z: chrome.exe on WS-042 to 45.83.64.1, rule The Hunt;"
     " 524 connections over 4 h, 131 an hour, hosts 1, processes 1; episode episode-1"
 )
@@ -228,7 +228,7 @@ NAMED = episode(
     },
 )
 MAPPED = episode(key=KeyName("rule-1", "::ffff:45.83.64.1", "chrome.exe", None), context={})
-NULL_GROUP = episode(key=KeyName("rule-1", None, "chrome.exe", None), context={})
+NULL_KEY = episode(key=KeyName("rule-1", None, "chrome.exe", None), context={})
 
 
 @pytest.mark.parametrize(
@@ -248,8 +248,8 @@ NULL_GROUP = episode(key=KeyName("rule-1", None, "chrome.exe", None), context={}
         (NAMED, {"destination": "2001:db8::/32"}, True),
         (NAMED, {"destination": "other.example"}, False),
         (NAMED, {"destination": "example"}, False),
-        (NULL_GROUP, {"destination": "0.0.0.0/0"}, False),
-        (NULL_GROUP, {"process": "chrome.exe"}, True),
+        (NULL_KEY, {"destination": "0.0.0.0/0"}, False),
+        (NULL_KEY, {"process": "chrome.exe"}, True),
         (episode(), {"process": "CHROME.exe"}, True),
         (episode(), {"process": "chrome"}, False),
         (episode(), {"host": "ws-042"}, True),
@@ -268,24 +268,24 @@ NULL_GROUP = episode(key=KeyName("rule-1", None, "chrome.exe", None), context={}
         (episode(), {"destination": "45.83.64.1", "process": "chrome.exe", "host": "WS-043"}, False),
     ],
 )
-def test_what_a_pattern_matches(found: Episode, pattern: dict[str, Any], matches: bool) -> None:
-    """Every field must match; the two kinds of expectation see the same and answer opposite."""
+def test_pattern_matching(found: Episode, pattern: dict[str, Any], matches: bool) -> None:
+    """Every field must match; must_alert and must_not_alert match the same episodes and give opposite verdicts."""
     expected = Expectations(must_alert=(MustAlert(**pattern),), must_not_alert=(MustNotAlert(**pattern),))
     assert [verdict.holds for verdict in check_expectations(expected, [found])] == [matches, not matches]
 
 
-def test_verdicts_come_in_the_order_of_the_file_and_tell_what_was_found(load: Load) -> None:
-    """One for each key of a label; the first episode is the one that opened first."""
+def test_verdicts_follow_the_file_and_describe_the_first_episode(load: Load) -> None:
+    """One verdict per key of a label; the first episode is the one that opened first."""
     second = episode(2, key=KeyName("rule-1", "151.101.1.1", "chrome.exe", "endpoint"), context={})
     third = episode(3, key=KeyName("rule-1", "151.101.9.9", "chrome.exe", "endpoint"), context={})
-    assert check_expectations(load(WHOLE), [third, second, episode()]) == [
+    assert check_expectations(load(COMPLETE), [third, second, episode()]) == [
         Verdict("chrome.exe to Evil.example", "must_alert", False, "no episode matches"),
         Verdict("C2 of the exercise, by 2026-03-02T06:00:00.000Z", "must_alert", False, "no episode matches"),
         Verdict(
             "red team: chrome.exe to 45.83.64.1 on WS-042, by 2026-03-03T00:00:00.000Z",
             "must_alert",
             True,
-            f"1 episode, {TOLD}",
+            f"1 episode, {DETAIL}",
         ),
         Verdict("red team: fallback, by 2026-03-03T00:00:00.000Z", "must_alert", False, "no episode matches"),
         Verdict(
@@ -304,8 +304,8 @@ def test_verdicts_come_in_the_order_of_the_file_and_tell_what_was_found(load: Lo
     ]
 
 
-def judged(episodes: list[Episode], *, by_ms: int | None = None, stopped: bool = False) -> list[Verdict]:
-    """The verdicts on chrome.exe: that it must alert (by then), and that it must not."""
+def verdicts_of(episodes: list[Episode], *, by_ms: int | None = None, stopped: bool = False) -> list[Verdict]:
+    """The verdicts on chrome.exe: must_alert (by the time, if given) and must_not_alert."""
     expected = Expectations(
         must_alert=(MustAlert(process="chrome.exe", by_ms=by_ms),),
         must_not_alert=(MustNotAlert(process="chrome.exe"),),
@@ -314,37 +314,40 @@ def judged(episodes: list[Episode], *, by_ms: int | None = None, stopped: bool =
 
 
 @pytest.mark.parametrize(("offset_ms", "holds"), [(-1, False), (0, True), (1, True)])
-def test_an_alert_must_have_opened_by_its_time(offset_ms: int, holds: bool) -> None:
-    """Opened at 05:00: in time for 05:00:00.000, not for a millisecond earlier, and then it says when."""
-    verdict = judged([episode()], by_ms=T0_MS + 5 * HOUR_MS + offset_ms)[0]
-    assert (verdict.holds, verdict.detail) == (holds, ("" if holds else "too late: ") + f"1 episode, {TOLD}")
+def test_an_alert_must_open_by_its_time(offset_ms: int, holds: bool) -> None:
+    """Opened at 05:00: in time for 05:00:00.000 but not for one millisecond earlier; the detail gives the time."""
+    verdict = verdicts_of([episode()], by_ms=T0_MS + 5 * HOUR_MS + offset_ms)[0]
+    assert (verdict.holds, verdict.detail) == (
+        holds,
+        ("" if holds else "too late: ") + f"1 episode, {DETAIL}",
+    )
 
 
-def test_an_episode_whose_opening_is_not_there_opened_before_its_first_alert() -> None:
-    """First alert at 05:00: it was open by then; nothing shows that it was at 04:59."""
-    cut_off = episode(opened_ms=None)
-    by_five = judged([cut_off], by_ms=T0_MS + 5 * HOUR_MS)[0]
+def test_an_episode_without_its_opened_alert_opened_by_its_first_alert() -> None:
+    """First alert at 05:00: it was open by then, but not provably at 04:59."""
+    unopened = episode(opened_ms=None)
+    by_five = verdicts_of([unopened], by_ms=T0_MS + 5 * HOUR_MS)[0]
     assert by_five.holds
     assert "opened at or before 2026-03-02T05:00:00.000Z" in by_five.detail
-    assert judged([cut_off], by_ms=T0_MS + 5 * HOUR_MS - 60_000)[0].holds is False
+    assert verdicts_of([unopened], by_ms=T0_MS + 5 * HOUR_MS - 60_000)[0].holds is False
 
 
-def test_a_stopped_run_decides_only_what_it_has_seen() -> None:
-    """What was found was found, what came too late came too late; what is not there may have come."""
-    assert [verdict.holds for verdict in judged([episode()], stopped=True)] == [True, False]
-    assert judged([episode()], by_ms=T0_MS, stopped=True)[0].holds is False
-    undecided = judged([], stopped=True)
+def test_a_stopped_run_leaves_absent_episodes_undecided() -> None:
+    """Found episodes and late openings are decided; an absent episode could still have opened."""
+    assert [verdict.holds for verdict in verdicts_of([episode()], stopped=True)] == [True, False]
+    assert verdicts_of([episode()], by_ms=T0_MS, stopped=True)[0].holds is False
+    undecided = verdicts_of([], stopped=True)
     assert [verdict.holds for verdict in undecided] == [None, None]
     assert all("stopped before its end" in verdict.detail for verdict in undecided)
-    assert [verdict.holds for verdict in judged([])] == [False, True]
+    assert [verdict.holds for verdict in verdicts_of([])] == [False, True]
 
 
 def test_a_failed_expectation_has_its_own_exit_code() -> None:
-    """21, beside 20 of `replay --fail-on-alert`."""
+    """21, next to 20 of `replay --fail-on-alert`."""
     assert ExpectationFailed.exit_code == 21
 
 
-# ------------------------------------------------------------------------------------------------- for CI servers
+# ------------------------------------------------------------------------------------------------- the JUnit report
 
 verdicts = st.lists(
     st.builds(
@@ -358,8 +361,8 @@ verdicts = st.lists(
 )
 
 
-def carried(text: str) -> str:
-    """What of a text XML 1.0 can carry, character by character as its §2.2 lists them (CR would not come back)."""
+def representable(text: str) -> str:
+    """The text as XML 1.0 can represent it: characters outside §2.2 replaced (also CR, which does not round-trip)."""
     return "".join(char if is_char(ord(char)) else "\ufffd" for char in text)
 
 
@@ -373,16 +376,17 @@ def is_char(code: int) -> bool:
 
 
 @given(verdicts, st.text(st.characters(exclude_categories=())), st.floats(0, 10**6))
-def test_any_text_comes_back(given_verdicts: list[Verdict], suite: str, seconds: float) -> None:
-    """Hostile names and details: the file parses, and holds what it can of them."""
+def test_any_text_round_trips(given_verdicts: list[Verdict], suite: str, seconds: float) -> None:
+    """With hostile names and details, the file parses and contains what XML can represent."""
     root = ET.fromstring(junit(given_verdicts, suite=suite, seconds=seconds))
     (cases,) = root
-    assert cases.get("name") == carried(suite)
-    read = [(case.get("classname"), case.get("name"), told(case)) for case in cases]
+    assert cases.get("name") == representable(suite)
+    read = [(case.get("classname"), case.get("name"), tag_and_text(case)) for case in cases]
     assert read == [
-        (each.kind, carried(each.name), (TAGS[each.holds], carried(each.detail))) for each in given_verdicts
+        (verdict.kind, representable(verdict.name), (TAGS[verdict.holds], representable(verdict.detail)))
+        for verdict in given_verdicts
     ]
-    counts = [sum(each.holds is wanted for each in given_verdicts) for wanted in (False, None)]
+    counts = [sum(verdict.holds is wanted for verdict in given_verdicts) for wanted in (False, None)]
     for element in (root, cases):
         numbers = [int(element.get(name, "")) for name in ("tests", "failures", "errors")]
         assert numbers == [len(given_verdicts), *counts]
@@ -391,28 +395,32 @@ def test_any_text_comes_back(given_verdicts: list[Verdict], suite: str, seconds:
 TAGS = {True: "system-out", False: "failure", None: "error"}
 
 
-def told(case: ET.Element) -> tuple[str, str]:
+def tag_and_text(case: ET.Element) -> tuple[str, str]:
     (outcome,) = case
     return outcome.tag, outcome.get("message", outcome.text or "")
 
 
 @given(verdicts)
-def test_another_reader_counts_the_same(given_verdicts: list[Verdict]) -> None:
-    """Junitparser, which adds the outcomes up itself."""
+def test_junitparser_counts_the_same(given_verdicts: list[Verdict]) -> None:
+    """It recomputes the statistics from the cases."""
     (suite,) = JUnitXml.fromstring(junit(given_verdicts, suite="backtest", seconds=1.5))
     assert isinstance(suite, TestSuite)
-    said = (suite.tests, suite.failures, suite.errors, suite.skipped, suite.time)
+    reported = (suite.tests, suite.failures, suite.errors, suite.skipped, suite.time)
     suite.update_statistics()  # type: ignore[no-untyped-call]
-    assert said[:4] == (suite.tests, suite.failures, suite.errors, suite.skipped)
-    assert said[4] == 1.5
-    outcomes = [Failure if each.holds is False else Error for each in given_verdicts if not each.holds]
+    assert reported[:4] == (suite.tests, suite.failures, suite.errors, suite.skipped)
+    assert reported[4] == 1.5
+    outcomes = [
+        Failure if verdict.holds is False else Error for verdict in given_verdicts if not verdict.holds
+    ]
     assert [type(result) for case in suite for result in case.result] == outcomes
-    assert not any(case.is_passed for case, each in zip(suite, given_verdicts, strict=True) if not each.holds)
+    assert not any(
+        case.is_passed for case, verdict in zip(suite, given_verdicts, strict=True) if not verdict.holds
+    )
 
 
-def test_the_file_as_people_see_it() -> None:
-    """One of each outcome."""
-    shown = junit(
+def test_a_sample_report() -> None:
+    """One case of each outcome."""
+    text = junit(
         [
             Verdict("a", "must_alert", True, "found <it>"),
             Verdict("b & c", "must_not_alert", False, 'found "it"\n'),
@@ -421,7 +429,7 @@ def test_the_file_as_people_see_it() -> None:
         suite="backtest",
         seconds=2,
     )
-    assert shown.decode() == (
+    assert text.decode() == (
         """<?xml version='1.0' encoding='utf-8'?>
 <testsuites name="backtest" tests="3" failures="1" errors="1" time="2.000">
   <testsuite name="backtest" tests="3" failures="1" errors="1" time="2.000" skipped="0">

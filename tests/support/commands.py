@@ -1,4 +1,4 @@
-"""Real commands as processes of their own, and records written to and read from a real broker."""
+"""Run real commands in child processes; write records to and read them from a real broker."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from broker import Broker
 from tools import environment
 
 WAIT = 60.0
-"""Seconds that a test waits for something that should come within a few, on a busy machine too."""
+"""Upper limit in seconds for waits that should take a few, also on a busy machine."""
 
 
 MakeTopic = Callable[..., str]
-Waits = Callable[[], bool]
+StopCondition = Callable[[], bool]
 
 
 class Message(NamedTuple):
-    """What a producer writes, or a consumer finds."""
+    """A record to produce, or one that was consumed."""
 
     value: bytes | None
     key: bytes | None = None
@@ -37,14 +37,14 @@ class Message(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a process ended and what it wrote."""
+    """Exit code and output of a process."""
 
     code: int
     out: bytes
     err: str
 
     def error(self) -> str:
-        """The one line of an expected error."""
+        """The single line of an expected error."""
         assert "Traceback" not in self.err
         (line,) = self.err.splitlines()
         assert line.startswith("streamdetect: error: "), line
@@ -64,33 +64,33 @@ def call(*arguments: str) -> Outcome:
 
 
 class Live:
-    """`streamdetect run` while it runs."""
+    """A running `streamdetect run`."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self._process = process
         self._log = log
 
-    def wait_for(self, done: Waits) -> None:
-        """Until something has happened; an early end of the process or of the time fails with what it said."""
+    def wait_for(self, done: StopCondition) -> None:
+        """Wait until `done()`; fails with the log if the process exits or the time is up."""
         deadline = time.monotonic() + WAIT
         while not done():
             assert self._process.poll() is None, self._log.read_text()
             assert time.monotonic() < deadline, f"not within {WAIT:g} s:\n{self._log.read_text()}"
             time.sleep(0.05)
 
-    def stop(self, how: signal.Signals) -> str:
-        """Stop by a signal, which must be a clean end; what it said on standard error."""
-        self._process.send_signal(how)
-        code, said = self._process.wait(WAIT), self._log.read_text()
-        assert code == 0, said
-        assert " ERROR " not in said
-        assert "Traceback" not in said
-        return said
+    def stop(self, stop_signal: signal.Signals) -> str:
+        """Stop by a signal, which must give exit code 0 and no error; returns the log."""
+        self._process.send_signal(stop_signal)
+        code, log = self._process.wait(WAIT), self._log.read_text()
+        assert code == 0, log
+        assert " ERROR " not in log
+        assert "Traceback" not in log
+        return log
 
 
 @contextmanager
 def live(folder: Path, config: str, *arguments: str) -> Iterator[Live]:
-    """Start `run`; if the test fails, the process does not outlive it."""
+    """Start `run`; kill it at the end of the block."""
     log = folder / "run.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -106,34 +106,36 @@ def live(folder: Path, config: str, *arguments: str) -> Iterator[Live]:
         process.wait()
 
 
-def written(folder: Path, document: Mapping[str, Any]) -> str:
-    """A configuration file."""
+def write_config(folder: Path, document: Mapping[str, Any]) -> str:
+    """Write a configuration file; returns its path."""
     path = folder / "streamdetect.yaml"
     path.write_text(yaml.safe_dump(dict(document)))
     return str(path)
 
 
-def configured(folder: Path, broker: Broker, *topics: str, **sections: Mapping[str, Any]) -> str:
-    """A configuration file for the shared broker, with a group and a checkpoint of its own.
+def write_run_config(folder: Path, broker: Broker, *topics: str, **sections: Mapping[str, Any]) -> str:
+    """Write a configuration file for the shared broker, with its own consumer group and checkpoint.
 
-    Partitions are idle after a second, and checkpoints come each second: tests write, then wait.
+    Partitions become idle after 1 s and checkpoints are taken every second, because tests write and then wait.
     """
     group = f"{folder.name}-{uuid.uuid4().hex[:8]}"
     kafka = {"bootstrap_servers": [broker.bootstrap], "topics": [*topics], "group_id": group}
     state = {"path": str(folder / "state"), "interval": "1s"}
-    return written(folder, {"kafka": kafka, "time": {"idle_timeout": "1s"}, "checkpoint": state, **sections})
+    return write_config(
+        folder, {"kafka": kafka, "time": {"idle_timeout": "1s"}, "checkpoint": state, **sections}
+    )
 
 
 def produce(
     broker: Broker, topic: str, shards: Sequence[Sequence[Message]], compression: str = "none"
 ) -> None:
-    """Write each shard into the partition of its number."""
+    """Write each shard into the partition with its index."""
     producer = Producer(
         {
             "bootstrap.servers": broker.bootstrap,
             "log_level": 0,
             "compression.type": compression,
-            # Else records that are sent again, as may happen on a topic just made, come behind later ones.
+            # Otherwise retried records, possible on a new topic, would arrive after later ones.
             "enable.idempotence": True,
             "queue.buffering.max.messages": 1_000_000,
         }
@@ -152,21 +154,21 @@ def produce(
 
 
 @contextmanager
-def reading(broker: Broker, topic: str) -> Iterator[Callable[[], list[Message]]]:
-    """A function that gives what a topic of one partition holds so far."""
+def reading_topic(broker: Broker, topic: str) -> Iterator[Callable[[], list[Message]]]:
+    """A function that returns what a topic with one partition contains so far."""
     consumer = KafkaConsumer(bootstrap_servers=broker.bootstrap, auto_offset_reset="earliest")
-    where = TopicPartition(topic, 0)
-    consumer.assign([where])
+    partition = TopicPartition(topic, 0)
+    consumer.assign([partition])
     found: list[Message] = []
 
-    def so_far() -> list[Message]:
+    def messages_so_far() -> list[Message]:
         found.extend(
             Message(record.value, record.key, tuple(record.headers), record.timestamp)
-            for record in consumer.poll(timeout_ms=100).get(where, ())
+            for record in consumer.poll(timeout_ms=100).get(partition, ())
         )
         return found
 
     try:
-        yield so_far
+        yield messages_so_far
     finally:
         consumer.close()

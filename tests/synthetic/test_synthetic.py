@@ -1,6 +1,6 @@
-"""The invented estates: reproducible, in order, as noisy as promised, and no beacon but the planted ones.
+"""Synthetic data: reproducible, in arrival order, as noisy as documented, and without beacons other than the planted.
 
-Documents are read here by a reader of this file's own, so that no error of `events/` hides one of `estate/`.
+This file has its own decoder, so that no error in `events/` hides one in `synthetic/`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ HOUR_MS = 3_600_000
 MORNING_MS = 1_772_409_600_000 + 8 * HOUR_MS  # a Monday, 08:00 UTC
 SHAPE_FILES = DATA / "shapes"
 
-# streamdetect/samples/README.md says the same.
-SAMPLE_PLAN = Scenario(
+# The plan in streamdetect/samples/README.md.
+SAMPLE_SCENARIO = Scenario(
     hosts=40,
     hours=24,
     shape="mixed",
@@ -39,7 +39,7 @@ SAMPLE_PLAN = Scenario(
 )
 
 NAMES = {"chrome.exe", "msedge.exe", "iexplore.exe", "firefox.exe", "svchost.exe"}
-# The default hunt's networks; the /29 and /32 ones lie within 192.0.0.0/24.
+# The default hunt's networks; its /29 and /32 networks are within 192.0.0.0/24.
 EXCLUDED = [
     ip_network(text)
     for text in (
@@ -51,7 +51,7 @@ EXCLUDED = [
 ]  # fmt: skip
 
 
-class Counted(NamedTuple):
+class CountedRecord(NamedTuple):
     """A record that the default hunt counts."""
 
     time_ms: int
@@ -67,7 +67,7 @@ def is_excluded(ip: str) -> bool:
 
 
 def raw_sysmon(document: dict[str, Any]) -> tuple[str, dict[str, Any], str] | None:
-    """(event id, event data, computer) of a Sysmon record that no pipeline has read."""
+    """(event id, event data, computer) of a Sysmon record that no pipeline has processed."""
     winlog, event = document.get("winlog", {}), document.get("Event")
     if "event_data" in winlog:
         return str(winlog["event_id"]), winlog["event_data"], winlog["computer_name"]
@@ -86,7 +86,7 @@ def raw_sysmon(document: dict[str, Any]) -> tuple[str, dict[str, Any], str] | No
     return None
 
 
-def counted(time_ms: int, document: dict[str, Any]) -> Counted | None:
+def counted(time_ms: int, document: dict[str, Any]) -> CountedRecord | None:
     raw = raw_sysmon(document)
     if raw:
         code, data, host = raw
@@ -106,11 +106,11 @@ def counted(time_ms: int, document: dict[str, Any]) -> Counted | None:
         host = document["winlog"]["computer_name"] if sensor == "sysmon" else document["host"]["id"]
     if name not in NAMES or port == 53 or is_excluded(ip):
         return None
-    return Counted(time_ms, (str(ip_address(ip)), name, sensor), host, process)
+    return CountedRecord(time_ms, (str(ip_address(ip)), name, sensor), host, process)
 
 
 def shape_of(document: dict[str, Any]) -> str:
-    """A document's shape, told by its structure alone."""
+    """The shape of a document, by its structure alone."""
     winlog, agent = document.get("winlog"), document.get("agent", {})
     if "Event" in document:
         return "evtx-dump" if "#attributes" in document["Event"] else "python-evtx"
@@ -133,9 +133,9 @@ def shape_of(document: dict[str, Any]) -> str:
     )
 
 
-def crossings(scenario: Scenario) -> Iterator[tuple[str, str, str]]:
-    """The keys for which the default hunt is true at any tick, by the slow and obvious computation."""
-    events: defaultdict[tuple[str, str, str], list[Counted]] = defaultdict(list)
+def keys_meeting_the_hunt(scenario: Scenario) -> Iterator[tuple[str, str, str]]:
+    """The keys for which the default hunt is true at any tick, by direct computation."""
+    events: defaultdict[tuple[str, str, str], list[CountedRecord]] = defaultdict(list)
     for record in filter(None, (counted(*pair) for pair in documents(scenario))):
         events[record.key].append(record)
     for key, records in events.items():
@@ -146,14 +146,14 @@ def crossings(scenario: Scenario) -> Iterator[tuple[str, str, str]]:
             yield key
 
 
-def hunt_is_true(records: list[Counted], tick_ms: int) -> bool:
+def hunt_is_true(records: list[CountedRecord], tick_ms: int) -> bool:
     window = [record for record in records if tick_ms - 24 * HOUR_MS <= record.time_ms < tick_ms]
     if len(window) < 480:  # 120 an hour x 4 h
         return False
     times = [record.time_ms for record in window]
     hours = (max(times) - min(times) + HOUR_MS // 2) // HOUR_MS
-    one = len({record.host for record in window}) == len({record.process for record in window}) == 1
-    return one and hours >= 4 and len(window) >= 120 * hours
+    single = len({record.host for record in window}) == len({record.process for record in window}) == 1
+    return single and hours >= 4 and len(window) >= 120 * hours
 
 
 def calls_of(scenario: Scenario, ip: str) -> list[int]:
@@ -165,8 +165,8 @@ def calls_of(scenario: Scenario, ip: str) -> list[int]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_same_seed_same_bytes(shape: str) -> None:
-    """Twice the same plan is twice the same bytes; another seed is another estate."""
+def test_the_same_seed_gives_the_same_bytes(shape: str) -> None:
+    """The same scenario twice gives the same bytes; another seed gives other data."""
     scenario = Scenario(hosts=5, hours=1, start_ms=MORNING_MS, shape=shape, beacons=(Beacon(25_000),))
     other = Scenario(hosts=5, hours=1, start_ms=MORNING_MS, shape=shape, beacons=(Beacon(25_000),), seed=2)
     assert list(lines(scenario)) == list(lines(scenario))
@@ -174,7 +174,7 @@ def test_same_seed_same_bytes(shape: str) -> None:
 
 
 def test_hash_order_does_not_matter() -> None:
-    """Two interpreters with different hash seeds write the same bytes."""
+    """Two interpreters with different hash seeds give the same bytes."""
     code = (
         "import hashlib; from streamdetect.synthetic import *;"
         "scenario = Scenario(hosts=20, hours=1, beacons=(Beacon(9000),));"
@@ -193,14 +193,14 @@ def test_hash_order_does_not_matter() -> None:
     assert len(digests) == 1
 
 
-def test_the_sample_day_is_its_plan() -> None:
-    """The shipped day is what its README's plan gives, byte for byte, on every Python and machine."""
+def test_the_sample_day_matches_its_scenario() -> None:
+    """The shipped day equals the output of its README's scenario, byte for byte, on every Python and machine."""
     shipped = zstandard.ZstdDecompressor().decompress(SAMPLE.read_bytes())
-    assert shipped == b"".join(lines(SAMPLE_PLAN))
+    assert shipped == b"".join(lines(SAMPLE_SCENARIO))
 
 
 def test_lines_are_documents() -> None:
-    """A line is its document as JSON, and ends with a line feed."""
+    """A line is its document as JSON, terminated by a line feed."""
     scenario = Scenario(hosts=20, hours=0.25, start_ms=MORNING_MS)
     for line, (_, document) in zip(lines(scenario), documents(scenario), strict=True):
         assert line.endswith(b"}\n")
@@ -208,12 +208,12 @@ def test_lines_are_documents() -> None:
         assert orjson.loads(line) == document
 
 
-# In order, and endless
+# Order, and streaming
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_order_of_arrival(shape: str) -> None:
-    """Not sorted, as no real stream is, but never more than 2 minutes behind the newest event time."""
+    """Not sorted, as in a real stream, but never more than 2 minutes behind the newest event time."""
     newest_ms = behind_ms = disorder = 0
     scenario = Scenario(
         hosts=20, hours=4, start_ms=MORNING_MS + 123_457, shape=shape, beacons=(Beacon(5_000),)
@@ -227,18 +227,18 @@ def test_order_of_arrival(shape: str) -> None:
     assert 10_000 < behind_ms <= 120_000
 
 
-def test_streams_begin_at_once() -> None:
-    """Eleven years of an estate give their first documents without being made first."""
+def test_generation_is_streaming() -> None:
+    """A scenario of eleven years yields its first documents without generating the rest."""
     stream = documents(Scenario(hosts=3, hours=100_000))
     assert len([next(stream) for _ in range(100)]) == 100
 
 
-# As noisy as promised
+# Noise
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_share_that_does_not_count(shape: str) -> None:
-    """Over a day about 80 % of the background is nothing for the default hunt."""
+def test_share_of_filtered_records(shape: str) -> None:
+    """Over a day, the default hunt filters about 80 % of the background."""
     scenario = Scenario(hosts=20, hours=24, shape=shape, events_per_host_hour=60)
     found = [counted(*pair) for pair in documents(scenario)]
     assert 0.75 < found.count(None) / len(found) < 0.85
@@ -247,7 +247,7 @@ def test_share_that_does_not_count(shape: str) -> None:
 
 
 def test_every_shape_appears_in_mixed() -> None:
-    """Twenty hosts write every shape, each host one."""
+    """Twenty hosts write every shape; each host writes one."""
     by_shape: defaultdict[str, int] = defaultdict(int)
     for _, document in documents(Scenario(hosts=20, hours=2, start_ms=MORNING_MS)):
         by_shape[shape_of(document)] += 1
@@ -260,8 +260,8 @@ def test_every_shape_appears_in_mixed() -> None:
     assert min(by_shape.values()) > 50
 
 
-def test_defend_documents_are_of_real_size() -> None:
-    """About 1.5 KB, with scalar and array actions, timestamps of 7 digits, and lookups without an address."""
+def test_defend_documents_have_a_realistic_size() -> None:
+    """About 1.5 KB, with scalar and array actions, 7-digit timestamps, and DNS lookups without an address."""
     scenario = Scenario(hosts=10, hours=2, start_ms=MORNING_MS, shape="defend")
     found = [document for _, document in documents(scenario)]
     sizes = [len(orjson.dumps(document)) for document in found]
@@ -274,7 +274,7 @@ def test_defend_documents_are_of_real_size() -> None:
 
 
 def test_popular_destinations_are_shared() -> None:
-    """The destination with most hosts is contacted by nearly all, and most destinations by one or two."""
+    """Nearly all hosts contact the most popular destination; most destinations have one or two hosts."""
     hosts: defaultdict[str, set[str]] = defaultdict(set)
     scenario = Scenario(hosts=30, hours=24, shape="defend")
     for record in filter(None, (counted(*pair) for pair in documents(scenario))):
@@ -288,15 +288,15 @@ def test_popular_destinations_are_shared() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_beacons_keep_their_promise(shape: str) -> None:
-    """From hour 1 on, one record a call, every gap within period +- jitter, one host and one process."""
+def test_beacons_are_as_specified(shape: str) -> None:
+    """From hour 1: one record per call, every gap within period +- jitter, one host and one process."""
     scenario = Scenario(
         hosts=6, hours=8, shape=shape, beacons=(Beacon(25_000, 5_000),), events_per_host_hour=5
     )
     (placement,) = placements(scenario)
     times = calls_of(scenario, placement.destination.ip)
     assert scenario.start_ms + HOUR_MS <= placement.first_ms < scenario.start_ms + HOUR_MS + 25_000
-    # Call k is at first + 25 k s + 0 to 5 s, before 7 h = 25,200 s are over; first is 0 to 25 s into them. So
+    # Call k is at first + 25 k s + 0 to 5 s, before 7 h = 25,200 s have passed; first is 0 to 25 s after the start. So
     # 25 k + 5 < 25,200 - (0 to 25): k stays below 1007.8 - (0 to 1). That is 1,007 or 1,008 calls.
     assert len(times) == placement.calls
     assert placement.calls in (1007, 1008)
@@ -307,16 +307,16 @@ def test_beacons_keep_their_promise(shape: str) -> None:
     assert times[-1] < scenario.end_ms
 
 
-def test_a_short_plan_beacons_from_its_start() -> None:
-    """Under 6 hours there is no quiet hour: 1 h / 10 s = 360 calls, the first less than 10 s late."""
+def test_a_short_scenario_beacons_from_its_start() -> None:
+    """Under 6 hours there is no quiet hour: 1 h / 10 s = 360 calls, the first less than 10 s after the start."""
     scenario = Scenario(hosts=2, hours=1, beacons=(Beacon(10_000),), events_per_host_hour=0)
     assert len(list(documents(scenario))) == placements(scenario)[0].calls in (359, 360)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_only_planted_beacons_cross_the_default_hunt(shape: str, seed: int) -> None:
-    """25 s is 144 calls an hour and crosses; 36 s is 100, and two processes or two hosts are not one."""
+def test_only_planted_beacons_meet_the_default_hunt(shape: str, seed: int) -> None:
+    """25 s is 144 calls an hour, enough; 36 s is 100, too few; two processes or two hosts exceed the limit."""
     beacons = (
         Beacon(25_000, 5_000),
         Beacon(10_000, 9_000),
@@ -326,20 +326,22 @@ def test_only_planted_beacons_cross_the_default_hunt(shape: str, seed: int) -> N
     )
     scenario = Scenario(hosts=12, hours=10, start_ms=MORNING_MS, shape=shape, seed=seed, beacons=beacons)
     wanted = {placement.destination.ip for placement in placements(scenario)[:2]}
-    assert {ip for ip, _, _ in crossings(scenario)} == wanted
+    assert {ip for ip, _, _ in keys_meeting_the_hunt(scenario)} == wanted
 
 
 @pytest.mark.parametrize("shape", ["defend", "sysmon-ecs"])
-def test_a_busy_lonely_host_does_not_cross(shape: str) -> None:
-    """One host with 3,000 events an hour, whose destinations nobody else makes common: still none crosses."""
+def test_a_single_busy_host_does_not_meet_the_hunt(shape: str) -> None:
+    """One host with 3,000 events an hour, whose destinations no other host contacts."""
     scenario = Scenario(hosts=1, hours=9, start_ms=MORNING_MS, shape=shape, events_per_host_hour=3000)
-    assert set(crossings(scenario)) == set()
+    assert set(keys_meeting_the_hunt(scenario)) == set()
 
 
-def test_the_sample_day_has_one_beacon_to_find() -> None:
-    """Of the three that are planted only the first crosses: a browser of Elastic Defend's."""
-    planted = placements(SAMPLE_PLAN)
-    assert list(crossings(SAMPLE_PLAN)) == [(planted[0].destination.ip, "chrome.exe", "endpoint")]
+def test_the_sample_day_has_one_beacon_that_is_detected() -> None:
+    """Of the three that are planted, only the first meets the hunt: a browser recorded by Elastic Defend."""
+    planted = placements(SAMPLE_SCENARIO)
+    assert list(keys_meeting_the_hunt(SAMPLE_SCENARIO)) == [
+        (planted[0].destination.ip, "chrome.exe", "endpoint")
+    ]
 
 
 # Arguments
@@ -361,7 +363,7 @@ def test_parse_beacon(text: str, period_ms: int, jitter_ms: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("30s", "PERIOD,JITTER"),
         ("", "PERIOD,JITTER"),
@@ -375,9 +377,9 @@ def test_parse_beacon(text: str, period_ms: int, jitter_ms: int) -> None:
         ("٣s,0%", "period .* must be a duration"),
     ],
 )
-def test_parse_beacon_errors(text: str, complaint: str) -> None:
-    """The message says which part is wrong and what it should look like."""
-    with pytest.raises(ValueError, match=complaint):
+def test_parse_beacon_errors(text: str, message: str) -> None:
+    """The message names the invalid part and the expected form."""
+    with pytest.raises(ValueError, match=message):
         parse_beacon(text)
 
 
@@ -392,7 +394,7 @@ def test_parse_beacon_errors(text: str, complaint: str) -> None:
         {"hosts": 2, "beacons": (Beacon(1000, hosts=3),)},
     ],
 )
-def test_plan_errors(change: dict[str, Any]) -> None:
+def test_scenario_errors(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"host|hours|shape|events"):
         Scenario(**change)
 
@@ -401,7 +403,7 @@ def test_plan_errors(change: dict[str, Any]) -> None:
 
 
 def test_shapes_have_an_expectation_for_each_record() -> None:
-    """What the records mean is tested with the reader; here, that files and expectations belong together."""
+    """Decoding is tested with the decoder; this checks that files and expectations match."""
     expected = json.loads((SHAPE_FILES / "expected.json").read_text())
     assert set(expected) == {path.name for path in SHAPE_FILES.glob("*.jsonl")}
     for name, entries in expected.items():

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from broker import Broker
 from checkpoint_work import START_MS, SavedRun
-from commands import Message, configured, live, produce
+from commands import Message, live, produce, write_run_config
 from strategies import DataSet, as_lines, data_sets
 from streamdetect.checkpoint import Checkpoint, Row, Stored
 from streamdetect.checkpoint.sqlite import SqliteStore
@@ -752,7 +752,7 @@ def test_verify_derives_the_state_again_from_kafka(
         "alerts": {"sink": "file", "path": str(alerts)},
         "dead_letters": {"sink": "none"},
     }
-    config = configured(tmp_path, broker, topic, **sinks)
+    config = write_run_config(tmp_path, broker, topic, **sinks)
     # The window of 4 hours and the margin before it leave out the first of six hours.
     window = ("--set", "time.lookback=4h", "--set", "rules.0.renotify=5m")
     with live(tmp_path, config, *window) as running:
