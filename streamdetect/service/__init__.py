@@ -5,7 +5,7 @@ here: which events count (detect), the format of records (events), access to bro
 one rule:
 
     live       reads Kafka and publishes alerts until stopped: startup, loop, commit protocol, recovery
-    bounded    input that ends: replay, backtest, worker processes
+    bounded    bounded input: replay, backtest, worker processes
     inspect    read-only views of a checkpoint or of one key: describe, verify, compare, explain
     status     what a live run exposes about itself: state, metrics, HTTP, status page, stall monitor
 
