@@ -127,7 +127,7 @@ class KafkaTransactionalSink:
         metadata: CommitMetadata,
         patience: Callable[[], bool] = lambda: True,
     ) -> None:
-        messages = self._messages(outputs)
+        records = self._records(outputs)
         with self._commit_lock:
             self._partitions = tuple({*self._partitions, *positions})
             while True:
@@ -135,7 +135,7 @@ class KafkaTransactionalSink:
                     self._check_topics()
                     if self._producer is None and self._recover(metadata):
                         break
-                    self._transact(messages, positions, metadata)
+                    self._transact(records, positions, metadata)
                     break
                 except _RETRIABLE as error:
                     self._handle_failure(error, patience)
@@ -144,16 +144,16 @@ class KafkaTransactionalSink:
     # -- one attempt
 
     def _transact(
-        self, messages: list[KafkaRecord], positions: Mapping[Partition, int], metadata: CommitMetadata
+        self, records: list[KafkaRecord], positions: Mapping[Partition, int], metadata: CommitMetadata
     ) -> None:
-        size = sum(len(message.value or b"") for message in messages)
+        size = sum(len(record.value or b"") for record in records)
         within(
             self._hang_seconds + size * SECONDS_PER_BYTE,
-            lambda: self._transaction(messages, positions, metadata),
+            lambda: self._transaction(records, positions, metadata),
         )
 
     def _transaction(
-        self, messages: list[KafkaRecord], positions: Mapping[Partition, int], metadata: CommitMetadata
+        self, records: list[KafkaRecord], positions: Mapping[Partition, int], metadata: CommitMetadata
     ) -> None:
         """Run one transaction, in the watchdog's thread. Waits for the confirmation of every record before the commit:
         a commit also succeeds without a record that the client never tried to send.
@@ -162,8 +162,8 @@ class KafkaTransactionalSink:
         producer.begin_transaction()
         sent: list[tuple[str, Any]] = []
         try:
-            for message in messages:
-                sent.append((message.topic, self._send(producer, message)))  # noqa: PERF401 - it may raise
+            for record in records:
+                sent.append((record.topic, self._send(producer, record)))  # noqa: PERF401 - it may raise
         except client_errors.KafkaError:
             _confirm(sent)  # the error of an earlier record is more specific
             raise
@@ -185,26 +185,23 @@ class KafkaTransactionalSink:
             raise
 
     @staticmethod
-    def _send(producer: Any, message: KafkaRecord) -> Any:
-        with _attach_topic(message.topic):
+    def _send(producer: Any, record: KafkaRecord) -> Any:
+        with _attach_topic(record.topic):
             return producer.send(
-                message.topic,
-                value=_NULL if message.value is None else message.value,
-                key=message.key,
-                headers=message.headers,
-                timestamp_ms=message.timestamp_ms,
+                record.topic,
+                value=_NULL if record.value is None else record.value,
+                key=record.key,
+                headers=record.headers,
+                timestamp_ms=record.timestamp_ms,
             )
 
-    def _messages(self, outputs: Outputs) -> list[KafkaRecord]:
-        alerts, dead_letters = self._alerts, self._dead_letters
-        return [
-            *([] if alerts is None else [alert_record(alerts, alert) for alert in outputs.alerts]),
-            *(
-                []
-                if dead_letters is None
-                else [dead_letter_record(dead_letters, dead_letter) for dead_letter in outputs.dead_letters]
-            ),
-        ]
+    def _records(self, outputs: Outputs) -> list[KafkaRecord]:
+        records: list[KafkaRecord] = []
+        if self._alerts is not None:
+            records += [alert_record(self._alerts, alert) for alert in outputs.alerts]
+        if self._dead_letters is not None:
+            records += [dead_letter_record(self._dead_letters, refused) for refused in outputs.dead_letters]
+        return records
 
     def _check_topics(self) -> None:
         """Raise when a topic was deleted. The next alert, which would fail too, may be days away, and until then the
