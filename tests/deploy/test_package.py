@@ -22,7 +22,7 @@ VERSION = streamdetect.__version__
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a wheel and a source distribution, made by the build backend of pyproject.toml."""
+    """A folder with a wheel and a source distribution, built by the build backend of pyproject.toml."""
     folder = tmp_path_factory.mktemp("dist")
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--directory", str(folder)],
@@ -45,7 +45,7 @@ def metadata(wheel: zipfile.ZipFile) -> Message:
 
 
 def test_the_wheel_has_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    """Modules, samples, templates and the marker that it is typed; no tests or tools."""
+    """Modules, samples, templates and the py.typed marker; no tests or tools."""
     package = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "streamdetect").rglob("*")
@@ -57,20 +57,20 @@ def test_the_wheel_has_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> N
 
 
 def test_metadata(wheel: zipfile.ZipFile, metadata: Message) -> None:
-    """Links, classifiers that exist, license and the command."""
+    """Links, known classifiers, license and the command."""
     urls = dict(str(line).split(", ", 1) for line in metadata.get_all("Project-URL", []))
     assert urls.keys() == {"Repository", "Documentation", "Changelog", "Issues"}
     assert all(url.startswith(urls["Repository"]) for url in urls.values())
-    told = set(metadata.get_all("Classifier", []))
-    assert told <= set(classifiers)
-    assert "Typing :: Typed" in told
+    declared = set(metadata.get_all("Classifier", []))
+    assert declared <= set(classifiers)
+    assert "Typing :: Typed" in declared
     assert metadata["License-Expression"] == "Apache-2.0"
     entries = wheel.read(f"streamdetect-{VERSION}.dist-info/entry_points.txt").decode()
     assert "streamdetect = streamdetect.cli:main" in entries
 
 
 def test_the_wheel_runs_as_a_module(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
-    """`python -m streamdetect` out of the unpacked wheel is the command."""
+    """`python -m streamdetect` from the unpacked wheel runs the command."""
     wheel.extractall(tmp_path)
     done = subprocess.run(
         [sys.executable, "-m", "streamdetect", "--version"],
@@ -85,7 +85,7 @@ def test_the_wheel_runs_as_a_module(wheel: zipfile.ZipFile, tmp_path: Path) -> N
 
 
 def test_the_source_distribution_can_be_tested_and_documented(built: Path) -> None:
-    """It has the tests, the docs and what they read."""
+    """It has the tests, the docs and the files that they read."""
     with tarfile.open(built / f"streamdetect-{VERSION}.tar.gz") as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     needed = {
