@@ -138,8 +138,8 @@ def address_key_of(address: str | None) -> AddressKey:
     except ValueError:
         return AddressKey(address)
     number = AddressKey(a << 24 | b << 16 | c << 8 | d)
-    # Excludes texts that only look canonical: 010.0.0.1, 1.2.3.256, digits of other scripts.
-    return number if address_of(number) == address else AddressKey(address)
+    # Excludes texts that only look canonical: 010.0.0.1, 1.2.3.256, 256.0.0.0, -1.0.0.0, digits of other scripts.
+    return number if 0 <= a <= 255 and address_of(number) == address else AddressKey(address)
 
 
 def address_of(address_key: AddressKey) -> str | None:

@@ -14,6 +14,8 @@ IPV4_LIKE = st.from_regex(r"[-+ _]?[0-9]{1,4}(\.[-+ _]?[0-9]{1,4}){2,4}\s?", ful
 
 @given(st.none() | st.text() | IPV4_LIKE)
 @example("1.2.3.256")
+@example("256.0.0.0")
+@example("-1.0.0.0")
 @example("1.2.3")
 @example("010.0.0.1")
 @example("1.2.3.4.5")
