@@ -63,7 +63,7 @@ def _evict_pane(
 
 
 def _candidates(group: KeyGroup, leaves: int, tick_ms: int, *, close: bool) -> dict[int, AddressKeys]:
-    """The keys of a pane that may be evicted, by their events in the window. Keys that do not belong there are moved.
+    """The keys of a pane that may be evicted, by their events in the window. Stale and protected entries are moved.
 
     A protected key is listed at a tick no later than that of its own pane, so it is visited in time when close keys may
     be evicted too.

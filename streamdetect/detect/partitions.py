@@ -193,7 +193,7 @@ class Partitions:
         return sum(processor.clock.run is not None for processor in self.processors.values())
 
     def watermark_ms(self) -> int | None:
-        """See `Detector.watermark_ms`."""
+        """The common watermark, None while unknown: `Detector.watermark_ms` says more."""
         processors = self.processors.values()
         holding = [processor.watermark_ms for processor in processors if not processor.idle]
         if not holding:

@@ -90,7 +90,7 @@ def _check_key(row: Row, limits: Limits) -> None:
 
 
 def _check_waiting(row: Row, limits: Limits) -> None:
-    """The same check for a pre-aggregate that waits for its tick."""
+    """Check that the engine can have made this pre-aggregate, as `_check_key` does for a window state."""
     count, first_ms, last_ms, context, _, _ = serde.pre_aggregate_of(row)
     pane_ms, interval_ms = row["pane_ms"], limits.interval_ms
     if (

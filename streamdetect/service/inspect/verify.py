@@ -93,10 +93,10 @@ def rederive(
     start_ms: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Comparison:
-    """Both steps. `start_ms` is the Kafka timestamp at which `source` starts, None if it starts with the first record.
+    """Derive the state again from the records of `source` and compare it with the checkpoint.
 
-    `source` ends at the offsets of the checkpoint. `progress` is called with the records read so far. Raises what the
-    source raises.
+    `source` ends at the offsets of the checkpoint. `start_ms` is the Kafka timestamp at which it starts, None if it
+    starts with the first record. `progress` is called with the records read so far. Raises what the source raises.
     """
     detector = Detector(verified.settings)
     pipeline = Pipeline(verified.settings, NullSink(), NullSink(), detector=detector)

@@ -299,7 +299,7 @@ class Startup:
         )
 
     def _rebuild(self, ownership: Ownership) -> None:
-        """See `rebuild`. Dead letters and alerts of the records read again are already published."""
+        """Rebuild the state from Kafka (`rebuild`). Alerts and dead letters of those records are published already."""
         metadata, positions = ownership.committed.metadata, ownership.committed.positions
         evaluated_ms = None if metadata is None else metadata.evaluated_ms
         self.detector.track_changes()
