@@ -66,7 +66,7 @@ def _expected(outcome: Outcome, console: Console) -> str:
 
 
 def _differences(outcome: Outcome, console: Console) -> str:
-    """Differences from the baseline; those of variants are numbers in their table."""
+    """Differences from the baseline. The differences of variants are numbers in their table."""
     if outcome.diff is None:
         return ""
     diff = outcome.diff

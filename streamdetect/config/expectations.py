@@ -100,7 +100,7 @@ class Expectations(Section):
     """Keys that must not have an episode."""
 
     def keys(self, entry: MustNotAlert) -> tuple[KeyPattern, ...]:
-        """The keys of an entry: those of its label, or its own."""
+        """The keys of an entry: the keys of its label, or its own key."""
         return (entry,) if entry.label is None else self.labels[entry.label]
 
 

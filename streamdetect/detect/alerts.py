@@ -19,7 +19,7 @@ _DAY_MS = 86_400_000
 
 
 class Key(NamedTuple):
-    """A key of semantics.md §2. `address` is None for a missing one, `sensor` is None in `strict`."""
+    """A key of semantics.md §2. `address` is None for the null key, `sensor` is None under the profile `strict`."""
 
     address: str | None
     process: str

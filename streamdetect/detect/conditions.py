@@ -31,7 +31,7 @@ class Figures(NamedTuple):
 
     @property
     def duration_hours(self) -> int:
-        """The span rounded half up, as ES|QL's TO_INT does: 4 hours begin at 3 h 30 min (§3)."""
+        """The span rounded half up, as ES|QL's TO_INT does: 4 hours begin at 3 h 30 min (semantics.md §3)."""
         return (self.span_ms + _HALF_HOUR_MS) // _HOUR_MS
 
     @property
@@ -97,12 +97,12 @@ class Thresholds:
         )
 
     def check(self, figures: Figures) -> tuple[Condition, ...]:
-        """Each of the four conditions for these figures, in the order of §3."""
+        """Each of the four conditions for these figures, in the order of semantics.md §3."""
         rate, hours = figures.connections_per_hour, figures.duration_hours
         return self.conditions(rate, hours, figures.hosts, figures.processes)
 
     def conditions(self, rate: int, hours: int, hosts: int, processes: int) -> tuple[Condition, ...]:
-        """Each of the four conditions, in the order of §3."""
+        """Each of the four conditions, in the order of semantics.md §3."""
         return (
             Condition("rate", rate, self.min_connections_per_hour, self.rate_holds(rate)),
             Condition("duration", hours, self.min_duration_hours, self.duration_holds(hours)),
@@ -125,7 +125,7 @@ class Limits(Thresholds):
 
 
 def failed_condition(figures: Figures, thresholds: Thresholds) -> str | None:
-    """The first reason of §5 why the condition is false, None where it is true."""
+    """The first reason of semantics.md §5 why the condition is false, None where it is true."""
     if figures.events == 0:
         return "expired"
     if not thresholds.hosts_hold(figures.hosts) and figures.hosts > 0:
@@ -160,7 +160,8 @@ class Closeness(NamedTuple):
 def closeness(figures: Figures, thresholds: Thresholds) -> Closeness:
     """How close figures are to the thresholds.
 
-    The rate's share is that of the events needed over the span there is, or over the shortest one allowed.
+    The share of the rate is the events there are by the events needed over the present span, or over the shortest
+    span allowed if the present one is shorter.
     """
     hours = max(figures.duration_hours, thresholds.min_duration_hours)
     min_span_ms = thresholds.min_span_ms

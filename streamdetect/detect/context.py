@@ -1,4 +1,6 @@
-"""What an alert shows of an event beyond its key, by ECS block, and the order in which equal times are settled (§5)."""
+"""What an alert shows of an event beyond its key, by ECS block, and the order in which equal times are settled
+(semantics.md §5).
+"""
 
 from __future__ import annotations
 

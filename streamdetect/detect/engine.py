@@ -117,7 +117,9 @@ class Detector:
         return [] if watermark_ms is None else self.advance_to(watermark_ms)
 
     def finish(self) -> list[Alert]:
-        """The input has ended: evaluate ticks up to the first one greater than the newest partition clock (§4)."""
+        """The input has ended: evaluate ticks up to the first one greater than the newest partition clock (semantics.md
+        §4).
+        """
         newest_ms = self._partitions.newest_ms
         return [] if newest_ms is None else self.advance_to(newest_ms + self.interval_ms)
 

@@ -29,8 +29,8 @@ class EpisodeState(NamedTuple):
 class Evaluation:
     """The outcome for one key at one tick.
 
-    `state` is None when the key expires. `action` is that of the alert to send, if any. `next_timer_ms` is the next
-    tick at which the outcome may change without a new event, None if there is none before the key expires.
+    `state` is None when the key expires. `action` is the action of the alert to send, if any. `next_timer_ms` is the
+    next tick at which the outcome may change without a new event, None if there is none before the key expires.
     """
 
     state: WindowState | None

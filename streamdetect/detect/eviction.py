@@ -63,10 +63,11 @@ def _evict_pane(
 
 
 def _candidates(group: KeyGroup, leaves: int, tick_ms: int, *, close: bool) -> dict[int, AddressKeys]:
-    """The keys of a pane that may be evicted, by their events in the window. Stale and protected entries are moved.
+    """The keys registered for one pane that may be evicted: {events in the window: keys}.
 
-    A protected key is listed at a tick no later than that of its own pane, so it is visited in time when close keys may
-    be evicted too.
+    Other keys are registered elsewhere: keys with newer events at the tick of their newest pane, and, unless `close`,
+    keys close to the thresholds in `protected`. The tick of a protected key is never later than the tick of its own
+    pane, so the pass with `close` finds it in time.
     """
     listed = group.expiries.pop(leaves, [])
     if close:
@@ -113,7 +114,7 @@ def _fewest_events(
 
 
 def _first(candidates: dict[KeyGroup, AddressKeys], wanted: int) -> dict[KeyGroup, AddressKeys]:
-    """The first `wanted` keys; of the same key under several rules, that of the first rule."""
+    """The first `wanted` keys in key order; a key under several rules is taken from the first rule first."""
     groups = list(candidates)
     best = [
         (group.key(address_key).order(), position, address_key)

@@ -23,8 +23,8 @@ class ChangedKeys(NamedTuple):
 class KeyGroup:
     """The keys of one rule, process name and sensor.
 
-    Every key is listed once in `expiries` or `protected`, at a tick no later than its expiry. New events move it to a
-    later tick only when that tick, or an eviction, reaches it.
+    Every key is registered once, in `expiries` or `protected`, at a tick no later than its expiry. New events move the
+    key to a later tick only when that tick, or an eviction, reaches it.
     """
 
     __slots__ = (
@@ -101,12 +101,12 @@ class KeyGroup:
         return keys
 
     def expect_expiry(self, address_keys: Sequence[AddressKey], state: WindowState) -> None:
-        """List keys under the tick at which the newest pane of this window state leaves."""
+        """Register keys with this state for expiry at the tick at which its newest pane leaves the window."""
         leaves = leaves_ms(newest_event_ms(state[0]), self.rule.limits)
         self._listed_at(self.expiries, leaves).extend(address_keys)
 
     def protect(self, address_key: AddressKey, tick_ms: int) -> None:
-        """List a key as protected from eviction up to a tick."""
+        """Protect a key from eviction up to a tick."""
         self._listed_at(self.protected, tick_ms).append(address_key)
 
     def _listed_at(self, ticks: dict[int, list[AddressKey]], tick_ms: int) -> list[AddressKey]:
@@ -117,7 +117,7 @@ class KeyGroup:
         return keys
 
     def take_expiring(self, tick_ms: int) -> list[AddressKey]:
-        """Keys listed at a tick."""
+        """Remove and return the keys registered at a tick."""
         return [*self.expiries.pop(tick_ms, ()), *self.protected.pop(tick_ms, ())]
 
     def expire(self, address_keys: Iterable[AddressKey], tick_ms: int) -> None:

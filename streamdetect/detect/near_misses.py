@@ -42,10 +42,10 @@ class Point(NamedTuple):
 class TrackedKey:
     """One key of one rule while it was tracked.
 
-    `closest` is the point with the best score, `closeness` what was met of each condition then, `context` that of the
-    latest event then. `points` has a point for each tick at which the key was evaluated, in order. `panes` is {pane
-    start ms: events}, including earlier panes that were in its window when tracking began. `gaps` counts the times
-    between successive events since then, in ms rounded to three significant digits.
+    `closest` is the point with the best score, `closeness` and `context` are the closeness and the context of the
+    latest event at that tick. `points` has a point for each tick at which the key was evaluated, in order. `panes` is
+    {pane start ms: events}, including earlier panes that were in its window when tracking began. `gaps` counts the
+    times between successive events since then, in ms rounded to three significant digits.
     """
 
     rule: Rule
@@ -64,7 +64,7 @@ def least_events(thresholds: Thresholds) -> int:
 
 
 def reason_changes(points: Iterable[Point]) -> list[Point]:
-    """The first point, and each at which the failed condition differs from that of the point before."""
+    """The first point, and each point whose failed condition differs from the one before."""
     return [next(group) for _, group in groupby(points, key=lambda point: point.failed)]
 
 
@@ -170,7 +170,7 @@ class KeyTracker:
     def evaluated(
         self, group_rule: Rule, rule: Rule, key: Key, state: WindowState, figures: Figures, tick_ms: int
     ) -> None:
-        """A key has been evaluated; `rule` is that of the variant, and `figures` may count beyond its limits."""
+        """A key has been evaluated; `rule` is the rule of the variant; `figures` may count beyond its limits."""
         identity = (group_rule, key)
         tracking = self._tracked.get(identity)
         if tracking is None:

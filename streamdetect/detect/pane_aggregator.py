@@ -197,6 +197,6 @@ def watermark_ms(clocks: Sequence[ClockRow], lateness_ms: int) -> int | None:
 
 
 def last_tick_ms(clocks: Sequence[ClockRow], interval_ms: int) -> int | None:
-    """The last tick of bounded input: the first one greater than the newest partition clock (§4)."""
+    """The last tick of bounded input: the first one greater than the newest partition clock (semantics.md §4)."""
     newest_ms = max((row.now_ms for row in clocks if row.now_ms is not None), default=None)
     return None if newest_ms is None else newest_ms - newest_ms % interval_ms + interval_ms

@@ -72,7 +72,7 @@ class PartitionProcessor:
         """Process the partition's next event and return the verdict on it.
 
         `record_ms` is the record's own timestamp where it has one, `now_ms` the wall clock of a live run. An event too
-        far ahead of either is FUTURE: refused, and moves no clock (§4).
+        far ahead of either is FUTURE: refused, and moves no clock (semantics.md §4).
         """
         time_ms = event.time_ms
         skew_ms = self._skew_ms

@@ -1,4 +1,4 @@
-"""Rules: which events count for them (semantics.md §1), and the limits of their condition (§3)."""
+"""Rules: which events count for them (semantics.md §1), and the limits of their condition (semantics.md §3)."""
 
 from __future__ import annotations
 

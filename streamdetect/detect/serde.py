@@ -110,7 +110,7 @@ def episode_of(row: Row) -> EpisodeState | None:
 
 
 def _context(values: list[Any] | ContextTuple) -> ContextTuple:
-    """A tuple is shared by several keys already, and stays shared."""
+    """A context as a tuple. A tuple is returned as it is, because several keys share it."""
     if isinstance(values, tuple):
         return values
     return tuple(tuple(value) if isinstance(value, list) else value for value in values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-NEVER: Final = -(1 << 70)  # before any time: minus infinity of §4
+NEVER: Final = -(1 << 70)  # before any time: minus infinity of semantics.md §4
 
 
 def first_including_tick(

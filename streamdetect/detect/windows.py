@@ -9,7 +9,7 @@ An immutable tuple `(panes, context, recent)`:
 * `context`: of the latest event (`model.ContextTuple`).
 * `recent`: None while every event so far had the hosts and processes of `context`; else
   `((host, last seen ms), …), ((process, last seen ms), …)`, newest first, at most one more than the limit: fewer than
-  that within the window are all there are, and one more proves "too many" (§6).
+  that within the window are all there are, and one more proves "too many" (semantics.md §6).
 
 Plain tuples and bytes, so that the garbage collector ignores them and a checkpoint thread can read them without a lock.
 """
@@ -112,7 +112,7 @@ def within(state: WindowState | None, oldest_ms: int) -> WindowState | None:
 
 
 def measure(state: WindowState, oldest_ms: int, thresholds: Thresholds) -> Figures:
-    """The aggregates of a state whose panes are all in the window (§2)."""
+    """The aggregates of a state whose panes are all in the window (semantics.md §2)."""
     panes = state[0]
     hosts, processes = seen(state)
     return Figures(

@@ -1,4 +1,4 @@
-"""Shapes of records: those of docs/events.md in the coarse groups of a report."""
+"""Shapes of records (docs/events.md), in the coarse groups of a report."""
 
 from __future__ import annotations
 

@@ -30,9 +30,9 @@ class Moved:
 class Diff:
     """`before` against `after`. Each episode is in one place; `unchanged` holds those of `after`.
 
-    An unchanged episode has the same id; `ended_otherwise` are those among them that were resolved at another tick, for
-    another reason, or not at all. `outside` counts episodes of `before` whose opening tick `after` did not evaluate.
-    All are ordered by opening tick, then by key; pairs by that of `after`.
+    An unchanged episode has the same id; `ended_otherwise` are unchanged episodes that were resolved at another tick,
+    for another reason, or not at all. `outside` counts episodes of `before` whose opening tick `after` did not
+    evaluate. All are ordered by opening tick, then by key; pairs by that of `after`.
     """
 
     appeared: Sequence[Episode] = ()
@@ -60,9 +60,9 @@ def diff(
 ) -> Diff:
     """Compare the episodes of two runs. Each side has an id at most once.
 
-    `evaluated` are the first and last tick of the run of `after`; that of `before` may be longer. Episodes that it
-    opened at other ticks, or at an unknown tick, are `outside`. One that was open at the last tick and resolved later
-    has not `ended_otherwise`.
+    `evaluated` are the first and last tick of the run of `after`; the run of `before` may be longer. Episodes that
+    `before` opened at other ticks, or at an unknown tick, are `outside`. An episode that was open at the last tick and
+    resolved later has not `ended_otherwise`.
     """
     known = {episode.id: episode for episode in before}
     same = [Moved(known[episode.id], episode) for episode in after if episode.id in known]
@@ -109,7 +109,7 @@ def _moved(before: Sequence[Episode], after: Sequence[Episode]) -> Iterator[Move
 def _closest_first(line: Sequence[_Place]) -> Iterator[Moved]:
     """The closest two of different sides are neighbours in the order of ticks, so only neighbours are compared.
 
-    Comparing all pairs would be millions for a key that opens at every other tick of a month.
+    Comparing all pairs would be millions for a key with an episode at every other tick of a month.
     """
     count = len(line)
     left, right = list(range(-1, count - 1)), list(range(1, count + 1))

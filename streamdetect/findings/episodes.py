@@ -19,7 +19,7 @@ _YEARS_MS = 146_097 * 86_400_000  # 400 years, after which the Gregorian calenda
 
 
 class KeyName(NamedTuple):
-    """A key under its rule. `address` is None for the null group, `sensor` is None in `strict`."""
+    """A key under its rule. `address` is None for the null key, `sensor` is None under the profile `strict`."""
 
     rule_id: str
     address: str | None
@@ -167,7 +167,7 @@ def _join(known: Episode, later: Episode) -> None:
 
 
 def _key(document: dict[str, Any]) -> KeyName:
-    """The key of an alert. The null group has the address null; in `strict` there is no sensor."""
+    """The key of an alert. `address` is None for the null key, `sensor` is None under the profile `strict`."""
     null_group = _at(document, "destination", "address") is None
     strict = "sensor" not in _at(document, "streamdetect")
     return KeyName(

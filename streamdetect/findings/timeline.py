@@ -93,7 +93,10 @@ def _next_ticks(points: Sequence[Point], end_ms: int) -> list[int]:
 def timeline_of_states(
     rule: Rule, key: Key, states: Sequence[tuple[int, WindowState]], last_ms: int
 ) -> Timeline:
-    """The timeline from window states, each with the tick from which on it was valid, up to a last tick."""
+    """Build the timeline of a key up to `last_ms`.
+
+    `states` are its window states in order, each as (first tick at which it is valid, state).
+    """
     if not states:
         return Timeline(rule, key, (), {}, last_ms)
     limits = rule.limits

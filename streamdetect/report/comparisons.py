@@ -22,7 +22,7 @@ _BETWEEN = " · "
 
 @dataclass(frozen=True, slots=True)
 class DiffRow:
-    """One difference. `anchor` is that of the episode, if the page shows it."""
+    """One difference. `anchor` is the episode's anchor, if the page shows the episode."""
 
     what: str
     anchor: str | None

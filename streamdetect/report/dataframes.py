@@ -54,7 +54,7 @@ def variants(outcome: Outcome) -> list[Variant]:
 
 
 def verdicts_of(outcome: Outcome, variant: Variant) -> Sequence[Verdict]:
-    """The verdicts of a variant; those of the base may be on the outcome instead."""
+    """The verdicts of a variant. The base's verdicts may be on the outcome instead."""
     return (outcome.verdicts or variant.verdicts) if variant is outcome.base else variant.verdicts
 
 

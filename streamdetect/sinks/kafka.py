@@ -63,7 +63,10 @@ _NULL = object()
 
 
 class _Values(Serializer):  # type: ignore[misc]  # the base class has no types
-    """Passes null values through: the client refuses a record with neither key nor value; Kafka accepts it."""
+    """Serializes the marker `_NULL` to None.
+
+    kafka-python refuses a record whose key and value are both None, which Kafka accepts.
+    """
 
     def serialize(self, topic: str, headers: Any, data: Any) -> Any:  # noqa: ARG002  # the client's signature
         return None if data is _NULL else data

@@ -85,7 +85,7 @@ _CODECS = (
 def blocks(file: RawFile) -> Iterator[bytes]:
     """The decompressed bytes of a file; b"" means that no data is available yet. Raises DamagedError.
 
-    The format is that of the suffix .gz or .zst, else that of the first bytes.
+    The suffix .gz or .zst gives the format, else the first bytes do.
     """
     head = b""
     while len(head) < _MAGIC_BYTES:

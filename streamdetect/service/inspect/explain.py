@@ -236,7 +236,7 @@ def _as_in_keys(query: ExplainQuery, settings: Settings) -> tuple[str, str]:
 
 
 def _addresses(address: str) -> frozenset[str | None]:
-    """The addresses of matching keys; `null` also matches events without a destination.address (§2)."""
+    """The addresses of matching keys; `null` also matches events without a destination.address (semantics.md §2)."""
     return frozenset({address, None} if address == "null" else {address})
 
 
@@ -275,7 +275,9 @@ def _conditions(timeline: Timeline, figures: Figures) -> list[str]:
 
 
 def _panes(timeline: Timeline, figures: Figures, since_ms: int, at_ms: int) -> list[str]:
-    """The panes of the window. They include events that arrived too late for this tick (§4), whose number is given."""
+    """The panes of the window. They include events that arrived too late for this tick (semantics.md §4), whose number
+    is given.
+    """
     if not figures.events:
         return []
     within = {ms: events for ms, events in sorted(timeline.panes.items()) if since_ms <= ms < at_ms}

@@ -93,7 +93,7 @@ def rederive(
     start_ms: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Comparison:
-    """Derive the state again from the records of `source` and compare it with the checkpoint.
+    """Derive the state again from `source` and compare it with the checkpoint (steps 1 and 2 of this module).
 
     `source` ends at the offsets of the checkpoint. `start_ms` is the Kafka timestamp at which it starts, None if it
     starts with the first record. `progress` is called with the records read so far. Raises what the source raises.

@@ -79,7 +79,7 @@ class CommitListener:
 
 
 class Committer:
-    """Runs steps 2 to 5 for one cut at a time in one thread, and sends heartbeats in another.
+    """Runs steps 2 to 5 of the commit protocol for one cut at a time in one thread, and sends heartbeats in another.
 
     `metadata` and `positions` are those last committed. The next call of `check` raises an error of either thread.
     """
@@ -147,7 +147,7 @@ class Committer:
             raise self._failure
 
     def submit(self, cut: Cut) -> None:
-        """Start steps 2 to 5 for a cut. Only while not `busy`."""
+        """Start steps 2 to 5 of the commit protocol for a cut. Only while not `busy`."""
         with self._changed:
             if self._cut is not None:
                 raise RuntimeError("a cut is still in flight")

@@ -116,7 +116,7 @@ def _advance(pipeline: Pipeline, watermark_ms: int | None, evaluated_ms: int | N
 def restore_episodes(detector: Detector, published: Iterable[bytes]) -> int:
     """Step 3: an episode is open if its last alert is not `resolved`. Returns the number of open episodes.
 
-    `published` may be in any order: the tick of an alert orders those of a key, since episodes of one key are in
+    `published` may be in any order: alerts of a key are ordered by their ticks, since episodes of one key are in
     different partitions of the alert topic. Alerts of other rules, profiles and programs are ignored: their ids do not
     match.
     """
