@@ -43,7 +43,7 @@ class Stored:
     """The whole state as of the last checkpoint.
 
     `keys` and `waiting` can be iterated once, are read from the store meanwhile, and raise CheckpointError for damage.
-    `settings` are those that the checkpoint was made with.
+    `settings` are the settings that the checkpoint was made with.
     """
 
     number: int

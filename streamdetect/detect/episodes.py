@@ -14,7 +14,7 @@ from streamdetect.detect.windows import WindowState, leaves_ms, measure, oldest_
 
 
 class EpisodeState(NamedTuple):
-    """An open episode: the tick at which it opened, and that of its latest alert."""
+    """An open episode: the tick at which it opened, and the tick of its latest alert."""
 
     opened_ms: int
     alerted_ms: int

@@ -99,7 +99,7 @@ def _candidates(group: KeyGroup, leaves: int, tick_ms: int, *, close: bool) -> d
 def _fewest_events(
     candidates: dict[KeyGroup, dict[int, AddressKeys]], wanted: int
 ) -> dict[KeyGroup, AddressKeys]:
-    """The keys with the fewest events; of those with equally many, the first in key order."""
+    """The keys with the fewest events; of keys with equally many events, the first in key order."""
     fewest: dict[KeyGroup, AddressKeys] = {}
     for events in sorted({events for by_events in candidates.values() for events in by_events}):
         equal = {group: by_events[events] for group, by_events in candidates.items() if events in by_events}

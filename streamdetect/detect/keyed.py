@@ -1,8 +1,8 @@
 """One key of one rule on its own: the step of a keyed operator in a distributed engine.
 
-The contract is that of keyed stateful steps: `on_event` takes an event, `notify_at` returns the next timer, `on_notify`
-returns alerts, `snapshot` returns plain JSON data. The surrounding engine owns the partition clocks and calls
-`on_notify` once every partition's watermark has reached the tick.
+The contract is the contract of keyed stateful steps: `on_event` takes an event, `notify_at` returns the next timer,
+`on_notify` returns alerts, `snapshot` returns plain JSON data. The surrounding engine owns the partition clocks and
+calls `on_notify` once every partition's watermark has reached the tick.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the engine reports. Every method does nothing; override those of interest."""
+"""What the engine reports. Every method does nothing; override the methods of interest."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ class _VariantEvaluator:
             self._tick_alerts[one.variant].add(one.rule, one.position, key, tick_ms, outcome)
 
     def take_alerts(self) -> list[Alert]:
-        """Append the tick's alerts to those of their variants; none are returned."""
+        """Append the tick's alerts to the alerts of their variants; none are returned."""
         for alerts, tick_alerts in zip(self.alerts, self._tick_alerts, strict=True):
             alerts.extend(tick_alerts.take())
         if self._tracker is not None:

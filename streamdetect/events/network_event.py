@@ -16,9 +16,9 @@ _READERS = {"resilient": ProfileReader(resilient=True), "strict": ProfileReader(
 class NetworkEvent:
     """One network connection event, as `PartitionProcessor.accept` takes it (`model.Event`).
 
-    `time_ms` is in milliseconds since the epoch, UTC. Names, ids and addresses compare as those of a decoded record
-    under `profile` do (docs/semantics.md §7). `destination_address` is the address of the key: by default the IP in
-    `resilient`, none in `strict`.
+    `time_ms` is in milliseconds since the epoch, UTC. Names, ids and addresses compare as the values of a decoded
+    record under `profile` do (docs/semantics.md §7). `destination_address` is the address of the key: by default the IP
+    in `resilient`, none in `strict`.
     """
 
     time_ms: int

@@ -28,11 +28,11 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """`before` against `after`. Each episode is in one place; `unchanged` holds those of `after`.
+    """`before` against `after`. Each episode is in one place; `unchanged` holds the episodes of `after`.
 
     An unchanged episode has the same id; `ended_otherwise` are unchanged episodes that were resolved at another tick,
     for another reason, or not at all. `outside` counts episodes of `before` whose opening tick `after` did not
-    evaluate. All are ordered by opening tick, then by key; pairs by that of `after`.
+    evaluate. All are ordered by opening tick, then by key; pairs by the tick of `after`.
     """
 
     appeared: Sequence[Episode] = ()

@@ -1,4 +1,4 @@
-"""Episodes from alerts: those of one run, in the order of publication (semantics.md §5)."""
+"""Episodes from the alerts of one run, in the order of publication (semantics.md §5)."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class KeyName(NamedTuple):
 class Episode:
     """One episode, derived from its alerts. Times in ms since the epoch, UTC.
 
-    `opened_ms` is None if the `opened` alert is missing, `resolved_ms` and `reason` are None while it is
-    open. `figures` are those of the first alert, `last_figures` those of the last one that is not `resolved` (of the
-    first, if all are), both under the names of the alert. `context` holds the blocks host, process, user and
+    `opened_ms` is None if the `opened` alert is missing, `resolved_ms` and `reason` are None while it is open.
+    `figures` are the figures of the first alert, `last_figures` the figures of the last one that is not `resolved` (of
+    the first, if all are), both under the names of the alert. `context` holds the blocks host, process, user and
     destination of the first alert, `message` is its message. `panes` is {pane start: events} of all its alerts
     together; None unless requested.
     """

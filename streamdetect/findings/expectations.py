@@ -40,7 +40,7 @@ class _Named:
 def check_expectations(
     expectations: Expectations, episodes: Sequence[Episode], *, stopped: bool = False
 ) -> list[Verdict]:
-    """A verdict for each key: those of `must_alert`, then those of `must_not_alert`, in the order of the file.
+    """A verdict for each key: first the keys of `must_alert`, then of `must_not_alert`, in the order of the file.
 
     A `stopped` run has evaluated only the beginning: an episode that it did not find may have opened later.
     """

@@ -44,7 +44,7 @@ class InputSummary:
 class Variant:
     """One set of settings. `changes` are the settings that differ from the base, path to value as text.
 
-    `summary` is that of `replay --summary-json`. `diff` is against the base; None for the base itself.
+    `summary` is the summary of `replay --summary-json`. `diff` is against the base; None for the base itself.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Variant:
 
 @dataclass(slots=True)
 class Outcome:
-    """The whole result of a backtest. `variants` are those beside `base`.
+    """The whole result of a backtest. `variants` are all variants except `base`.
 
     `near` are the near misses of the base, the closest first, at most `near_limit`. `tracked_keys` are keys with an
     episode in the base, as far as they were kept (`detect.near_misses`). `compared_with` is the other side of `diff`.

@@ -57,7 +57,7 @@ def open_keys(detector: Detector) -> list[KeyStatus]:
 
 
 def closest_keys(detector: Detector, count: int) -> list[KeyStatus]:
-    """Keys without an episode, closest to the thresholds first; those with too many hosts or processes last."""
+    """Keys without an episode, closest to the thresholds first; keys with too many hosts or processes last."""
     return nlargest(
         count,
         _candidates(detector),

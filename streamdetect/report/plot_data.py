@@ -70,7 +70,7 @@ class PaneRows:
 
 @dataclass(frozen=True, slots=True)
 class Volumes:
-    """Records by verdict, in steps. `outside` counts those with far-off times, which are not drawn."""
+    """Records by verdict, in steps. `outside` counts records with far-off times, which are not drawn."""
 
     width_ms: int
     starts_ms: Sequence[int]

@@ -165,7 +165,7 @@ class _Lines:
             self._close_quietly()
 
     def _close_quietly(self) -> None:
-        """Close. An error here repeats that of the failed flush, which was raised already."""
+        """Close. An error here repeats the error of the failed flush, which was raised already."""
         with contextlib.suppress(OSError):
             self._stream.close()
 

@@ -33,7 +33,7 @@ CONSUMER_SETTINGS: Mapping[str, Any] = {
     # A broker answers the requests of a connection one after the other, so each query waits for the fetch before it.
     "fetch_max_wait_ms": 200,
 }
-"""Settings of kafka-python's consumer. `kafka.client` overrides them; librdkafka gets those that it also has."""
+"""Settings of kafka-python's consumer. `kafka.client` overrides them; librdkafka gets the settings that it also has."""
 
 
 class RecordFetcher(Protocol):

@@ -1,4 +1,4 @@
-"""The topics a Kafka source reads: named ones or those of a pattern, with new partitions and deleted topics."""
+"""The topics a Kafka source reads: named topics or the topics of a pattern, with new partitions and deleted topics."""
 
 from __future__ import annotations
 

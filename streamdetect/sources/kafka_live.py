@@ -1,4 +1,4 @@
-"""The live Kafka source: all partitions of the topics, including those that appear while it runs."""
+"""The live Kafka source: all partitions of the topics, including partitions that appear while it runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONFIRM_SECONDS, TRUST_SECONDS = 1.0, 5.0
 
 
 class KafkaSource:
-    """Live: all partitions of the topics, and those that appear while it runs. Reads nothing before `begin`.
+    """Live: all partitions of the topics, and partitions that appear while it runs. Reads nothing before `begin`.
 
     One instance reads all partitions by manual assignment. Where to begin, and what to do when records no longer
     exist, is decided by settings, never by a default of the client. A topic pattern never matches topics in `exclude`,

@@ -22,7 +22,7 @@ _TRUTHS = {"true": True, "false": False}
 
 
 def beats_host(machine: Machine, short: bool = False) -> Document:
-    """The block of add_host_metadata; `short` is that of a forwarded event."""
+    """The block of add_host_metadata; `short` is the block of a forwarded event."""
     if short:
         return {"name": machine.name}
     return {

@@ -68,7 +68,7 @@ class TimedActivity(NamedTuple):
     noise: float
 
 
-# Shares of a host's activities. Those of a user follow the day, those of the system do not.
+# Shares of a host's activities. Activities of a user follow the day, activities of the system do not.
 _USER_SHARES = {
     "browse": 16.5, "intranet": 9.0, "lookup": 13.0, "app": 14.0,
     "process": 7.0, "file": 8.0, "loopback": 2.0,

@@ -51,7 +51,7 @@ def backtest(
     progress: Callable[[int], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Run a backtest. `size` is that of the input in bytes, if known.
+    """Run a backtest. `size` is the size of the input in bytes, if known.
 
     Raises what the source and the sinks raise; InputError or KafkaError for earlier alerts that cannot be read.
     """

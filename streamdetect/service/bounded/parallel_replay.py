@@ -26,7 +26,7 @@ _WORTH_WORKERS: Final = 24_000_000
 def jobs_for(requested: int | None, source: Source, size: int | None) -> int:
     """How many worker processes to use: at most one per partition, and only one job for small input.
 
-    `requested` None: one per core where the input is large enough. `size` is that of the input in bytes, if known.
+    `requested` None: one per core where the input is large enough. `size` is the size of the input in bytes, if known.
     """
     partitions = len(source.partitions())
     if requested is not None:

@@ -92,8 +92,8 @@ class RecordCounters:
 class PartialResult:
     """What a pre-aggregator produced since its last result: one item per input group; `shapes` over all records.
 
-    `dead_letters` are those of the first group, in the order of each partition. `file_bytes` is how much of each file
-    that the worker reads itself it has read, `error` why one of them cannot be read any further.
+    `dead_letters` are the dead letters of the first group, in the order of each partition. `file_bytes` is how much of
+    each file that the worker reads itself it has read, `error` why one of them cannot be read any further.
     """
 
     panes: list[list[PaneRows]]
@@ -106,7 +106,7 @@ class PartialResult:
 
 
 class PreAggregator:
-    """Decoders and pane aggregators of all input groups. The first group is that of the base."""
+    """Decoders and pane aggregators of all input groups. The first group is the group of the base."""
 
     def __init__(self, input_groups: Sequence[InputGroup]) -> None:
         self._aggregators = [

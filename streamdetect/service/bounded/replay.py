@@ -29,7 +29,7 @@ def run_replay(
     """Replay a bounded source. `stop` is called before each poll, `progress` after it; `listener` gets the engine's
     reports.
 
-    If stopped early, the final ticks are not evaluated: their results would not be those of the whole input.
+    If stopped early, the final ticks are not evaluated: their results would not be the results of the whole input.
     Raises what the source and the sinks raise.
     """
     started = time.monotonic()

@@ -167,7 +167,7 @@ class VariantGroup:
 
 
 class Evaluation:
-    """Evaluates partial results for all variant groups of a run (`scheduler`). The first group is that of the base."""
+    """Evaluates partial results for all variant groups of a run (`scheduler`). The base is in the first group."""
 
     def __init__(self, groups: Sequence[VariantGroup], interval_ms: int) -> None:
         """`interval_ms` is the longest of all variants."""

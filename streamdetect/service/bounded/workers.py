@@ -216,7 +216,7 @@ class WorkerPool:
         return frozenset(p for p, worker in self._worker_of.items() if worker.in_flight >= _MOST_IN_FLIGHT)
 
     def results(self) -> Iterator[PartialResult]:
-        """Results that have arrived since the last call; those of each worker in order."""
+        """Results that have arrived since the last call. The results of each worker are in order."""
         while True:
             try:
                 yield self._results.get_nowait()

@@ -105,7 +105,7 @@ class _KeyState:
         return 0 if self.now is None else self.now.events
 
     def events_since(self, time_ms: int) -> int:
-        """Events in the window, without those of panes before a time."""
+        """Events in the window, without the events of panes before a time."""
         return 0 if self.now is None else windows.total(windows.trim(self.now.panes, time_ms))
 
     def at(

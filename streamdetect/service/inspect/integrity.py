@@ -19,7 +19,7 @@ from streamdetect.service.live.outbox import outputs_of
 
 @dataclass(frozen=True, slots=True)
 class VerifiedCheckpoint:
-    """An intact checkpoint, loaded. Detection settings are those stored in it, all others those of the caller."""
+    """An intact checkpoint, loaded. Detection settings come from it, all other settings from the caller."""
 
     number: int
     state: str

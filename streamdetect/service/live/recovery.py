@@ -112,7 +112,7 @@ def _published_number(stored: Stored, state: str, metadata: CommitMetadata | Non
 
 
 def _same_positions(stored: Stored | None, committed: Committed) -> bool:
-    """Whether the committed positions are those of the checkpoint: then only the commit metadata was lost."""
+    """Whether the committed positions equal the checkpoint's: then only the commit metadata was lost."""
     if stored is None:
         return False
     saved = {Partition(row["topic"], row["number"]): row["offset"] for row in stored.partitions}

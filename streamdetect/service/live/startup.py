@@ -104,7 +104,7 @@ class StoreOpener:
 class Startup:
     """The result of a start: a detector with its state, a source that has begun, and a running committer.
 
-    `number` is that of the last checkpoint, `previous_metadata` the commit metadata before this instance's first.
+    `number` is the number of the last checkpoint, `previous_metadata` the commit metadata before this instance's first.
     """
 
     def __init__(  # noqa: PLR0913 - its dependencies

@@ -18,7 +18,7 @@ _WARN_MS = 60_000
 class WallClock:
     """Milliseconds since the epoch: the machine's clock, or the last reading plus the monotonic time since, if later.
 
-    `at_least_ms` is a time that has certainly passed, such as that of an event that was accepted earlier.
+    `at_least_ms` is a time that has certainly passed, such as the time of an event that was accepted earlier.
     """
 
     def __init__(

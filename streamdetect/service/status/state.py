@@ -1,4 +1,4 @@
-"""The status of a live run: written by the run's threads, read by those of the HTTP server and the stall monitor.
+"""The status of a live run: written by the run's threads, read by the threads of the HTTP server and the stall monitor.
 
 Every value is either replaced as a whole or a single number, so no reader sees half of a change. The loop takes a
 `StatusSnapshot` each second, in time proportional to partitions and key groups, not to keys.
