@@ -12,10 +12,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import yaml
+from program import Outcome, call, command
 from rich.console import Console
 
 import streamdetect
@@ -48,27 +49,6 @@ COMMANDS = (
 )
 SECRET = "hunter2-hunter2"
 START_MS = 1_772_409_600_000  # 2026-03-02T00:00:00Z
-
-
-class Outcome(NamedTuple):
-    """Exit code and output of a process."""
-
-    code: int
-    out: str
-    err: str
-
-
-def call(*arguments: str, stdin: bytes = b"", environ: Mapping[str, str] | None = None) -> Outcome:
-    """Run the program in a child process."""
-    done = subprocess.run(
-        [sys.executable, "-m", "streamdetect", *arguments],
-        input=stdin,
-        capture_output=True,
-        check=False,
-        timeout=120,
-        env={**environment(), **(environ or {})},
-    )
-    return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def events(count: int, every_ms: int) -> bytes:
@@ -387,7 +367,7 @@ COMMANDS_WITH_OUTPUT = {
 def call_with_stdout(stdout: Any, *arguments: str, environ: Mapping[str, str] | None = None) -> Outcome:
     """Run the program with this stdout."""
     done = subprocess.run(
-        [sys.executable, "-m", "streamdetect", *arguments],
+        command(*arguments),
         stdout=stdout,
         stderr=subprocess.PIPE,
         check=False,

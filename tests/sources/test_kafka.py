@@ -247,10 +247,16 @@ def test_hold(broker: Broker, make_topic: MakeTopic, producer: Any, opened: Any,
 # -- transactions and ends
 
 
-def aborted_and_committed(broker: Broker, topic: str) -> None:
-    """Ten offsets: 0-2 committed, 3 a marker, 4-6 aborted, 7 a marker, 8 committed, 9 a marker."""
+def transactional_producer(broker: Broker, topic: str) -> KafkaProducer:
+    """A producer that is ready for its first transaction. The caller closes it."""
     writer = KafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=f"writer-{topic}")
     writer.init_transactions()
+    return writer
+
+
+def aborted_and_committed(broker: Broker, topic: str) -> None:
+    """Ten offsets: 0-2 committed, 3 a marker, 4-6 aborted, 7 a marker, 8 committed, 9 a marker."""
+    writer = transactional_producer(broker, topic)
     for texts, commit in ((["a", "b", "c"], True), (["X", "Y", "Z"], False), (["d"], True)):
         writer.begin_transaction()
         produce(writer, topic, texts)
@@ -289,10 +295,7 @@ def test_range_whose_last_offset_is_a_marker_when_more_records_arrive(
 ) -> None:
     """Records that arrive before the marker was passed lie after the end: the whole batch is dropped."""
     topic = make_topic()
-    with closing(
-        KafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=f"writer-{topic}")
-    ) as writer:
-        writer.init_transactions()
+    with closing(transactional_producer(broker, topic)) as writer:
         writer.begin_transaction()
         produce(writer, topic, ["a"])
         writer.commit_transaction()
@@ -309,8 +312,7 @@ def test_range_of_nothing_but_aborted_records(
     broker: Broker, make_topic: MakeTopic, opened: Any, settings: Configure
 ) -> None:
     topic = make_topic()
-    writer = KafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=f"writer-{topic}")
-    writer.init_transactions()
+    writer = transactional_producer(broker, topic)
     writer.begin_transaction()
     produce(writer, topic, ["X"])
     writer.abort_transaction()
@@ -323,8 +325,7 @@ def test_range_ends_before_an_open_transaction(
 ) -> None:
     """`latest` is the end of the committed records; a live source is not at its end while a transaction is open."""
     topic = make_topic()
-    writer = KafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=f"writer-{topic}")
-    writer.init_transactions()
+    writer = transactional_producer(broker, topic)
     writer.begin_transaction()
     produce(writer, topic, ["a"])
     writer.commit_transaction()

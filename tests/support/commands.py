@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 from confluent_kafka import Producer
 from kafka import KafkaConsumer, TopicPartition  # type: ignore[import-untyped]  # it has no types at all
+from program import command
 
 from broker import Broker
 from tools import environment
@@ -49,10 +49,6 @@ class Outcome(NamedTuple):
         (line,) = self.err.splitlines()
         assert line.startswith("streamdetect: error: "), line
         return line
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "streamdetect", *arguments]
 
 
 def call(*arguments: str) -> Outcome:

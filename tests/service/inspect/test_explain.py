@@ -5,18 +5,17 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import subprocess
-import sys
 from collections import Counter
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from product import event, settings_from
+from program import call
 from rich.console import Console
 
 import oracle
@@ -37,7 +36,6 @@ from streamdetect.report.words import number as shown_number
 from streamdetect.service.bounded.replay import run_replay
 from streamdetect.service.inspect.explain import ExplainQuery, Explanation, explain_source
 from streamdetect.testing import MemoryAlertSink, MemoryDeadLetterSink, MemorySource
-from tools import environment
 
 START_MS = 1_772_409_600_000  # 2026-03-02T00:00:00Z
 TICK_MS = 300_000
@@ -261,27 +259,6 @@ def test_a_timeline_fits_on_a_screen(steps: list[tuple[int, int]], more: int, at
 
 
 # -- through the real command
-
-
-class Outcome(NamedTuple):
-    """Exit code and output of a process."""
-
-    code: int
-    out: str
-    err: str
-
-
-def call(*arguments: str, stdin: bytes = b"") -> Outcome:
-    """Run the program in a child process."""
-    done = subprocess.run(
-        [sys.executable, "-m", "streamdetect", *arguments],
-        input=stdin,
-        capture_output=True,
-        check=False,
-        timeout=120,
-        env=environment(),
-    )
-    return Outcome(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 EXPLAIN = ("explain", "--destination", "45.83.64.1", "--process", "chrome.exe")
